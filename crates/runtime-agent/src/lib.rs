@@ -1,0 +1,1 @@
+//! The driver of one turn: machine, effects, model and tools.

@@ -1,0 +1,1 @@
+//! Durable effects: replay, in-doubt reports, signed promises, over any store.

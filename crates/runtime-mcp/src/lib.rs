@@ -1,0 +1,1 @@
+//! A client for tool servers that speak the Model Context Protocol.

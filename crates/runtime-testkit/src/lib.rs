@@ -1,0 +1,1 @@
+//! Laws for every contract, simulated clock and store, fault injection.

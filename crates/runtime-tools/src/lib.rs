@@ -1,0 +1,1 @@
+//! The contract of a tool: typed functions, tool sources, approval policy.

@@ -1,0 +1,1 @@
+//! The turn of an agent as a state machine without I/O.

@@ -1,0 +1,1 @@
+//! The runtime entity: catalogue of workers, sessions, queues, resume.

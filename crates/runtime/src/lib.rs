@@ -1,0 +1,1 @@
+//! An embeddable, durable agent runtime: agents that survive anything.
