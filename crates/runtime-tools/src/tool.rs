@@ -1,0 +1,171 @@
+//! Tools, their sources, and the catalogue of a turn.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtime_core::{CallId, ContentPart, ExecutionScope, Timestamp, ToolDefinition, WireError};
+use serde_json::Value;
+
+use crate::ToolError;
+
+/// What a call is told besides its arguments.
+#[derive(Debug, Clone)]
+pub struct ToolContext {
+    /// Whose call it is.
+    pub scope: ExecutionScope,
+    /// The call as the model's provider names it.
+    pub call: CallId,
+    /// The same for every attempt of this call; hand it to whatever can recognise a repetition.
+    pub idempotency_key: String,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// The epoch of the scope: a fencing token that grows with each take-over (E5).
+    pub fencing_token: u64,
+    /// When the attempt is given up.
+    pub deadline: Timestamp,
+}
+
+/// What a call gave.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ToolOutput {
+    /// It is done.
+    Finished {
+        /// What the model sees.
+        content: Vec<ContentPart>,
+        /// It ran and failed; the content says how.
+        is_error: bool,
+    },
+    /// It will be completed from outside, through the promise of this call.
+    Pending {
+        /// How long to wait for it; for ever without.
+        deadline: Option<Duration>,
+    },
+}
+
+impl ToolOutput {
+    /// A text.
+    #[must_use]
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Finished {
+            content: vec![ContentPart::Text { text: text.into() }],
+            is_error: false,
+        }
+    }
+
+    /// A failure that the model should read.
+    #[must_use]
+    pub fn error(text: impl Into<String>) -> Self {
+        Self::Finished {
+            content: vec![ContentPart::Text { text: text.into() }],
+            is_error: true,
+        }
+    }
+}
+
+/// One callable thing.
+#[async_trait]
+pub trait Tool: fmt::Debug + Send + Sync + 'static {
+    /// Returns what models and people see.
+    fn definition(&self) -> &ToolDefinition;
+
+    /// Runs a call.
+    ///
+    /// # Errors
+    /// [`ToolError`]; its variant says whether something may have happened.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the call as far as the tool can; it may have happened.
+    async fn call(&self, arguments: Value, context: ToolContext) -> Result<ToolOutput, ToolError>;
+}
+
+/// What a source offers now.
+#[derive(Debug, Clone, Default)]
+pub struct SourceListing {
+    /// The tools; empty both when there are none and when the source cannot be listed:
+    /// `diagnostic` tells which.
+    pub tools: Vec<Arc<dyn Tool>>,
+    /// Why there are none, or why they are not the newest (M1).
+    pub diagnostic: Option<SourceDiagnostic>,
+}
+
+/// Why a source's tools are missing or old (M1).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceDiagnostic {
+    /// The source.
+    pub source: String,
+    /// The state: `stale`, `cold`, `negative`, `blocked`, `uncached`.
+    pub state: String,
+    /// What went wrong.
+    pub error: Option<WireError>,
+    /// When it will be tried again.
+    pub next_retry: Option<Timestamp>,
+}
+
+/// A changing set of tools, such as a tool server.
+#[async_trait]
+pub trait ToolSource: fmt::Debug + Send + Sync + 'static {
+    /// Returns the name of the source.
+    fn name(&self) -> &str;
+
+    /// Says whether a turn must wait for this source rather than go on without it (M1).
+    fn required(&self) -> bool {
+        false
+    }
+
+    /// Returns what it offers now. It never fails: a source that cannot be listed says so in the
+    /// listing, so that a turn can go on and tell of it.
+    async fn list(&self) -> SourceListing;
+
+    /// Ends whatever the source runs: connections, child processes.
+    async fn close(&self) {}
+}
+
+/// The catalogue of one turn: unique names in a fixed order.
+#[derive(Debug, Clone, Default)]
+pub struct Toolbox {
+    tools: BTreeMap<String, Arc<dyn Tool>>,
+}
+
+impl Toolbox {
+    /// Gathers tools. A name that comes twice is refused both times and returned, so that no tool
+    /// can stand in for another.
+    #[must_use]
+    pub fn gather(tools: impl IntoIterator<Item = Arc<dyn Tool>>) -> (Self, Vec<String>) {
+        let mut kept: BTreeMap<String, Option<Arc<dyn Tool>>> = BTreeMap::new();
+        for tool in tools {
+            let name = tool.definition().name.clone();
+            kept.entry(name)
+                .and_modify(|slot| *slot = None)
+                .or_insert(Some(tool));
+        }
+        let refused = kept
+            .iter()
+            .filter(|(_, tool)| tool.is_none())
+            .map(|(n, _)| n.clone());
+        let refused = refused.collect();
+        let tools = kept
+            .into_iter()
+            .filter_map(|(name, tool)| Some((name, tool?)))
+            .collect();
+        (Self { tools }, refused)
+    }
+
+    /// Returns the tool of that name.
+    #[must_use]
+    pub fn tool(&self, name: &str) -> Option<&Arc<dyn Tool>> {
+        self.tools.get(name)
+    }
+
+    /// Returns the definitions, ordered by name.
+    #[must_use]
+    pub fn definitions(&self) -> Vec<ToolDefinition> {
+        self.tools
+            .values()
+            .map(|tool| tool.definition().clone())
+            .collect()
+    }
+}
