@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    CallId, CanonicalEncoder, Classified, Digest, ErrorClass, ExecutionScope, FinishReason,
-    Message, ProcessId, Timestamp, ToolResult, Usage, WireError,
+    CallId, CanonicalEncoder, Classified, ContentPart, Digest, ErrorClass, ExecutionScope,
+    FinishReason, Message, ProcessId, Timestamp, ToolResult, Usage, WireError,
 };
 
 /// The largest envelope, in bytes of JSON; larger values enter by digest (E3).
@@ -199,6 +199,11 @@ pub enum WaitSource {
     After {
         /// How long.
         duration: Duration,
+    },
+    /// An absolute time: a deadline that was recorded before this wait began.
+    Until {
+        /// When.
+        due: Timestamp,
     },
 }
 
@@ -576,6 +581,22 @@ pub enum WaitOutput {
     },
 }
 
+/// Why tools are missing from the catalogue of a turn, or not the newest (M1).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// The tool server; for `duplicate_name` the tool.
+    pub source: String,
+    /// `stale`, `cold`, `negative`, `blocked`, `uncached` of a server; `duplicate_name` of a
+    /// name that two tools claim, so that neither is offered.
+    pub state: String,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<WireError>,
+    /// When it will be tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_retry: Option<Timestamp>,
+}
+
 /// What an effect gave.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -591,6 +612,9 @@ pub enum EffectOutput {
         prompt: Digest,
         /// The attachment of the catalogue, a JSON array of tool definitions.
         tools: Digest,
+        /// What is missing from the catalogue, or old in it, and why (M1).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reports: Vec<SourceReport>,
     },
     /// Of a wait.
     AwaitEvent(WaitOutput),
@@ -617,6 +641,25 @@ impl EffectOutput {
             Self::AwaitEvent(_) => EffectKind::AwaitEvent,
             Self::Sleep { .. } => EffectKind::Sleep,
             Self::DurableStep { .. } => EffectKind::DurableStep,
+        }
+    }
+
+    /// Returns the attachments that it names: the commit that records it must name them too, so
+    /// that they are kept (E18).
+    #[must_use]
+    pub fn attachments(&self) -> Vec<Digest> {
+        let named = |content: &[ContentPart]| {
+            let digests = content.iter().filter_map(|part| match part {
+                ContentPart::Attachment { digest, .. } => Some(*digest),
+                _ => None,
+            });
+            digests.collect()
+        };
+        match self {
+            Self::SyncExecutionEnvironment { prompt, tools, .. } => vec![*prompt, *tools],
+            Self::LlmCall(response) => named(&response.message.content),
+            Self::ToolCall(ToolCallOutput::Finished { result }) => named(&result.content),
+            _ => Vec::new(),
         }
     }
 }
