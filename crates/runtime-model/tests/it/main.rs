@@ -1,0 +1,3 @@
+//! Tests of the model contract and of the scripted model.
+
+mod scripted;
