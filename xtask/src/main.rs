@@ -1,2 +1,78 @@
-//! The command line.
-fn main() {}
+//! The checks of the workspace: `cargo xtask COMMAND`.
+//!
+//! Everything that continuous integration runs is a command here, one file each, so that nothing
+//! lives only in a workflow file. `cargo xtask ci` runs them all.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for people prints"
+)]
+
+mod ci;
+mod codes;
+mod deps;
+mod layers;
+mod lint;
+mod reliability;
+mod scoreboard;
+mod shape;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The checks of the workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything that continuous integration runs.
+    Ci,
+    /// Formatting, clippy, documentation, layers, error pages, the shape of each crate.
+    Lint,
+    /// Tests and documentation tests, then the tests that run over a simulated file system.
+    Test,
+    /// Dependencies point down, the kernel does no I/O.
+    Layers,
+    /// Each error code is unique and has a page.
+    Codes,
+    /// Each crate has an example, and at most one integration test binary that forgets no file.
+    Shape,
+    /// The packages that a user of `runtime` compiles; refuses HTTP clients and TLS.
+    Deps,
+    /// The quick rows of the reliability scoreboard.
+    Reliability,
+    /// The table of the last reliability run.
+    Scoreboard,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let shell = workspace::shell()?;
+    match command {
+        Command::Ci => ci::run(&shell),
+        Command::Lint => lint::run(&shell),
+        Command::Test => test::run(&shell),
+        Command::Layers => layers::run(&shell),
+        Command::Codes => codes::run(&shell),
+        Command::Shape => shape::run(),
+        Command::Deps => deps::run(&shell),
+        Command::Reliability => reliability::run(&shell),
+        Command::Scoreboard => scoreboard::run(),
+    }
+}

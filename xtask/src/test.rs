@@ -1,0 +1,44 @@
+//! Tests, documentation tests, and the tests over simulated files.
+//!
+//! `--all-features` is not used: it would switch on `simulation`, which replaces the real file
+//! system in the tests that are about it. The ordinary run has every other feature; the simulated
+//! crates run again, alone, with that feature. The reliability rows are left to
+//! `cargo xtask reliability`.
+
+use anyhow::Result;
+use xshell::{Shell, cmd};
+
+use crate::reliability::ROWS;
+use crate::workspace;
+
+/// Runs the tests.
+pub(crate) fn run(shell: &Shell) -> Result<()> {
+    let features = workspace::ordinary_features()?;
+    tests(shell, &["--workspace", "--features", &features])?;
+    cmd!(shell, "cargo test --doc --workspace --features {features}").run()?;
+    for package in workspace::simulated_crates()? {
+        tests(
+            shell,
+            &["--package", &package, "--features", workspace::SIMULATION],
+        )?;
+    }
+    Ok(())
+}
+
+fn tests(shell: &Shell, selection: &[&str]) -> Result<()> {
+    if workspace::has_nextest(shell) {
+        let filter = format!("not test(/{ROWS}/)");
+        cmd!(
+            shell,
+            "cargo nextest run {selection...} --filterset {filter}"
+        )
+        .run()?;
+    } else {
+        cmd!(
+            shell,
+            "cargo test {selection...} --lib --bins --tests -- --skip {ROWS}"
+        )
+        .run()?;
+    }
+    Ok(())
+}
