@@ -27,8 +27,9 @@ mod clock;
 mod commit;
 mod error;
 mod key_ring;
-
+mod memory;
 mod query;
+mod state;
 mod store;
 
 pub use attachment::AttachmentStore;
@@ -39,6 +40,6 @@ pub use commit::{
 };
 pub use error::{AttachmentError, CommitError, Found, ReadError};
 pub use key_ring::{KeyRing, KeyRingStore, SigningKey};
-
+pub use memory::MemoryStore;
 pub use query::{EventPage, Page, Row, RowPage, RowQuery, StoredEvent};
 pub use store::{Capabilities, CommandInbox, InboxCommand, Limits, Store, StoreIdentity};

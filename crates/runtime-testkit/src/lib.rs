@@ -1,1 +1,25 @@
-//! Laws for every contract, simulated clock and store, fault injection.
+//! What tests of the workspace share: a simulated clock and repeatable randomness.
+//!
+//! Not for production: nothing here is durable or secret.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use runtime_core::{Clock, Timestamp};
+//! use runtime_testkit::SimulatedClock;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let clock = SimulatedClock::new(Timestamp::from_millis(1_000));
+//! let sleep = clock.sleep(Duration::from_secs(60));
+//! clock.advance(Duration::from_secs(60));
+//! sleep.await;
+//! assert_eq!(clock.now(), Timestamp::from_millis(61_000));
+//! # }
+//! ```
+
+mod clock;
+mod random;
+
+pub use clock::SimulatedClock;
+pub use random::SeededRandom;
