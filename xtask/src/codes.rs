@@ -52,8 +52,8 @@ fn violations(sources: &[(PathBuf, String)], pages: &BTreeMap<String, String>) -
         }
     }
     for code in pages.keys() {
-        let literal = format!("\"{code}\"");
-        if !sources.iter().any(|(_, text)| text.contains(&literal)) {
+        // A code may be chosen by data, such as a model provider's; its source still names it.
+        if !sources.iter().any(|(_, text)| text.contains(code)) {
             violations.push(format!("docs/errors/{code}.md is the page of no code"));
         }
     }
