@@ -2,16 +2,58 @@
 //!
 //! [`Tool`] is one callable thing, [`ToolSource`] a changing set of them (a tool server),
 //! [`Toolbox`] the fixed catalogue of one turn. Typed Rust functions become tools by
-//! [`FunctionTool`] (feature `schemars`).
+//! `FunctionTool` (feature `schemars`).
 //!
 //! Not here: tool servers (`runtime-mcp`), the decision to ask a person (`runtime-turn`, from
 //! [`ToolDefinition::needs_approval`](runtime_core::ToolDefinition::needs_approval)), and whether
 //! a call runs twice (`runtime-effects`).
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use async_trait::async_trait;
+//! use runtime_core::{ApprovalPolicy, ToolDefinition, ToolHints};
+//! use runtime_tools::{Tool, ToolContext, ToolError, ToolOutput, Toolbox};
+//! use serde_json::{Value, json};
+//!
+//! #[derive(Debug)]
+//! struct Echo(ToolDefinition);
+//!
+//! #[async_trait]
+//! impl Tool for Echo {
+//!     fn definition(&self) -> &ToolDefinition {
+//!         &self.0
+//!     }
+//!
+//!     async fn call(&self, arguments: Value, _: ToolContext) -> Result<ToolOutput, ToolError> {
+//!         Ok(ToolOutput::text(arguments.to_string()))
+//!     }
+//! }
+//!
+//! let echo: Arc<dyn Tool> = Arc::new(Echo(ToolDefinition {
+//!     name: "echo".to_owned(),
+//!     display_name: None,
+//!     description: "Says it again.".to_owned(),
+//!     input_schema: json!({"type": "object"}),
+//!     output_schema: None,
+//!     category: None,
+//!     approval: ApprovalPolicy::ByDeclaration,
+//!     hints: ToolHints::default(),
+//!     deferrable: false,
+//! }));
+//! let (toolbox, refused) = Toolbox::gather([echo]);
+//! assert!(refused.is_empty());
+//! assert!(toolbox.tool("echo").is_some_and(|tool| tool.definition().needs_approval()));
+//! ```
 
 mod error;
+#[cfg(feature = "schemars")]
+mod function;
 mod tool;
 
 pub use error::ToolError;
+#[cfg(feature = "schemars")]
+pub use function::{FunctionError, FunctionTool, IntoToolOutput};
 pub use tool::{
     SourceDiagnostic, SourceListing, Tool, ToolContext, ToolOutput, ToolSource, Toolbox,
 };

@@ -1,0 +1,5 @@
+//! Tests of the tool contract.
+
+#[cfg(feature = "schemars")]
+mod function;
+mod toolbox;
