@@ -1,0 +1,208 @@
+//! The messages of a session, folded from its events.
+//!
+//! The messages of a turn are those that its machine had: the same fold of the same recorded
+//! outcomes. So there is one definition of a conversation, and its chain digest is the same
+//! whether it comes from a running machine or from events read years later.
+
+use std::sync::Arc;
+
+use runtime_core::{EffectCommand, EffectOutcome, EventDraft, EventKind, Message, ReplayKey, Role};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::machine::sources;
+use crate::progress::Progress;
+use crate::{ContextMark, TurnError, TurnStart};
+
+/// An effect with its outcome, as an event tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecordedEffect {
+    /// Its address in the turn.
+    pub key: ReplayKey,
+    /// What was to be done.
+    pub command: EffectCommand,
+    /// How it ended.
+    pub outcome: EffectOutcome,
+}
+
+#[derive(Deserialize)]
+struct Identity {
+    key: ReplayKey,
+    command: EffectCommand,
+}
+
+#[derive(Deserialize)]
+struct CarrierPayload {
+    identity: Identity,
+    outcome: EffectOutcome,
+}
+
+impl RecordedEffect {
+    /// Reads the effect of a turn that an event carries; none if it carries none.
+    ///
+    /// # Errors
+    /// [`TurnError::EventUndecodable`]: the event should carry one and does not.
+    pub fn from_event(event: &EventDraft) -> Result<Option<Self>, TurnError> {
+        let carries = matches!(
+            event.kind,
+            EventKind::EnvironmentSynced
+                | EventKind::MessageCommitted
+                | EventKind::ModelCallFailed
+                | EventKind::ToolCallFinished
+                | EventKind::WaitEnded
+        );
+        if !carries || event.turn.is_none() {
+            return Ok(None);
+        }
+        let CarrierPayload { identity, outcome } = read(event, &event.payload)?;
+        Ok(Some(Self {
+            key: identity.key,
+            command: identity.command,
+            outcome,
+        }))
+    }
+}
+
+/// Returns the messages that a turn leaves in its session: its input and each round so far. A
+/// round that was cut off is closed with results that say so.
+///
+/// # Errors
+/// [`TurnError`]: the outcomes are not those of one turn, in the order of its events.
+pub fn messages_of_turn(
+    start: &TurnStart,
+    outcomes: impl IntoIterator<Item = RecordedEffect>,
+) -> Result<Vec<Arc<Message>>, TurnError> {
+    let mut progress = Progress::new(start.clone())?;
+    for recorded in outcomes {
+        take(&mut progress, &recorded)?;
+    }
+    Ok(progress.into_messages().0)
+}
+
+fn take(progress: &mut Progress, recorded: &RecordedEffect) -> Result<(), TurnError> {
+    progress.take(&recorded.key, sources(&recorded.command), &recorded.outcome)
+}
+
+fn read<'de, T: Deserialize<'de>>(event: &EventDraft, value: &'de Value) -> Result<T, TurnError> {
+    T::deserialize(value).map_err(|error| TurnError::EventUndecodable {
+        kind: event.kind.to_string(),
+        reason: error.to_string(),
+    })
+}
+
+/// The conversation of a session: a fold of its events, in order.
+///
+/// An input joins where its turn starts; a System input, which starts no turn (W1), joins before
+/// the next turn.
+#[derive(Debug, Clone)]
+pub struct Conversation {
+    history: Vec<Arc<Message>>,
+    mark: ContextMark,
+    open: Option<Progress>,
+    waiting: Vec<Arc<Message>>,
+}
+
+impl Default for Conversation {
+    fn default() -> Self {
+        Self {
+            history: Vec::new(),
+            mark: ContextMark::empty(),
+            open: None,
+            waiting: Vec::new(),
+        }
+    }
+}
+
+impl Conversation {
+    /// Starts with the first event of a session.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns the messages before the open turn; all of them, when none is open.
+    #[must_use]
+    pub fn history(&self) -> &[Arc<Message>] {
+        &self.history
+    }
+
+    /// Returns the place after [`history`](Self::history): what the next turn starts from.
+    #[must_use]
+    pub const fn mark(&self) -> ContextMark {
+        self.mark
+    }
+
+    /// Returns the start of the turn that has no terminal event yet.
+    #[must_use]
+    pub fn open_turn(&self) -> Option<&TurnStart> {
+        self.open.as_ref().map(|progress| &progress.start)
+    }
+
+    /// Takes the next event of the session.
+    ///
+    /// # Errors
+    /// [`TurnError`]: the event cannot be read or does not follow from those before it; the
+    /// conversation is as it was.
+    pub fn apply(&mut self, event: &EventDraft) -> Result<(), TurnError> {
+        match &event.kind {
+            EventKind::InputAccepted => self.input(event),
+            EventKind::TurnStarted => self.started(event),
+            kind if kind.ends_turn() => self.ended(event),
+            _ => match RecordedEffect::from_event(event)? {
+                Some(recorded) => take(self.open_progress(event)?, &recorded),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn input(&mut self, event: &EventDraft) -> Result<(), TurnError> {
+        let message: Message = read(event, &event.payload["message"])?;
+        // Another input comes with the start of its turn.
+        if message.role == Role::System {
+            let message = Arc::new(message);
+            match self.open {
+                Some(_) => self.waiting.push(message),
+                None => self.push(message),
+            }
+        }
+        Ok(())
+    }
+
+    fn started(&mut self, event: &EventDraft) -> Result<(), TurnError> {
+        let start: TurnStart = read(event, &event.payload)?;
+        if start.history != self.mark || self.open.is_some() {
+            return Err(TurnError::HistoryMismatch {
+                expected: start.history,
+                found: self.mark,
+            });
+        }
+        self.open = Some(Progress::new(start)?);
+        Ok(())
+    }
+
+    fn ended(&mut self, event: &EventDraft) -> Result<(), TurnError> {
+        self.open_progress(event)?;
+        if let Some(progress) = self.open.take() {
+            let (messages, mark) = progress.into_messages();
+            self.history.extend(messages);
+            self.mark = mark;
+        }
+        for message in std::mem::take(&mut self.waiting) {
+            self.push(message);
+        }
+        Ok(())
+    }
+
+    fn open_progress(&mut self, event: &EventDraft) -> Result<&mut Progress, TurnError> {
+        let open = self.open.as_mut();
+        open.filter(|progress| event.turn.as_ref() == Some(&progress.start.turn))
+            .ok_or_else(|| TurnError::NoOpenTurn {
+                kind: event.kind.to_string(),
+            })
+    }
+
+    fn push(&mut self, message: Arc<Message>) {
+        self.mark = self.mark.after(&message);
+        self.history.push(message);
+    }
+}
