@@ -397,12 +397,34 @@ impl Classified for EnvelopeError {
 
 /// An effect as it goes down to its controller: whose, which, what, and how often it may run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct EffectEnvelope {
     scope: ExecutionScope,
     key: ReplayKey,
     command: EffectCommand,
     retry_safe: bool,
     policy: RetryPolicy,
+}
+
+/// An envelope from the wire, before it has been checked like any other.
+#[derive(Deserialize)]
+struct Unchecked {
+    scope: ExecutionScope,
+    key: ReplayKey,
+    command: EffectCommand,
+    retry_safe: bool,
+    policy: RetryPolicy,
+}
+
+impl TryFrom<Unchecked> for EffectEnvelope {
+    type Error = EnvelopeError;
+
+    fn try_from(unchecked: Unchecked) -> Result<Self, EnvelopeError> {
+        let envelope = Self::new(unchecked.scope, unchecked.key, unchecked.command)?;
+        Ok(envelope
+            .retry_safe(unchecked.retry_safe)
+            .with_policy(unchecked.policy))
+    }
 }
 
 /// What identifies an envelope: the part that is hashed. How often it may run is not of it, so
