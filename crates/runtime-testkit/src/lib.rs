@@ -1,4 +1,5 @@
-//! What tests of the workspace share: a simulated clock and repeatable randomness.
+//! What tests of the workspace share: the law of a store ([`store_laws`]), a simulated clock and
+//! repeatable randomness.
 //!
 //! Not for production: nothing here is durable or secret.
 //!
@@ -20,6 +21,7 @@
 
 mod clock;
 mod random;
+pub mod store_laws;
 
 pub use clock::SimulatedClock;
 pub use random::SeededRandom;

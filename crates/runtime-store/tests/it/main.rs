@@ -1,0 +1,3 @@
+//! The memory store against the law of a store.
+
+mod memory;
