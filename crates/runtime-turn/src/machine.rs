@@ -13,9 +13,9 @@ use crate::progress::{Phase, Progress};
 use crate::round::{CallState, Round, Slot};
 use crate::{ContextMark, TurnEnd, TurnError, TurnStart};
 
-/// What the driver needs to run an effect; it is not recorded.
+/// What the driver needs to run an effect; it is not recorded. Exhaustive: a driver must know
+/// every kind.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub enum Work {
     /// Store the prompt and the tool catalogue as attachments.
     SyncEnvironment,
@@ -30,7 +30,7 @@ pub enum Work {
         /// The tools on offer.
         tools: Arc<[ToolDefinition]>,
     },
-    /// Call a tool. It may be one that no catalogue knows: then the call fails as not found.
+    /// Call a tool.
     Tool {
         /// What the tool is told as the id of the call.
         call: CallId,
@@ -38,6 +38,12 @@ pub enum Work {
         name: String,
         /// The arguments, after edits.
         arguments: Value,
+    },
+    /// Answer that there is no such tool, without looking for one: the turn never offered it, so
+    /// nobody decided whether a person must be asked.
+    UnknownTool {
+        /// The name that the model used.
+        name: String,
     },
 }
 
@@ -50,9 +56,8 @@ pub struct Planned {
     pub work: Work,
 }
 
-/// What comes next.
+/// What comes next. Exhaustive: a driver must know every kind.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub enum Next {
     /// Run these, side by side, and record each outcome.
     Effects(Vec<Planned>),
@@ -280,7 +285,7 @@ fn check_digest(expected: Digest, bytes: &[u8]) -> Result<(), TurnError> {
 }
 
 fn is_runnable(slot: &Slot, environment: &Environment) -> bool {
-    // A name that no tool has needs no person: the call fails as not found, on the record.
+    // A name that was not offered needs no person: its call fails as not found, on the record.
     let asks = environment
         .definition(&slot.call.name)
         .is_some_and(ToolDefinition::needs_approval);
@@ -308,15 +313,21 @@ fn calls(round: &Round, environment: &Environment) -> Next {
 }
 
 fn tool_call(round: &Round, at: usize, environment: &Environment) -> Planned {
-    let slot = &round.slots[at];
-    let definition = environment.definition(&slot.call.name);
+    let call = &round.slots[at].call;
     let envelope = round.envelope(at).expect("checked when the round began");
-    Planned {
-        envelope: envelope.retry_safe(definition.is_none_or(ToolDefinition::is_retry_safe)),
-        work: Work::Tool {
-            call: slot.call.id.clone(),
-            name: slot.call.name.clone(),
-            arguments: slot.call.arguments.clone(),
+    let name = call.name.clone();
+    match environment.definition(&name) {
+        None => Planned {
+            envelope: envelope.retry_safe(true),
+            work: Work::UnknownTool { name },
+        },
+        Some(definition) => Planned {
+            envelope: envelope.retry_safe(definition.is_retry_safe()),
+            work: Work::Tool {
+                call: call.id.clone(),
+                name,
+                arguments: call.arguments.clone(),
+            },
         },
     }
 }
