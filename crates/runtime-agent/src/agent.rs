@@ -38,9 +38,14 @@ impl Agent {
     /// Starts an agent without instructions and tools.
     #[must_use]
     pub fn builder(version: impl Into<String>, model: Arc<dyn Model>) -> AgentBuilder {
-        let minute = RetryPolicy {
+        let tool_policy = RetryPolicy {
             attempt_timeout: Duration::from_secs(60),
             ..RetryPolicy::default()
+        };
+        // A required tool server that is down must delay a turn, not fail it (M1).
+        let environment_policy = RetryPolicy {
+            max_attempts: u32::MAX,
+            ..tool_policy
         };
         AgentBuilder {
             agent: Self {
@@ -50,8 +55,8 @@ impl Agent {
                 tools: Vec::new(),
                 sources: Vec::new(),
                 model_policy: RetryPolicy::default(),
-                tool_policy: minute,
-                environment_policy: minute,
+                tool_policy,
+                environment_policy,
                 output_limits: ToolOutputLimits::default(),
             },
         }
@@ -100,7 +105,8 @@ impl AgentBuilder {
         self
     }
 
-    /// Sets how often and how long gathering the tools is tried, otherwise 3 times 60 seconds.
+    /// Sets how often and how long gathering the tools is tried, otherwise 60 seconds again
+    /// and again: a required tool server that is down delays a turn.
     #[must_use]
     pub const fn environment_policy(mut self, policy: RetryPolicy) -> Self {
         self.agent.environment_policy = policy;
