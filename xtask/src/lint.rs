@@ -3,13 +3,14 @@
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
-use crate::{codes, layers, shape, workspace};
+use crate::{codes, docs, layers, shape, workspace};
 
 /// Runs the cheap checks first.
 pub(crate) fn run(shell: &Shell) -> Result<()> {
     layers::run(shell)?;
     shape::run()?;
     codes::run(shell)?;
+    docs::run()?;
     cmd!(shell, "cargo fmt --all --check").run()?;
     clippy(shell)?;
     documentation(shell)

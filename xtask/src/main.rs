@@ -11,6 +11,7 @@
 mod ci;
 mod codes;
 mod deps;
+mod docs;
 mod layers;
 mod lint;
 mod reliability;
@@ -44,6 +45,8 @@ enum Command {
     Codes,
     /// Each crate has an example, and at most one integration test binary that forgets no file.
     Shape,
+    /// Links lead somewhere, and each guard of an invariant exists.
+    Docs,
     /// The packages that a user of `runtime` compiles; refuses HTTP clients and TLS.
     Deps,
     /// The quick rows of the reliability scoreboard.
@@ -71,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Layers => layers::run(&shell),
         Command::Codes => codes::run(&shell),
         Command::Shape => shape::run(),
+        Command::Docs => docs::run(),
         Command::Deps => deps::run(&shell),
         Command::Reliability => reliability::run(&shell),
         Command::Scoreboard => scoreboard::run(),

@@ -84,6 +84,13 @@ fn test_violations(name: &str, package: &Package, folder: &Path) -> Result<Vec<S
             tests.join(", ")
         ));
     }
+    for path in workspace::files_below(folder, ".rs")? {
+        // An ignored test is one that nobody runs; the attribute is spelt so that it is not found
+        // in this file.
+        if std::fs::read_to_string(&path)?.contains(concat!("#[ign", "ore")) {
+            violations.push(format!("{name}: {} ignores a test", path.display()));
+        }
+    }
     let main = folder.join("tests/it/main.rs");
     if main.is_file() {
         let main = std::fs::read_to_string(main)?;

@@ -8,8 +8,7 @@
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
-use crate::reliability::ROWS;
-use crate::workspace;
+use crate::{reliability, workspace};
 
 /// Runs the tests.
 pub(crate) fn run(shell: &Shell) -> Result<()> {
@@ -26,17 +25,19 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
 }
 
 fn tests(shell: &Shell, selection: &[&str]) -> Result<()> {
+    let rows = reliability::filters();
     if workspace::has_nextest(shell) {
-        let filter = format!("not test(/{ROWS}/)");
+        let filter = format!("not test(/{}/)", rows.join("|"));
         cmd!(
             shell,
-            "cargo nextest run {selection...} --filterset {filter}"
+            "cargo nextest run {selection...} --no-fail-fast --no-tests pass --filterset {filter}"
         )
         .run()?;
     } else {
+        let skips = rows.iter().flat_map(|row| ["--skip", row]);
         cmd!(
             shell,
-            "cargo test {selection...} --lib --bins --tests -- --skip {ROWS}"
+            "cargo test {selection...} --no-fail-fast --lib --bins --tests -- {skips...}"
         )
         .run()?;
     }
