@@ -1,0 +1,744 @@
+//! The cache: what a caller sees of policy, shelf and flights.
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{Either, select};
+use runtime_core::{Classified as _, Clock, Random, Timestamp, WireError};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::counters::Counters;
+use crate::error::bounded;
+use crate::flight::{Boarding, Flights, Standing, Ticket};
+use crate::policy::{Decision, Moment, PAST, Record, decide};
+use crate::shelf::{Entry, Gone, Held, Shelf};
+use crate::{
+    Answer, CacheConfig, CacheCounters, CacheKey, CacheObserver, CacheValue, CatalogueChanged,
+    DiscoveryError, Fetch, FetchError, Hints, State, UncachedReason,
+};
+
+/// A cache of what servers list.
+///
+/// Cheap to clone; the clones are one cache. See the crate for what the answers mean.
+pub struct DiscoveryCache<V>(Arc<Inner<V>>);
+
+struct Inner<V> {
+    config: CacheConfig,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    observer: Option<Arc<dyn CacheObserver>>,
+    shelf: Shelf<V>,
+    flights: Flights<CacheKey, Answer<V>>,
+    running: Semaphore,
+    closing: watch::Sender<bool>,
+    /// None once closed.
+    tasks: Mutex<Option<JoinSet<()>>>,
+    counters: Counters,
+}
+
+/// What a fetch brought, measured while no lock is held.
+struct Weighed<V> {
+    held: Held<V>,
+    tools: usize,
+    hints: Hints,
+}
+
+/// Why a fetch brought nothing.
+enum Failure {
+    Refused(WireError),
+    Failed(WireError),
+    /// The cache is closing; this says nothing about the server.
+    Closed,
+}
+
+type Outcome<V> = Result<Weighed<V>, Failure>;
+
+/// What is to be done after a landing, outside the lock.
+struct Landed<V> {
+    gone: Option<Gone<V>>,
+    /// The same content came again; the copy is not needed.
+    spare: Option<Held<V>>,
+    changed: Option<(Held<V>, Held<V>)>,
+}
+
+impl<V> Default for Landed<V> {
+    fn default() -> Self {
+        Self {
+            gone: None,
+            spare: None,
+            changed: None,
+        }
+    }
+}
+
+/// A flight in its task: lands once, and is taken off the board if the task is ended before.
+struct Airborne<V: CacheValue> {
+    inner: Arc<Inner<V>>,
+    ticket: Option<Ticket<CacheKey, Answer<V>>>,
+}
+
+impl<V: CacheValue> Drop for Airborne<V> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.inner.flights.abandon(ticket);
+        }
+    }
+}
+
+impl<V> Clone for DiscoveryCache<V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<V> fmt::Debug for DiscoveryCache<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiscoveryCache")
+            .field("entries", &self.0.shelf.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<V: CacheValue> DiscoveryCache<V> {
+    /// Makes an empty cache.
+    #[must_use]
+    pub fn new(config: CacheConfig, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Self::build(config, clock, random, None)
+    }
+
+    /// Makes an empty cache that tells `observer` of every changed value.
+    #[must_use]
+    pub fn with_observer(
+        config: CacheConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        observer: Arc<dyn CacheObserver>,
+    ) -> Self {
+        Self::build(config, clock, random, Some(observer))
+    }
+
+    fn build(
+        config: CacheConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        observer: Option<Arc<dyn CacheObserver>>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            shelf: Shelf::new(config.entries_max, config.total_bytes_max),
+            running: Semaphore::new(config.discoveries_max.clamp(1, Semaphore::MAX_PERMITS)),
+            config,
+            clock,
+            random,
+            observer,
+            flights: Flights::default(),
+            closing: watch::Sender::new(false),
+            tasks: Mutex::new(Some(JoinSet::new())),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// Answers from the cache, or waits for the one fetch of this key.
+    ///
+    /// It never fails: what went wrong is in the answer. `fetch` is used only if a fetch has to
+    /// start; it then runs in a task of the cache.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the fetch running for everybody else.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, if a fetch has to start.
+    pub async fn get<F: Fetch<V> + ?Sized>(&self, key: &CacheKey, fetch: &Arc<F>) -> Answer<V> {
+        let now = self.0.now();
+        let (answer, claimed) = self.0.look(key, now, true);
+        match answer {
+            Some(answer) => {
+                if claimed {
+                    self.refresh(key, fetch);
+                }
+                answer
+            }
+            None => self.fetch_shared(key, fetch, 0).await,
+        }
+    }
+
+    /// Answers from the cache only: starts nothing, waits for nothing, counts as no read.
+    #[must_use]
+    pub fn peek(&self, key: &CacheKey) -> Option<Answer<V>> {
+        self.0.look(key, self.0.now(), false).0
+    }
+
+    /// Fetches anew and waits for it, whatever is cached: a fetch that starts after this call,
+    /// shared with everybody who asks so. Lifts a block and a pause after failures.
+    ///
+    /// # Cancel safety
+    /// As [`get`](Self::get).
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
+    pub async fn reload<F: Fetch<V> + ?Sized>(&self, key: &CacheKey, fetch: &Arc<F>) -> Answer<V> {
+        let now = self.0.now();
+        let horizon = self.0.flights.outdate(key, |next| {
+            self.0
+                .change(key, |record| record.marked_stale(now).pardoned());
+            next
+        });
+        self.fetch_shared(key, fetch, horizon).await
+    }
+
+    /// Fetches anew like [`reload`](Self::reload), but at most once per `refresh_interval_min`,
+    /// and not while blocked or paused: what an unknown-tool answer of a server asks for (M4).
+    ///
+    /// # Cancel safety
+    /// As [`get`](Self::get).
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
+    pub async fn refetch<F: Fetch<V> + ?Sized>(&self, key: &CacheKey, fetch: &Arc<F>) -> Answer<V> {
+        let now = self.0.now();
+        let horizon = self.0.flights.outdate(key, |next| {
+            self.0.change(key, |record| record.marked_stale(now));
+            next
+        });
+        let (answer, claimed) = self.0.look(key, now, true);
+        match answer {
+            Some(answer) if !claimed => answer,
+            _ => self.fetch_shared(key, fetch, horizon).await,
+        }
+    }
+
+    /// Declares the value out of date: the server said `list_changed`, or was connected anew. The
+    /// next caller still gets it and starts one refresh; a fetch under way lands as stale.
+    pub fn mark_stale(&self, key: &CacheKey) {
+        let now = self.0.now();
+        self.0.flights.outdate(key, |_| {
+            self.0.change(key, |record| record.marked_stale(now));
+        });
+    }
+
+    /// Lifts a block and a pause after failures: a new credential is there.
+    pub fn unblock(&self, key: &CacheKey) {
+        self.0.flights.outdate(key, |_| {
+            self.0.change(key, Record::pardoned);
+        });
+    }
+
+    /// Forgets the key. A fetch under way is stored no more; its callers still get what it brings.
+    pub fn invalidate(&self, key: &CacheKey) {
+        let gone = self.0.flights.ground(key, || self.0.shelf.remove(key));
+        // Only here, outside the lock, a value may be dropped.
+        drop(gone);
+    }
+
+    /// Returns the number of keys kept, failures included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.shelf.entries.len()
+    }
+
+    /// Says whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the bytes of all values kept.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.shelf.bytes()
+    }
+
+    /// Returns the number of fetches under way.
+    #[must_use]
+    pub fn flights(&self) -> usize {
+        self.0.flights.len()
+    }
+
+    /// Returns what was counted so far.
+    #[must_use]
+    pub fn counters(&self) -> CacheCounters {
+        self.0.counters.read()
+    }
+
+    /// Returns the bounds.
+    #[must_use]
+    pub fn config(&self) -> &CacheConfig {
+        &self.0.config
+    }
+
+    /// Ends every fetch and waits until none runs; those who wait for one are answered. What is
+    /// cached is still served, nothing is fetched any more.
+    ///
+    /// # Cancel safety
+    /// Dropping the future aborts the fetches instead of waiting for them.
+    pub async fn close(&self) {
+        let tasks = self.0.tasks().take();
+        self.0.closing.send_replace(true);
+        let Some(mut tasks) = tasks else { return };
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Waits for the fetch of a key, or starts it. Only a fetch numbered `horizon` or later will
+    /// do, and only what such a fetch stored.
+    async fn fetch_shared<F: Fetch<V> + ?Sized>(
+        &self,
+        key: &CacheKey,
+        fetch: &Arc<F>,
+        horizon: u64,
+    ) -> Answer<V> {
+        let inner = &self.0;
+        loop {
+            let look = || inner.landed_since(key, horizon);
+            let passenger = match inner.flights.board(key, inner.config.flights_max, look) {
+                Boarding::Found(answer) => return answer,
+                Boarding::Full => return inner.unstored(&DiscoveryError::Busy),
+                Boarding::Join(passenger) => passenger,
+                Boarding::TakeOff(ticket, passenger) => {
+                    self.take_off(ticket, fetch);
+                    passenger
+                }
+            };
+            let number = passenger.number;
+            inner.counters.waited.add(1);
+            match passenger.arrive().await {
+                None => return inner.unstored(&DiscoveryError::Closed),
+                Some(answer) if number >= horizon => return answer,
+                // That one took off too early. The next flight of the key is late enough, so
+                // this goes around at most twice.
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Starts a refresh beside a stale answer, unless one is under way.
+    fn refresh<F: Fetch<V> + ?Sized>(&self, key: &CacheKey, fetch: &Arc<F>) {
+        let inner = &self.0;
+        match inner
+            .flights
+            .board(key, inner.config.flights_max, || inner.refreshed(key))
+        {
+            Boarding::TakeOff(ticket, _) => self.take_off(ticket, fetch),
+            Boarding::Join(_) | Boarding::Found(()) => {}
+            Boarding::Full => inner.unclaim(key),
+        }
+    }
+
+    /// Hands the flight to a task of the cache.
+    fn take_off<F: Fetch<V> + ?Sized>(&self, ticket: Ticket<CacheKey, Answer<V>>, fetch: &Arc<F>) {
+        let inner = &self.0;
+        let airborne = Airborne {
+            inner: Arc::clone(inner),
+            ticket: Some(ticket),
+        };
+        let mut tasks = inner.tasks();
+        // Closed: dropping `airborne` after the lock releases the passengers.
+        let Some(tasks) = tasks.as_mut() else { return };
+        while tasks.try_join_next().is_some() {}
+        inner.counters.fetches.add(1);
+        tasks.spawn(fly(airborne, Arc::clone(fetch)));
+    }
+}
+
+async fn fly<V: CacheValue, F: Fetch<V> + ?Sized>(mut airborne: Airborne<V>, fetch: Arc<F>) {
+    let inner = Arc::clone(&airborne.inner);
+    let started = inner.now();
+    let outcome = inner.run(&*fetch).await;
+    let ticket = airborne.ticket.take().expect("only this takes the ticket");
+    tracing::debug!(
+        server = ticket.key.server(),
+        fetch = ticket.number,
+        ok = outcome.is_ok(),
+        "discovery landed"
+    );
+    inner.land(ticket, started, outcome);
+}
+
+impl<V: CacheValue> Inner<V> {
+    fn now(&self) -> Moment {
+        PAST + self.clock.monotonic()
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, Option<JoinSet<()>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fraction(&self) -> f64 {
+        let mut bytes = [0; 4];
+        self.random.fill(&mut bytes);
+        f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+    }
+
+    fn wall(&self, at: Moment, now: Moment) -> Timestamp {
+        self.clock.now().after(at.saturating_sub(now))
+    }
+
+    /// Answers from what is kept. As a read it counts, and it may claim a refresh that is due
+    /// (the second result).
+    fn look(&self, key: &CacheKey, now: Moment, read: bool) -> (Option<Answer<V>>, bool) {
+        let Some(entry) = self.shelf.entries.get(key) else {
+            return (None, false);
+        };
+        let decision = decide(&entry.record, &self.config, now);
+        let (state, age, retry_at) = match decision {
+            Decision::Fresh { age } => (State::Fresh, age, None),
+            Decision::Stale { age, retry_at, .. } => (State::Stale, age, retry_at),
+            Decision::Negative { age, retry_at } => (State::Negative, age, Some(retry_at)),
+            Decision::Blocked { age } => (State::Blocked, age, None),
+            Decision::TooLarge { age, retry_at } => (
+                State::Uncached(UncachedReason::TooLarge),
+                age,
+                Some(retry_at),
+            ),
+            Decision::Cold => return (None, false),
+        };
+        let serves = matches!(state, State::Fresh | State::Stale);
+        let held = entry.held.as_ref().filter(|_| serves);
+        let claimed = read && self.count_read(&entry, decision, now);
+        let answer = Answer {
+            state,
+            value: held.map(|held| Arc::clone(&held.value)),
+            age,
+            error: entry.error.clone(),
+            next_retry: retry_at.map(|at| self.wall(at, now)),
+        };
+        (Some(answer), claimed)
+    }
+
+    /// Counts a read and claims the refresh if one is due.
+    fn count_read(&self, entry: &Entry<V>, decision: Decision, now: Moment) -> bool {
+        entry.touch();
+        let counter = match decision {
+            Decision::Fresh { .. } => &self.counters.fresh,
+            Decision::Stale { .. } => &self.counters.stale,
+            Decision::Negative { .. } => &self.counters.negative,
+            Decision::Blocked { .. } => &self.counters.blocked,
+            Decision::TooLarge { .. } | Decision::Cold => &self.counters.too_large,
+        };
+        counter.add(1);
+        let due = matches!(decision, Decision::Stale { refresh: true, .. });
+        due && entry.claim(millis(now), millis(now + self.config.discovery_timeout))
+    }
+
+    /// Answers with what a fetch numbered `horizon` or later has stored.
+    fn landed_since(&self, key: &CacheKey, horizon: u64) -> Option<Answer<V>> {
+        let landed = self.shelf.entries.get(key)?.flight >= horizon;
+        if landed {
+            self.look(key, self.now(), false).0
+        } else {
+            None
+        }
+    }
+
+    /// Says whether the refresh that a caller saw due has been made meanwhile.
+    fn refreshed(&self, key: &CacheKey) -> Option<()> {
+        let entry = self.shelf.entries.get(key)?;
+        let decision = decide(&entry.record, &self.config, self.now());
+        (!matches!(decision, Decision::Stale { refresh: true, .. })).then_some(())
+    }
+
+    fn unclaim(&self, key: &CacheKey) {
+        if let Some(entry) = self.shelf.entries.get(key) {
+            entry.claimed_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn change(&self, key: &CacheKey, change: impl FnOnce(Record) -> Record) {
+        if let Some(mut entry) = self.shelf.entries.get_mut(key) {
+            entry.record = change(entry.record);
+        }
+    }
+
+    /// An answer that says nothing about the server, so that nothing is stored of it.
+    fn unstored(&self, error: &DiscoveryError) -> Answer<V> {
+        Answer {
+            state: State::Negative,
+            value: None,
+            age: Duration::ZERO,
+            error: Some(Arc::new(error.to_wire())),
+            next_retry: None,
+        }
+    }
+
+    /// Runs a fetch: in its turn, within its deadline, until the cache closes; a panic is a
+    /// failure like another.
+    async fn run<F: Fetch<V> + ?Sized>(&self, fetch: &F) -> Outcome<V> {
+        let limits = self.config.fetch_limits();
+        let had_its_turn = AtomicBool::new(false);
+        let work = async {
+            // The semaphore is never closed.
+            let _turn = self.running.acquire().await;
+            had_its_turn.store(true, Ordering::Relaxed);
+            fetch.fetch(limits).await.map(weigh)
+        };
+        let work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+        let mut closing = self.closing.subscribe();
+        let closed = Box::pin(closing.wait_for(|&closing| closing));
+        let ended = select(closed, self.clock.sleep(self.config.discovery_timeout));
+        // The deadline is looked at first: a fetch whose turn comes at its deadline must not ask.
+        match select(ended, work).await {
+            Either::Right((Ok(Ok(weighed)), _)) => self.within_hard_limits(weighed),
+            Either::Right((Ok(Err(error)), _)) => Err(Failure::from(error)),
+            Either::Right((Err(panic), _)) => {
+                Err(DiscoveryError::Panicked(panic_message(panic.as_ref())).into())
+            }
+            Either::Left((Either::Left(_), _)) => Err(Failure::Closed),
+            Either::Left((Either::Right(_), _)) if had_its_turn.load(Ordering::Relaxed) => {
+                Err(DiscoveryError::TimedOut(self.config.discovery_timeout).into())
+            }
+            Either::Left((Either::Right(_), _)) => Err(DiscoveryError::Busy.into()),
+        }
+    }
+
+    /// A fetch that ignored its limits is caught here.
+    fn within_hard_limits(&self, weighed: Weighed<V>) -> Outcome<V> {
+        let reason = if weighed.held.bytes > self.config.bytes_hard_max {
+            format!("it has more than {} bytes", self.config.bytes_hard_max)
+        } else if weighed.tools > self.config.tools_hard_max {
+            format!("it has more than {} tools", self.config.tools_hard_max)
+        } else {
+            return Ok(weighed);
+        };
+        Err(DiscoveryError::TooLarge(reason).into())
+    }
+
+    fn land(&self, ticket: Ticket<CacheKey, Answer<V>>, started: Moment, outcome: Outcome<V>) {
+        let key = ticket.key.clone();
+        let number = ticket.number;
+        let fraction = self.fraction();
+        if outcome.is_err() {
+            self.counters.failures.add(1);
+        }
+        let landed = self.flights.land(ticket, |standing| {
+            let now = self.now();
+            match (standing, outcome) {
+                (_, Err(Failure::Closed)) => {
+                    (self.unstored(&DiscoveryError::Closed), Landed::default())
+                }
+                (Standing::Superseded, outcome) => {
+                    self.counters.discarded.add(1);
+                    (superseded(outcome), Landed::default())
+                }
+                (standing, Ok(weighed)) if self.is_kept(&weighed) => {
+                    let outdated = standing == Standing::Outdated;
+                    self.keep(&key, number, weighed, |record, ttl| {
+                        record.succeeded(started, now, ttl(fraction), outdated)
+                    })
+                }
+                (_, Ok(weighed)) => self.keep_not(&key, number, weighed, |record| {
+                    record.failed(&self.config, started, now, fraction, true)
+                }),
+                // The credential was replaced, or the list changed, after this fetch had asked: do
+                // not block on it, but serve nothing old either.
+                (Standing::Outdated, Err(Failure::Refused(error))) => {
+                    self.keep_failure(&key, number, Failure::Failed(error), now, |record| {
+                        let record = Record {
+                            life: None,
+                            ..record
+                        };
+                        record.failed(&self.config, started, now, fraction, false)
+                    })
+                }
+                (_, Err(failure)) => self.keep_failure(&key, number, failure, now, |record| {
+                    record.failed(&self.config, started, now, fraction, false)
+                }),
+            }
+        });
+        // A host's value may be dropped only here, outside the lock.
+        if let Some(gone) = landed.gone {
+            drop((gone.replaced, gone.evicted));
+        }
+        drop(landed.spare);
+        if let Some((before, after)) = landed.changed {
+            self.tell(key, &before, &after, number);
+        }
+    }
+
+    fn is_kept(&self, weighed: &Weighed<V>) -> bool {
+        let bytes_max = self.config.entry_bytes_max.min(self.config.total_bytes_max);
+        weighed.held.bytes <= bytes_max && weighed.tools <= self.config.tools_max
+    }
+
+    /// What was kept of the key, to be carried over into the next entry.
+    fn kept(&self, key: &CacheKey) -> (Record, Option<Held<V>>) {
+        let entry = self.shelf.entries.get(key);
+        entry.map_or((Record::NEW, None), |entry| {
+            (entry.record, entry.held.clone())
+        })
+    }
+
+    fn keep(
+        &self,
+        key: &CacheKey,
+        number: u64,
+        weighed: Weighed<V>,
+        next: impl FnOnce(Record, &dyn Fn(f64) -> Duration) -> Record,
+    ) -> (Answer<V>, Landed<V>) {
+        let (record, before) = self.kept(key);
+        let record = next(record, &|fraction| {
+            weighed.hints.ttl(&self.config, fraction)
+        });
+        // Unchanged content keeps the same `Arc`: what hangs on it, prompt caches included, stays.
+        let mut landed = Landed::default();
+        let held = match before {
+            Some(before) if before.digest == weighed.held.digest => {
+                self.counters.unchanged.add(1);
+                landed.spare = Some(weighed.held);
+                before
+            }
+            Some(before) => {
+                self.counters.changed.add(1);
+                landed.changed = Some((before, weighed.held.clone()));
+                weighed.held
+            }
+            None => weighed.held,
+        };
+        let answer = Answer {
+            state: State::Cold,
+            value: Some(Arc::clone(&held.value)),
+            age: Duration::ZERO,
+            error: None,
+            next_retry: None,
+        };
+        landed.gone = Some(self.put(key, Entry::new(record, Some(held), None, number)));
+        (answer, landed)
+    }
+
+    fn put(&self, key: &CacheKey, entry: Entry<V>) -> Gone<V> {
+        let gone = self.shelf.put(key, entry);
+        self.counters.evicted.add(gone.evicted.len() as u64);
+        gone
+    }
+
+    fn keep_not(
+        &self,
+        key: &CacheKey,
+        number: u64,
+        weighed: Weighed<V>,
+        next: impl FnOnce(Record) -> Record,
+    ) -> (Answer<V>, Landed<V>) {
+        let (record, before) = self.kept(key);
+        let gone = self.put(key, Entry::new(next(record), before, None, number));
+        let (kept, _) = self.look(key, self.now(), false);
+        let answer = Answer {
+            state: State::Uncached(UncachedReason::TooLarge),
+            value: Some(weighed.held.value),
+            age: Duration::ZERO,
+            error: None,
+            next_retry: kept.and_then(|answer| answer.next_retry),
+        };
+        (
+            answer,
+            Landed {
+                gone: Some(gone),
+                ..Landed::default()
+            },
+        )
+    }
+
+    fn keep_failure(
+        &self,
+        key: &CacheKey,
+        number: u64,
+        failure: Failure,
+        now: Moment,
+        next: impl FnOnce(Record) -> Record,
+    ) -> (Answer<V>, Landed<V>) {
+        let (record, before) = self.kept(key);
+        let (record, error) = match failure {
+            Failure::Refused(error) => (record.refused(now), error),
+            Failure::Failed(error) => (next(record), error),
+            Failure::Closed => (record, DiscoveryError::Closed.to_wire()),
+        };
+        let error = Arc::new(bounded(error));
+        let entry = Entry::new(record, before, Some(Arc::clone(&error)), number);
+        let gone = self.put(key, entry);
+        let (answer, _) = self.look(key, now, false);
+        let answer = answer.unwrap_or_else(|| Answer {
+            error: Some(error),
+            ..self.unstored(&DiscoveryError::Closed)
+        });
+        (
+            answer,
+            Landed {
+                gone: Some(gone),
+                ..Landed::default()
+            },
+        )
+    }
+
+    fn tell(&self, key: CacheKey, before: &Held<V>, after: &Held<V>, number: u64) {
+        tracing::info!(server = key.server(), digest = %after.digest, "the tool list changed");
+        let Some(observer) = &self.observer else {
+            return;
+        };
+        observer.catalogue_changed(CatalogueChanged {
+            key,
+            fetch: number,
+            previous: before.digest,
+            current: after.digest,
+            changes: after.value.changes_since(&before.value),
+        });
+    }
+}
+
+/// The value was not stored; those who waited for it still get it.
+fn superseded<V>(outcome: Outcome<V>) -> Answer<V> {
+    let (value, error) = match outcome {
+        Ok(weighed) => (Some(weighed.held.value), None),
+        Err(Failure::Refused(error) | Failure::Failed(error)) => (None, Some(bounded(error))),
+        Err(Failure::Closed) => (None, Some(DiscoveryError::Closed.to_wire())),
+    };
+    Answer {
+        state: match value {
+            Some(_) => State::Uncached(UncachedReason::Superseded),
+            None => State::Negative,
+        },
+        value,
+        age: Duration::ZERO,
+        error: error.map(Arc::new),
+        next_retry: None,
+    }
+}
+
+fn weigh<V: CacheValue>(fetched: crate::Fetched<V>) -> Weighed<V> {
+    let value = Arc::new(fetched.value);
+    Weighed {
+        tools: value.tools(),
+        hints: fetched.hints,
+        held: Held {
+            digest: value.digest(),
+            bytes: value.bytes(),
+            value,
+        },
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Refused(error) => Self::Refused(error),
+            FetchError::Failed(error) => Self::Failed(error),
+            FetchError::TooLarge { reason } => DiscoveryError::TooLarge(reason).into(),
+        }
+    }
+}
+
+impl From<DiscoveryError> for Failure {
+    fn from(error: DiscoveryError) -> Self {
+        Self::Failed(error.to_wire())
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it said nothing").to_owned()
+}
+
+fn millis(at: Moment) -> u64 {
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
+}
