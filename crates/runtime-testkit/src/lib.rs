@@ -1,5 +1,5 @@
-//! What tests of the workspace share: the law of a store ([`store_laws`]), a simulated clock and
-//! repeatable randomness.
+//! What tests of the workspace share: the law of a store ([`store_laws`]), a store that fails on
+//! plan ([`FaultStore`]), a simulated clock and repeatable randomness.
 //!
 //! Not for production: nothing here is durable or secret.
 //!
@@ -20,8 +20,10 @@
 //! ```
 
 mod clock;
+mod fault_store;
 mod random;
 pub mod store_laws;
 
 pub use clock::SimulatedClock;
+pub use fault_store::{Fault, FaultStore, RecordedCommit};
 pub use random::SeededRandom;

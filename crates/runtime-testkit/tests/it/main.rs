@@ -1,0 +1,3 @@
+//! What the test-kit promises to the tests that use it.
+
+mod fault_store;
