@@ -1,14 +1,114 @@
-//! Durable effects: a controller that runs each effect at most once per claim, records its
-//! outcome once per key, and answers a replay from the record.
+//! Durable effects over any store: an effect is run, its outcome recorded once, and from then on
+//! answered from the record, whatever process asks. And promises that something outside resolves
+//! by a signed token.
 //!
 //! [`EffectHost`] opens a scope and gives a [`ScopedEffectController`]; its three verbs are
 //! [`execute_effect`](EffectController::execute_effect),
 //! [`execute_batch`](EffectController::execute_batch) and
-//! [`wait_any`](EffectController::wait_any).
+//! [`wait_any`](EffectController::wait_any). [`StoreEffectHost`] is the host over a
+//! [`Store`](runtime_store::Store), [`AwaitEvents`] its promises.
+//!
+//! An effect whose outcome is recorded is never executed again. One that was in flight at a crash
+//! runs again only if it is declared `retry_safe`; otherwise it is reported in doubt and waits
+//! for a [`Ruling`].
+//!
+//! Not here: what a turn does next (`runtime-turn`), and who drives it (`runtime-agent`). Not
+//! yet: processes, leases between instances, deadlines that a promise carries itself. Limits:
+//! [`EffectLimits`].
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use runtime_core::{
+//!     EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput, EventDraft,
+//!     EventKind, ExecutionScope, ReplayKey, Timestamp, CommitId,
+//! };
+//! use runtime_effects::{
+//!     EffectHost, EffectLimits, LocalExecutor, Projection, Projector, ScopeOpening,
+//!     StoreEffectHost,
+//! };
+//! use runtime_store::{
+//!     Commit, Epoch, Guard, MemoryStore, RowChange, RowKey, Store, SystemClock, SystemRandom,
+//! };
+//!
+//! /// Says which events tell of an effect: here one when it starts, one when it ends.
+//! #[derive(Debug)]
+//! struct Plain;
+//!
+//! impl Projector for Plain {
+//!     fn outcome(&self, effect: &EffectEnvelope, _: &EffectOutcome) -> Projection {
+//!         let carrier = EventDraft::new(EventKind::EffectFinished).in_scope(effect.scope());
+//!         Projection { carrier, further: Vec::new() }
+//!     }
+//!     fn started(&self, effect: &EffectEnvelope) -> Projection {
+//!         let carrier = EventDraft::new(EventKind::EffectStarted).in_scope(effect.scope());
+//!         Projection { carrier, further: Vec::new() }
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Arc::new(MemoryStore::new("example".parse()?));
+//! let host = StoreEffectHost::new(
+//!     store.clone(),
+//!     Arc::new(SystemClock::new()),
+//!     Arc::new(SystemRandom),
+//!     EffectLimits::default(),
+//! );
+//!
+//! // Whoever starts a scope puts its first epoch.
+//! let scope = ExecutionScope::Process { process: "roll-the-dice".parse()? };
+//! let epoch = RowKey::epoch(scope.scope_id());
+//! let start = CommitId::generate(Timestamp::from_millis(1), [1; 10]);
+//! store
+//!     .commit(
+//!         Commit::new(start, Timestamp::from_millis(1))
+//!             .guard(Guard::Absent(epoch.clone()))
+//!             .row(RowChange::put(epoch, Vec::new())),
+//!     )
+//!     .await?;
+//! let controller = host.scoped(ScopeOpening {
+//!     scope: scope.clone(),
+//!     epoch: Epoch(1),
+//!     projector: Arc::new(Plain),
+//!     strict_replay: false,
+//! })?;
+//!
+//! // Asked twice, it runs once: the second answer comes from the record.
+//! let mut outcomes = Vec::new();
+//! for roll in [4, 6] {
+//!     let step = EffectCommand::DurableStep { name: "roll".to_owned(), input: None };
+//!     let envelope = EffectEnvelope::new(scope.clone(), ReplayKey::step("roll", 0)?, step)?;
+//!     let executor = LocalExecutor::new(EffectKind::DurableStep, move |_attempt| async move {
+//!         Ok(EffectOutput::DurableStep { value: roll.into() })
+//!     });
+//!     outcomes.push(controller.execute_effect(envelope, executor).await?);
+//! }
+//! assert_eq!(outcomes[1], outcomes[0]);
+//! let four = EffectOutput::DurableStep { value: 4.into() };
+//! assert_eq!(outcomes[1], EffectOutcome::Completed(four));
+//! # Ok(())
+//! # }
+//! ```
 
+mod attempt;
+mod cancellation;
+mod claims;
 mod controller;
 mod executor;
 mod interrupt;
+mod journal;
+mod limits;
+mod pending;
+mod promise;
+mod recording;
+mod registry;
+mod ruling;
+mod store_controller;
+mod store_host;
+mod sync;
+mod token;
+mod wait;
 
 pub use controller::{
     Addressing, Concurrency, EffectController, EffectHost, Projection, Projector, ScopeOpening,
@@ -16,3 +116,9 @@ pub use controller::{
 };
 pub use executor::{Applied, AttemptContext, ExecutorError, LocalExecutor};
 pub use interrupt::{EffectError, Interrupt, Mismatch};
+pub use limits::EffectLimits;
+pub use pending::{PendingEffect, PendingKind, PendingPage};
+pub use promise::{AwaitEvents, ResolveAnswer, ResolveError, Revocation, TokenError};
+pub use ruling::{Ruling, RulingAnswer, RulingError};
+pub use store_host::{DueScope, StoreEffectHost};
+pub use token::{Token, TokenRights, VerifiedToken};

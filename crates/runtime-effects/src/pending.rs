@@ -1,0 +1,169 @@
+//! What waits for somebody: approvals, other waits, effects in doubt.
+
+use std::sync::Arc;
+
+use runtime_core::{
+    CallId, EffectCommand, EffectEnvelope, EffectKind, ExecutionScope, ReplayKey, ScopeId,
+    Timestamp, WaitIdentity, WaitSource, WireError,
+};
+use runtime_store::{Page, ReadError, Row, RowKey, RowQuery, Store};
+use serde::{Deserialize, Serialize};
+
+/// The space of the index of what waits.
+pub(crate) const PENDING_SPACE: &str = "pending";
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PendingKind {
+    /// A person's approval of a tool call (T3).
+    Approval,
+    /// A promise or a time.
+    Wait,
+    /// A ruling on an effect in doubt (E7).
+    InDoubt,
+}
+
+/// One effect that waits for somebody or something.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PendingEffect {
+    /// What is waited for.
+    pub kind: PendingKind,
+    /// Whose effect it is.
+    pub scope: ExecutionScope,
+    /// Its address in the scope.
+    pub key: ReplayKey,
+    /// What kind of effect.
+    pub effect: EffectKind,
+    /// The tool call that hangs on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallId>,
+    /// The name of the tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// When it goes on by itself, if ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Timestamp>,
+    /// The promises that would end the wait; resolve one by
+    /// [`AwaitEvents::resolve_identity`](crate::AwaitEvents::resolve_identity), or mint a token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub promises: Vec<WaitIdentity>,
+    /// Why it is in doubt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<WireError>,
+}
+
+/// A page of what waits.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PendingPage {
+    /// In the order of scope and key.
+    pub items: Vec<PendingEffect>,
+    /// Go on after this row, if there is more.
+    pub next: Option<RowKey>,
+}
+
+impl PendingEffect {
+    pub(crate) fn waiting(
+        envelope: &EffectEnvelope,
+        since: Timestamp,
+        due: Option<Timestamp>,
+    ) -> Self {
+        let promises = promises_of(envelope);
+        let approval = promises.iter().any(is_approval);
+        let mut pending = Self::of(envelope, PendingKind::Wait, since);
+        if approval {
+            pending.kind = PendingKind::Approval;
+        }
+        pending.due = due;
+        pending.promises = promises;
+        if let EffectCommand::AwaitEvent { sources } = envelope.command() {
+            for source in sources {
+                if let WaitSource::Promise { call, tool, .. } = source {
+                    pending.call = pending.call.or_else(|| call.clone());
+                    pending.tool = pending.tool.or_else(|| tool.clone());
+                }
+            }
+        }
+        pending
+    }
+
+    pub(crate) fn in_doubt(envelope: &EffectEnvelope, since: Timestamp, reason: WireError) -> Self {
+        let mut pending = Self::of(envelope, PendingKind::InDoubt, since);
+        pending.reason = Some(reason);
+        if let EffectCommand::ToolCall(command) = envelope.command() {
+            pending.call = Some(command.call.clone());
+            pending.tool = Some(command.tool.clone());
+        }
+        pending
+    }
+
+    fn of(envelope: &EffectEnvelope, kind: PendingKind, since: Timestamp) -> Self {
+        Self {
+            kind,
+            scope: envelope.scope().clone(),
+            key: envelope.key().clone(),
+            effect: envelope.kind(),
+            call: None,
+            tool: None,
+            since,
+            due: None,
+            promises: Vec::new(),
+            reason: None,
+        }
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a pending effect is plain data")
+    }
+
+    fn decode(row: &Row) -> Result<Self, ReadError> {
+        serde_json::from_slice(&row.body).map_err(|error| ReadError::Corrupt {
+            what: format!("pending row {} of {}: {error}", row.key.name, row.key.scope),
+        })
+    }
+}
+
+/// The promises among the sources of a wait.
+pub(crate) fn promises_of(envelope: &EffectEnvelope) -> Vec<WaitIdentity> {
+    match envelope.command() {
+        EffectCommand::AwaitEvent { sources } => sources
+            .iter()
+            .filter_map(|source| match source {
+                WaitSource::Promise { identity, .. } => Some(identity.clone()),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn is_approval(identity: &WaitIdentity) -> bool {
+    // The prefix that `WaitIdentity::approval` gives.
+    matches!(identity, WaitIdentity::Custom { key } if key.starts_with("approval:"))
+}
+
+pub(crate) fn pending_key(scope: &ScopeId, key: &ReplayKey) -> RowKey {
+    RowKey::new(PENDING_SPACE, scope.clone(), key.as_str())
+}
+
+/// Reads what waits, of every scope or of one.
+pub(crate) async fn pending(
+    store: &dyn Store,
+    scope: Option<ScopeId>,
+    page: Page<Option<RowKey>>,
+) -> Result<PendingPage, ReadError> {
+    let query = RowQuery::Prefix {
+        space: Arc::from(PENDING_SPACE),
+        scope,
+        name: Arc::from(""),
+    };
+    let rows = store.rows(query, page).await?;
+    let items: Result<_, _> = rows.rows.iter().map(PendingEffect::decode).collect();
+    Ok(PendingPage {
+        items: items?,
+        next: rows.next,
+    })
+}

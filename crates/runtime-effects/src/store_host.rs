@@ -1,0 +1,236 @@
+//! Effects over a store: the host and what its controllers share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{Classified, Clock, Random, ScopeId};
+use runtime_store::{
+    Commit, CommitError, Committed, Page, ReadError, Row, RowKey, RowQuery, Store,
+};
+
+use crate::cancellation::Cancellations;
+use crate::claims::Claims;
+use crate::pending::{self, PendingPage};
+use crate::promise::AwaitEvents;
+use crate::recording::EFFECT_SPACE;
+use crate::registry::WaitRegistry;
+use crate::ruling::{self, Ruling, RulingAnswer, RulingError};
+use crate::store_controller::StoreController;
+use crate::{
+    EffectError, EffectHost, EffectLimits, Interrupt, ScopeOpening, ScopedEffectController,
+};
+
+/// An [`EffectHost`] that records in a [`Store`]. Cloning it gives another handle to the same.
+///
+/// One host serves one instance of a runtime: claims and wake-ups live in its memory.
+#[derive(Debug, Clone)]
+pub struct StoreEffectHost {
+    shared: Arc<Shared>,
+}
+
+/// What the controllers of a host share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) limits: EffectLimits,
+    pub(crate) claims: Arc<Claims>,
+    pub(crate) cancellations: Arc<Cancellations>,
+    pub(crate) registry: Arc<WaitRegistry>,
+}
+
+/// A scope whose wait or pause is over, or may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueScope {
+    /// The scope.
+    pub scope: ScopeId,
+    /// When it was due.
+    pub due: runtime_core::Timestamp,
+}
+
+impl StoreEffectHost {
+    /// Makes a host over a store.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        limits: EffectLimits,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                clock,
+                random,
+                limits,
+                claims: Arc::default(),
+                cancellations: Arc::default(),
+                registry: Arc::default(),
+            }),
+        }
+    }
+
+    /// Loads the key ring and returns the promises of this host: resolving one wakes its waits.
+    ///
+    /// # Errors
+    /// [`ReadError`]: the key ring cannot be read.
+    pub async fn await_events(&self) -> Result<AwaitEvents, ReadError> {
+        AwaitEvents::open(Arc::clone(&self.shared)).await
+    }
+
+    /// Cancels what runs in a scope, in every opening of it (E9); says whether one was open.
+    ///
+    /// It is a signal, not a record: record the cancellation first, so that the scope is not
+    /// opened again.
+    pub fn cancel_scope(&self, scope: &ScopeId) -> bool {
+        self.shared.cancellations.cancel(scope)
+    }
+
+    /// Reads what waits for somebody, of every scope, a page at a time: approvals, other waits,
+    /// effects in doubt.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn pending(&self, page: Page<Option<RowKey>>) -> Result<PendingPage, ReadError> {
+        pending::pending(&*self.shared.store, None, page).await
+    }
+
+    /// Reads what waits for somebody in one scope, a page at a time.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn pending_of(
+        &self,
+        scope: &ScopeId,
+        page: Page<Option<RowKey>>,
+    ) -> Result<PendingPage, ReadError> {
+        pending::pending(&*self.shared.store, Some(scope.clone()), page).await
+    }
+
+    /// Returns the scopes whose wait, sleep or pause between attempts was due at `until` or
+    /// before, the earliest first, at most `limit`: drive them again.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn due(
+        &self,
+        until: runtime_core::Timestamp,
+        limit: usize,
+    ) -> Result<Vec<DueScope>, ReadError> {
+        let query = RowQuery::Due {
+            space: Arc::from(EFFECT_SPACE),
+            until,
+        };
+        let page = self
+            .shared
+            .store
+            .rows(query, Page::after(None, limit))
+            .await?;
+        let due = page.rows.into_iter().filter_map(|row| {
+            row.due.map(|due| DueScope {
+                scope: row.key.scope,
+                due,
+            })
+        });
+        Ok(due.collect())
+    }
+
+    /// Rules on an effect in doubt (E7). The next drive of its scope obeys: it runs the effect
+    /// once more, or answers the ruled outcome.
+    ///
+    /// With `command`, the identity of a request, repeating the request does nothing.
+    ///
+    /// # Errors
+    /// [`RulingError`].
+    pub async fn rule_in_doubt(
+        &self,
+        scope: &ScopeId,
+        key: &runtime_core::ReplayKey,
+        ruling: Ruling,
+        command: Option<runtime_core::CommitId>,
+    ) -> Result<RulingAnswer, RulingError> {
+        ruling::rule(&self.shared, scope, key, ruling, command).await
+    }
+}
+
+impl EffectHost for StoreEffectHost {
+    fn scoped<'run>(
+        &'run self,
+        opening: ScopeOpening,
+    ) -> Result<ScopedEffectController<'run>, EffectError> {
+        Ok(Box::new(StoreController::open(&self.shared, opening)))
+    }
+
+    fn scoped_static(
+        &self,
+        opening: ScopeOpening,
+    ) -> Result<Option<ScopedEffectController<'static>>, EffectError> {
+        Ok(Some(Box::new(StoreController::open(&self.shared, opening))))
+    }
+}
+
+impl Shared {
+    /// Commits, and settles what the store leaves open: waits while it is unavailable (nothing
+    /// happened), and asks what became of a commit of unknown fate. What was done for the commit
+    /// is never done again.
+    pub(crate) async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        let mut pause = self.limits.commit_pause;
+        for _ in 1..self.limits.commit_tries_max {
+            match self.submit(commit.clone()).await {
+                Err(CommitError::Unavailable { .. }) => self.clock.sleep(pause).await,
+                settled => return settled,
+            }
+            pause = pause.saturating_mul(2);
+        }
+        self.submit(commit).await
+    }
+
+    async fn submit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        match self.store.commit(commit).await {
+            Err(CommitError::Indeterminate { id, reason, source }) => {
+                match self.store.committed(&id).await {
+                    Ok(Some(committed)) => Ok(committed),
+                    // Not there now; whether it appears when the store is reopened is unknown.
+                    Ok(None) | Err(_) => Err(CommitError::Indeterminate { id, reason, source }),
+                }
+            }
+            settled => settled,
+        }
+    }
+
+    /// Commits a step of an effect.
+    pub(crate) async fn record(&self, commit: Commit) -> Result<Committed, Interrupt> {
+        let owner = commit.owner.clone();
+        let error = match self.commit(commit).await {
+            Ok(committed) => return Ok(committed),
+            Err(error) => error,
+        };
+        match (&error, owner) {
+            (CommitError::Fenced, _) => Err(Interrupt::Fenced),
+            // A later owner may have recorded its own run of the same effect first.
+            (CommitError::DifferentContent { .. }, Some((scope, epoch))) => {
+                let row = self.row(&RowKey::epoch(scope)).await?;
+                Err(match row {
+                    Some(row) if row.version == epoch.0 => Interrupt::Terminal(error.to_wire()),
+                    _ => Interrupt::Fenced,
+                })
+            }
+            _ => Err(Interrupt::Terminal(error.to_wire())),
+        }
+    }
+
+    pub(crate) async fn row(&self, key: &RowKey) -> Result<Option<Row>, Interrupt> {
+        let row = self.store.row(key).await;
+        row.map_err(|error| Interrupt::Terminal(error.to_wire()))
+    }
+
+    /// Spreads a pause by up to a tenth either way, so that effects that failed together do not
+    /// all come back together.
+    pub(crate) fn spread(&self, pause: Duration) -> Duration {
+        let mut byte = [0];
+        self.random.fill(&mut byte);
+        let tenth = pause / 10;
+        pause - tenth + (2 * tenth) * u32::from(byte[0]) / 255
+    }
+}

@@ -1,0 +1,249 @@
+//! Waits: promises, times, parking, cancelling (E8–E11, E14).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{
+    Clock, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput, ReplayKey,
+    Resolution, Timestamp, WaitOutput,
+};
+use runtime_effects::{Interrupt, PendingKind, ResolveAnswer};
+use runtime_store::{Page, Store};
+use serde_json::json;
+
+use crate::effect::assert_terminal;
+use crate::support::{Runs, World, custom, desk, stands_still, tool_call, wait_for};
+
+laws![
+    e9_a_wait_that_is_not_ready_parks_and_is_listed,
+    e11_a_wait_records_the_resolution_that_it_saw,
+    e10_a_resolution_before_the_wait_is_kept,
+    e11_a_deadline_ends_the_wait_and_settles_nothing,
+    e11_a_resolution_comes_before_a_deadline_that_has_passed_too,
+    e8_a_sleep_keeps_its_due_time_across_hosts,
+    e9_cancelling_wakes_a_wait,
+    e9_a_wait_wakes_within_its_process_at_once,
+    e3_a_wait_and_a_run_are_not_confused,
+    e10_the_index_of_what_waits_goes_with_the_wait,
+];
+
+fn approved() -> Resolution {
+    Resolution::Ok {
+        value: json!({ "approved": true }),
+    }
+}
+
+fn saw(resolution: Resolution) -> EffectOutcome {
+    EffectOutcome::Completed(EffectOutput::AwaitEvent(WaitOutput::Resolved {
+        source: 0,
+        resolution,
+    }))
+}
+
+async fn e9_a_wait_that_is_not_ready_parks_and_is_listed(store: Arc<dyn Store>) {
+    let world = World::new(store);
+    let scope = desk();
+    let began = world.clock.now();
+    for _ in 0..2 {
+        let host = world.host();
+        let controller = world.open(&host, &scope).await;
+        let wait = wait_for(&scope, &custom("approval:1"), Some(Duration::from_secs(60)));
+        let parked = world.drive(controller.wait_any(wait)).await;
+        let due = Some(began.after(Duration::from_secs(60)));
+        assert!(matches!(parked, Err(Interrupt::Suspended { due: at, .. }) if at == due));
+    }
+    assert_eq!(world.clock.now(), began.after(Duration::from_secs(2)));
+    let listed = world.host().pending(Page::after(None, 8)).await;
+    let listed = listed.expect("reads").items;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].kind, PendingKind::Approval);
+    assert_eq!(listed[0].since, began);
+    assert_eq!(listed[0].promises, [custom("approval:1")]);
+    assert_eq!(listed[0].tool.as_deref(), Some("write"));
+    assert_eq!(world.kinds().await, ["effect_started"], "it began once");
+}
+
+async fn e11_a_wait_records_the_resolution_that_it_saw(store: Arc<dyn Store>) {
+    let mut world = World::new(store);
+    world.limits.park_after = Duration::ZERO;
+    let (scope, identity) = (desk(), custom("answer"));
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let wait = || wait_for(&scope, &identity, None);
+    let parked = controller.wait_any(wait()).await;
+    assert!(matches!(
+        parked,
+        Err(Interrupt::Suspended { due: None, .. })
+    ));
+    let promises = host.await_events().await.expect("loads");
+    let answer = promises
+        .resolve_identity(&scope, &identity, approved(), None)
+        .await
+        .expect("decides");
+    assert_eq!(answer, ResolveAnswer::Accepted);
+    for _ in 0..2 {
+        assert_eq!(controller.wait_any(wait()).await, Ok(saw(approved())));
+    }
+    let expected = ["effect_started", "promise_resolved", "effect_finished"];
+    assert_eq!(world.kinds().await, expected);
+}
+
+async fn e10_a_resolution_before_the_wait_is_kept(store: Arc<dyn Store>) {
+    let mut world = World::new(store);
+    world.limits.park_after = Duration::ZERO;
+    let (scope, identity) = (desk(), custom("answer"));
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let promises = host.await_events().await.expect("loads");
+    promises
+        .resolve_identity(&scope, &identity, approved(), None)
+        .await
+        .expect("decides");
+    let wait = wait_for(&scope, &identity, None);
+    assert_eq!(controller.wait_any(wait).await, Ok(saw(approved())));
+}
+
+async fn e11_a_deadline_ends_the_wait_and_settles_nothing(store: Arc<dyn Store>) {
+    let mut world = World::new(store);
+    world.limits.park_after = Duration::from_secs(3600);
+    let (scope, identity) = (desk(), custom("answer"));
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let due = world.clock.now().after(Duration::from_secs(60));
+    let wait = || wait_for(&scope, &identity, Some(Duration::from_secs(60)));
+    let elapsed = Ok(EffectOutcome::Completed(EffectOutput::AwaitEvent(
+        WaitOutput::Elapsed { source: 1, due },
+    )));
+    assert_eq!(world.drive(controller.wait_any(wait())).await, elapsed);
+    let promises = host.await_events().await.expect("loads");
+    let answer = promises
+        .resolve_identity(&scope, &identity, approved(), None)
+        .await
+        .expect("decides");
+    assert_eq!(
+        answer,
+        ResolveAnswer::Accepted,
+        "the promise was still open"
+    );
+    // Replay sees what the wait saw, though the promise is settled by now.
+    assert_eq!(controller.wait_any(wait()).await, elapsed);
+}
+
+async fn e11_a_resolution_comes_before_a_deadline_that_has_passed_too(store: Arc<dyn Store>) {
+    let mut world = World::new(store);
+    world.limits.park_after = Duration::ZERO;
+    let (scope, identity) = (desk(), custom("answer"));
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let wait = || wait_for(&scope, &identity, Some(Duration::from_secs(1)));
+    let parked = controller.wait_any(wait()).await;
+    assert!(matches!(parked, Err(Interrupt::Suspended { .. })));
+    let promises = host.await_events().await.expect("loads");
+    promises
+        .resolve_identity(&scope, &identity, approved(), None)
+        .await
+        .expect("decides");
+    world.clock.advance(Duration::from_secs(5));
+    assert_eq!(controller.wait_any(wait()).await, Ok(saw(approved())));
+}
+
+async fn e8_a_sleep_keeps_its_due_time_across_hosts(store: Arc<dyn Store>) {
+    let world = World::new(store);
+    let scope = desk();
+    let due = world.clock.now().after(Duration::from_secs(60));
+    let sleep = || {
+        let key = ReplayKey::turn(1, EffectKind::Sleep, 0);
+        let command = EffectCommand::Sleep {
+            duration: Duration::from_secs(60),
+        };
+        EffectEnvelope::new(scope.clone(), key, command).expect("consistent")
+    };
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let parked = world.drive(controller.wait_any(sleep())).await;
+    assert!(matches!(parked, Err(Interrupt::Suspended { due: Some(at), .. }) if at == due));
+    world.clock.advance(Duration::from_secs(30));
+    assert!(
+        host.due(world.clock.now(), 8)
+            .await
+            .expect("reads")
+            .is_empty()
+    );
+
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    world.clock.advance(Duration::from_secs(60));
+    let listed = host.due(world.clock.now(), 8).await.expect("reads");
+    assert_eq!((listed.len(), listed[0].due), (1, due));
+    let slept = controller.wait_any(sleep()).await;
+    assert_eq!(
+        slept,
+        Ok(EffectOutcome::Completed(EffectOutput::Sleep { due }))
+    );
+    assert!(
+        host.due(Timestamp::from_millis(u64::MAX), 8)
+            .await
+            .expect("reads")
+            .is_empty()
+    );
+}
+
+async fn e9_cancelling_wakes_a_wait(store: Arc<dyn Store>) {
+    let world = World::new(store);
+    let scope = desk();
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let mut waiting =
+        std::pin::pin!(controller.wait_any(wait_for(&scope, &custom("answer"), None)));
+    assert!(stands_still(waiting.as_mut()).await);
+    assert!(host.cancel_scope(&scope.scope_id()));
+    assert_eq!(waiting.await, Err(Interrupt::Cancelled));
+}
+
+async fn e9_a_wait_wakes_within_its_process_at_once(store: Arc<dyn Store>) {
+    let world = World::new(store);
+    let (scope, identity) = (desk(), custom("answer"));
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let mut waiting = std::pin::pin!(controller.wait_any(wait_for(&scope, &identity, None)));
+    assert!(stands_still(waiting.as_mut()).await);
+    let promises = host.await_events().await.expect("loads");
+    promises
+        .resolve_identity(&scope, &identity, approved(), None)
+        .await
+        .expect("decides");
+    // The simulated clock stands still, so only the wake-up can end the wait.
+    assert_eq!(waiting.await, Ok(saw(approved())));
+}
+
+async fn e3_a_wait_and_a_run_are_not_confused(store: Arc<dyn Store>) {
+    let world = World::new(store);
+    let scope = desk();
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let call = tool_call(&scope, 0, "write");
+    assert_terminal(controller.wait_any(call).await, "effect_unsupported");
+    let wait = wait_for(&scope, &custom("answer"), None);
+    let executor = Runs::default().succeeds("done");
+    assert_terminal(
+        controller.execute_effect(wait, executor).await,
+        "effect_unsupported",
+    );
+}
+
+async fn e10_the_index_of_what_waits_goes_with_the_wait(store: Arc<dyn Store>) {
+    let mut world = World::new(store);
+    world.limits.park_after = Duration::ZERO;
+    let (scope, identity) = (desk(), custom("answer"));
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let wait = || wait_for(&scope, &identity, Some(Duration::from_secs(1)));
+    controller.wait_any(wait()).await.expect_err("parks");
+    let scope_id = scope.scope_id();
+    let page = host.pending_of(&scope_id, Page::after(None, 8)).await;
+    assert_eq!(page.expect("reads").items.len(), 1);
+    world.clock.advance(Duration::from_secs(1));
+    controller.wait_any(wait()).await.expect("elapsed");
+    let page = host.pending_of(&scope_id, Page::after(None, 8)).await;
+    assert!(page.expect("reads").items.is_empty());
+}
