@@ -420,9 +420,10 @@ impl AwaitEvents {
                 self.shared.registry.wake(&(id, name));
                 Ok(Some(ResolveAnswer::Accepted))
             }
-            Err(CommitError::Rejected { found, .. }) if found == Found::Closed => {
-                Ok(Some(ResolveAnswer::UnknownOrRevoked))
-            }
+            Err(CommitError::Rejected {
+                found: Found::Closed,
+                ..
+            }) => Ok(Some(ResolveAnswer::UnknownOrRevoked)),
             Err(CommitError::Rejected { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
