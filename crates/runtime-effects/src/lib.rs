@@ -117,7 +117,7 @@ pub use controller::{
 pub use executor::{Applied, AttemptContext, ExecutorError, LocalExecutor};
 pub use interrupt::{EffectError, Interrupt, Mismatch};
 pub use limits::EffectLimits;
-pub use pending::{PendingEffect, PendingKind, PendingPage};
+pub use pending::{PendingEffect, PendingKind, PendingPage, PendingPromise};
 pub use promise::{AwaitEvents, ResolveAnswer, ResolveError, Revocation, TokenError};
 pub use ruling::{Ruling, RulingAnswer, RulingError};
 pub use store_host::{DueScope, StoreEffectHost};

@@ -25,6 +25,21 @@ pub enum PendingKind {
     InDoubt,
 }
 
+/// One promise that would end a wait.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PendingPromise {
+    /// What it is: an approval, or another promise.
+    pub kind: PendingKind,
+    /// Which promise.
+    pub identity: WaitIdentity,
+    /// The tool call that hangs on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallId>,
+    /// The name of the tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<String>,
+}
+
 /// One effect that waits for somebody or something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PendingEffect {
@@ -50,7 +65,7 @@ pub struct PendingEffect {
     /// The promises that would end the wait; resolve one by
     /// [`AwaitEvents::resolve_identity`](crate::AwaitEvents::resolve_identity), or mint a token.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub promises: Vec<WaitIdentity>,
+    pub promises: Vec<PendingPromise>,
     /// Why it is in doubt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<WireError>,
@@ -71,22 +86,18 @@ impl PendingEffect {
         since: Timestamp,
         due: Option<Timestamp>,
     ) -> Self {
-        let promises = promises_of(envelope);
-        let approval = promises.iter().any(is_approval);
+        let promises = pending_promises(envelope);
         let mut pending = Self::of(envelope, PendingKind::Wait, since);
-        if approval {
+        if promises
+            .iter()
+            .any(|promise| promise.kind == PendingKind::Approval)
+        {
             pending.kind = PendingKind::Approval;
         }
         pending.due = due;
+        pending.call = promises.iter().find_map(|promise| promise.call.clone());
+        pending.tool = promises.iter().find_map(|promise| promise.tool.clone());
         pending.promises = promises;
-        if let EffectCommand::AwaitEvent { sources } = envelope.command() {
-            for source in sources {
-                if let WaitSource::Promise { call, tool, .. } = source {
-                    pending.call = pending.call.or_else(|| call.clone());
-                    pending.tool = pending.tool.or_else(|| tool.clone());
-                }
-            }
-        }
         pending
     }
 
@@ -128,16 +139,31 @@ impl PendingEffect {
 
 /// The promises among the sources of a wait.
 pub(crate) fn promises_of(envelope: &EffectEnvelope) -> Vec<WaitIdentity> {
-    match envelope.command() {
-        EffectCommand::AwaitEvent { sources } => sources
-            .iter()
-            .filter_map(|source| match source {
-                WaitSource::Promise { identity, .. } => Some(identity.clone()),
-                _ => None,
-            })
-            .collect(),
-        _ => Vec::new(),
-    }
+    let promises = pending_promises(envelope).into_iter();
+    promises.map(|promise| promise.identity).collect()
+}
+
+fn pending_promises(envelope: &EffectEnvelope) -> Vec<PendingPromise> {
+    let EffectCommand::AwaitEvent { sources } = envelope.command() else {
+        return Vec::new();
+    };
+    let promise = |source: &WaitSource| match source {
+        WaitSource::Promise {
+            identity,
+            call,
+            tool,
+        } => Some(PendingPromise {
+            kind: match is_approval(identity) {
+                true => PendingKind::Approval,
+                false => PendingKind::Wait,
+            },
+            identity: identity.clone(),
+            call: call.clone(),
+            tool: tool.clone(),
+        }),
+        _ => None,
+    };
+    sources.iter().filter_map(promise).collect()
 }
 
 fn is_approval(identity: &WaitIdentity) -> bool {
