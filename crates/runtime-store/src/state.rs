@@ -54,8 +54,7 @@ struct CommitMemory {
     order: VecDeque<CommitId>,
     /// The same ids by their time.
     times: BTreeSet<(Timestamp, CommitId)>,
-    /// The latest time of a forgotten id.
-    forgotten: Option<Timestamp>,
+    has_forgotten: bool,
 }
 
 impl CommitMemory {
@@ -68,24 +67,22 @@ impl CommitMemory {
         while self.order.len() > max {
             let oldest = self.order.pop_front().expect("the length was checked");
             self.results.remove(&oldest);
+            self.has_forgotten = true;
             if let Some(time) = oldest.timestamp() {
                 self.times.remove(&(time, oldest));
-                self.forgotten = self.forgotten.max(Some(time));
             }
         }
     }
 
-    /// Says whether a commit of this id may have been forgotten.
+    /// Says whether a commit of this id may have been forgotten: it is older than all that are
+    /// remembered.
     ///
-    /// A wall clock that once jumped ahead leaves a forgotten id from the future; measured by
-    /// that alone every commit would be too old until then, so the earliest remembered id bounds
-    /// it as well.
+    /// The latest forgotten time would not do as the bound. A wall clock that once jumped ahead
+    /// would leave one in the future, and one that stands still would leave one that every new
+    /// id equals.
     fn may_have_forgotten(&self, id: &CommitId) -> bool {
-        let (Some(time), Some(forgotten)) = (id.timestamp(), self.forgotten) else {
-            return false;
-        };
-        let earliest = self.times.first().map_or(forgotten, |&(time, _)| time);
-        time <= forgotten.min(earliest)
+        let earliest = self.times.first().map(|&(time, _)| time);
+        self.has_forgotten && id.timestamp() < earliest && id.timestamp().is_some()
     }
 }
 

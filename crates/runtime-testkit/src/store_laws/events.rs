@@ -1,18 +1,20 @@
 //! Events: places, pages, closed streams, the hint of a change.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use runtime_core::{EventId, StreamKey};
 use runtime_store::{
-    CommitError, Committed, EventPlace, Found, Guard, NewEvent, Page, Position, ReadError,
+    Commit, CommitError, Committed, EventPlace, Found, Guard, NewEvent, Page, Position, ReadError,
     RowQuery, Seq, Store, StoredEvent,
 };
 
 use super::producer::{Producer, head, key, put, read_all, stream};
 use super::{LawBroken, StoreFixture, ensure, ensure_eq, ensure_matches};
 
-type Submitted = Vec<(Vec<NewEvent>, Committed)>;
+type Submitted = Vec<(Commit, Committed)>;
 
 /// Eight writers at once, with none to three events per commit in streams of their own and one
 /// they share.
@@ -35,9 +37,11 @@ async fn race(store: &Arc<dyn Store>, seed: u64) -> Result<Submitted, LawBroken>
                             make.event(streams, &format!("{writer} {round} {event}"))
                         })
                         .collect();
-                    let mut commit = make.commit();
-                    commit.events.clone_from(&events);
-                    submitted.push((events, store.commit(commit).await?));
+                    let commit = Commit {
+                        events,
+                        ..make.commit_at(round)
+                    };
+                    submitted.push((commit.clone(), store.commit(commit).await?));
                 }
                 Ok::<_, CommitError>(submitted)
             })
@@ -65,7 +69,8 @@ pub async fn positions_and_seqs_are_dense_under_concurrent_writers(
 
     let by_id: HashMap<EventId, &StoredEvent> = log.iter().map(|event| (event.id, event)).collect();
     let mut acknowledged = 0;
-    for (events, committed) in &submitted {
+    for (commit, committed) in &submitted {
+        let events = &commit.events;
         acknowledged += events.len();
         ensure_eq!(
             committed.places.len(),
@@ -86,6 +91,7 @@ pub async fn positions_and_seqs_are_dense_under_concurrent_writers(
             ensure_eq!(stored.position, Position(position), "the position");
             ensure_eq!(stored.places, *places, "the places");
             ensure_eq!(stored.body, event.body, "the body");
+            ensure_eq!(stored.time, commit.time, "the time");
             let streams: Vec<&StreamKey> = places.iter().map(|place| &place.stream).collect();
             let wanted: Vec<&StreamKey> = event.streams.iter().collect();
             ensure_eq!(streams, wanted, "the streams");
@@ -187,7 +193,10 @@ pub async fn event_pages_give_the_whole_log_and_each_stream(
     let store = fixture.open().await;
     let submitted = race(&store, 40).await?;
     let log = read_all(&*store, None, 256).await?;
-    let wanted: usize = submitted.iter().map(|(events, _)| events.len()).sum();
+    let wanted: usize = submitted
+        .iter()
+        .map(|(commit, _)| commit.events.len())
+        .sum();
     ensure_eq!(log.len(), wanted, "the events of the log");
     let last = log.last().map(|event| event.position).unwrap_or_default();
     ensure_eq!(head(&*store).await?, last, "the head");
@@ -308,10 +317,32 @@ pub async fn a_change_is_never_lost(fixture: &dyn StoreFixture) -> Result<(), La
         let told = tokio::time::timeout(fixture.patience(), waiter).await;
         told.map_err(|_| lost("a change after the wait"))???;
     }
-    // While: the follower is now waiting, now reading, when the writer comes.
+    // While: the wait has come so and so far when the commit is made.
+    for polls in 0..4 {
+        let before = head(&*store).await?;
+        let mut changed = store.changed(before);
+        for _ in 0..polls {
+            let poll = poll_fn(|context| Poll::Ready(changed.as_mut().poll(context)));
+            if poll.await.is_ready() {
+                // A hint without a change is allowed.
+                changed = store.changed(before);
+            }
+        }
+        let commit = make.commit().event(make.event(&[], "x"));
+        store.commit(commit).await?;
+        let told = tokio::time::timeout(fixture.patience(), async {
+            while changed.await <= before {
+                changed = store.changed(before);
+            }
+        });
+        told.await
+            .map_err(|_| lost("a change while the wait began"))?;
+    }
+    // The same in a race: the follower is now waiting, now reading, when the writer comes.
+    let end = Position(head(&*store).await?.0 + ROUNDS);
     let follower = {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { wait_for(&*store, Position(2 + ROUNDS)).await })
+        tokio::spawn(async move { wait_for(&*store, end).await })
     };
     for round in 0..ROUNDS {
         store
