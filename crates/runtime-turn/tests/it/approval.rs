@@ -200,7 +200,7 @@ fn t3_a_repeated_call_id_is_asked_for_again() {
 
     // The same id in the next message.
     let model = one(&machine);
-    let again = [same.clone(), call("b", READ, json!({}))];
+    let again = [same, call("b", READ, json!({}))];
     machine
         .record(model.envelope.key(), &answer(&again))
         .unwrap();

@@ -83,7 +83,7 @@ fn e3_a_model_call_names_its_context_by_digest() {
         history: ContextMark::of(history.iter().map(AsRef::as_ref)),
         ..start()
     };
-    let mut machine = TurnMachine::new(start.clone(), history.clone()).unwrap();
+    let mut machine = TurnMachine::new(start.clone(), history).unwrap();
     let sync = one(&machine);
     machine.record(sync.envelope.key(), &synced()).unwrap();
     machine.environment(PROMPT, &catalogue()).unwrap();
