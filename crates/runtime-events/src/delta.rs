@@ -1,0 +1,189 @@
+//! Deltas: ephemeral pieces of a streaming answer (V3).
+
+use std::collections::VecDeque;
+
+use runtime_core::{CallId, EventKind, ModelEvent, RuntimeEvent, SessionId, TurnId};
+use runtime_store::Position;
+use serde::{Deserialize, Serialize};
+
+/// What a delta adds to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DeltaTarget {
+    /// The text of the answer.
+    Text,
+    /// The reasoning.
+    Reasoning,
+    /// The arguments of a tool call, for display only.
+    ToolArguments {
+        /// The tool call.
+        call: CallId,
+    },
+}
+
+/// More of a streaming answer. It is live only and never stored: whoever reconnects is correct
+/// without it, since the committed message that ends the answer has it whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The session.
+    pub session: SessionId,
+    /// The turn.
+    pub turn: TurnId,
+    /// Which effect of the turn streams: its replay key.
+    pub call: String,
+    /// Which attempt of it, from 1. A delta of a new attempt voids all of earlier ones.
+    pub attempt: u32,
+    /// Which piece of the attempt this is, from 0; the first one if it was coalesced.
+    pub index: u64,
+    /// How many pieces it is made of. The next delta has the index `index + pieces`, unless
+    /// some were lost.
+    pub pieces: u64,
+    /// What it adds to.
+    pub target: DeltaTarget,
+    /// What is added.
+    pub text: String,
+}
+
+impl Delta {
+    /// Returns the target and the text of a model event, if it is a delta.
+    #[must_use]
+    pub fn parts(event: &ModelEvent) -> Option<(DeltaTarget, &str)> {
+        match event {
+            ModelEvent::TextDelta { text } => Some((DeltaTarget::Text, text)),
+            ModelEvent::ReasoningDelta { text } => Some((DeltaTarget::Reasoning, text)),
+            ModelEvent::ToolArgumentsDelta { call, text } => {
+                Some((DeltaTarget::ToolArguments { call: call.clone() }, text))
+            }
+            _ => None,
+        }
+    }
+
+    /// Says whether `next` can be made one with this delta within a bound of text.
+    pub(crate) fn takes(&self, next: &Self, bytes_max: usize) -> bool {
+        self.turn == next.turn
+            && self.call == next.call
+            && self.attempt == next.attempt
+            && self.target == next.target
+            && self.session == next.session
+            && self.index + self.pieces == next.index
+            && self.text.len() + next.text.len() <= bytes_max
+    }
+
+    pub(crate) fn append(&mut self, next: &Self) {
+        self.pieces += next.pieces;
+        self.text.push_str(&next.text);
+    }
+}
+
+/// How many answers a reader tells apart at once.
+const ANSWERS_MAX: usize = 64;
+
+/// Decides which deltas a reader may still be given.
+#[derive(Debug, Default)]
+pub(crate) struct DeltaFilter {
+    /// The latest attempt of each answer.
+    attempts: VecDeque<(TurnId, String, u32)>,
+    /// Where in the log each turn's last answer ended.
+    ended: VecDeque<(TurnId, Position)>,
+}
+
+impl DeltaFilter {
+    /// Notes an event that the reader was given: one that ends an answer voids its deltas.
+    pub(crate) fn event(&mut self, event: &RuntimeEvent) {
+        let ends_answer = matches!(
+            event.kind(),
+            EventKind::MessageCommitted | EventKind::ModelCallFailed
+        ) || event.kind().ends_turn();
+        let Some(turn) = event.draft.turn.as_ref().filter(|_| ends_answer) else {
+            return;
+        };
+        self.ended.retain(|(ended, _)| ended != turn);
+        if self.ended.len() == ANSWERS_MAX {
+            self.ended.pop_front();
+        }
+        self.ended
+            .push_back((turn.clone(), Position(event.position)));
+        if self.attempts.iter().any(|(of, ..)| of == turn) {
+            self.attempts.retain(|(of, ..)| of != turn);
+        }
+    }
+
+    /// Says whether a delta that was published when the log ended at `at` is still of use.
+    pub(crate) fn passes(&mut self, delta: &Delta, at: Position) -> bool {
+        let mut ended = self.ended.iter();
+        if ended.any(|(turn, position)| *turn == delta.turn && *position > at) {
+            return false;
+        }
+        let same = |(turn, call, _): &&mut (TurnId, String, u32)| {
+            *turn == delta.turn && *call == delta.call
+        };
+        if let Some((.., latest)) = self.attempts.iter_mut().find(same) {
+            *latest = (*latest).max(delta.attempt);
+            return *latest == delta.attempt;
+        }
+        if self.attempts.len() == ANSWERS_MAX {
+            self.attempts.pop_front();
+        }
+        self.attempts
+            .push_back((delta.turn.clone(), delta.call.clone(), delta.attempt));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::{EventDraft, EventId, Timestamp};
+
+    use super::*;
+
+    fn delta(attempt: u32, index: u64) -> Delta {
+        Delta {
+            session: SessionId::new("desk").expect("a session id"),
+            turn: TurnId::new("1").expect("a turn id"),
+            call: "0.llm_call.0".to_owned(),
+            attempt,
+            index,
+            pieces: 1,
+            target: DeltaTarget::Text,
+            text: "x".to_owned(),
+        }
+    }
+
+    #[test]
+    fn v3_a_new_attempt_voids_the_deltas_of_the_earlier_one() {
+        let mut filter = DeltaFilter::default();
+        assert!(filter.passes(&delta(1, 0), Position(3)));
+        assert!(filter.passes(&delta(2, 0), Position(3)));
+        assert!(!filter.passes(&delta(1, 1), Position(3)));
+        assert!(filter.passes(&delta(2, 1), Position(3)));
+    }
+
+    #[test]
+    fn v3_the_committed_message_voids_what_was_published_before_it() {
+        let mut filter = DeltaFilter::default();
+        let mut draft = EventDraft::new(EventKind::MessageCommitted);
+        draft.turn = Some(TurnId::new("1").expect("a turn id"));
+        filter.event(&RuntimeEvent {
+            position: 4,
+            seq: Some(2),
+            id: EventId::generate(Timestamp::from_millis(1), [0; 10]),
+            time: Timestamp::from_millis(1),
+            draft,
+        });
+        assert!(!filter.passes(&delta(1, 9), Position(3)));
+        assert!(filter.passes(&delta(1, 0), Position(4)));
+    }
+
+    #[test]
+    fn v3_only_neighbours_of_one_attempt_are_coalesced() {
+        let mut first = delta(1, 0);
+        assert!(!first.takes(&delta(1, 2), 100), "a piece is missing");
+        assert!(!first.takes(&delta(2, 1), 100), "another attempt");
+        assert!(!first.takes(&delta(1, 1), 1), "too long");
+        assert!(first.takes(&delta(1, 1), 100));
+        first.append(&delta(1, 1));
+        assert_eq!((first.pieces, first.text.as_str()), (2, "xx"));
+        assert!(first.takes(&delta(1, 2), 100));
+    }
+}
