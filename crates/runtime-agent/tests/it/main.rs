@@ -1,0 +1,15 @@
+//! The driver against its specification (T2–T7, E1, E4), on a controller that lives in memory.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may also panic in the functions around it"
+)]
+
+mod approval;
+mod desk;
+mod environment;
+mod files;
+mod journal;
+mod live;
+mod replay;
+mod tools;
+mod tracing_spans;
