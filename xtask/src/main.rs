@@ -12,6 +12,7 @@ mod ci;
 mod codes;
 mod deps;
 mod docs;
+mod features;
 mod layers;
 mod lint;
 mod reliability;
@@ -49,6 +50,8 @@ enum Command {
     Docs,
     /// The packages that a user of `runtime` compiles; refuses HTTP clients and TLS.
     Deps,
+    /// Each feature compiles alone, and each crate without any; slow, so not part of `ci`.
+    Features,
     /// The quick rows of the reliability scoreboard.
     Reliability,
     /// The table of the last reliability run.
@@ -76,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Shape => shape::run(),
         Command::Docs => docs::run(),
         Command::Deps => deps::run(&shell),
+        Command::Features => features::run(&shell),
         Command::Reliability => reliability::run(&shell),
         Command::Scoreboard => scoreboard::run(),
     }
