@@ -14,6 +14,9 @@ macro_rules! laws {
     };
 }
 
+mod batch;
+mod crash;
 mod effect;
+mod ruling;
 mod support;
 mod wait;
