@@ -108,3 +108,126 @@ pub(crate) fn backoff(policy: &RetryPolicy, attempt: u32) -> Duration {
         .saturating_mul(1 << doublings)
         .min(policy.backoff_max)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        max_attempts: 3,
+        backoff_initial: Duration::from_millis(100),
+        backoff_max: Duration::from_millis(350),
+        attempt_timeout: Duration::from_secs(1),
+    };
+
+    const CLASSES: [ErrorClass; 13] = [
+        ErrorClass::Invalid,
+        ErrorClass::NotFound,
+        ErrorClass::Conflict,
+        ErrorClass::Busy,
+        ErrorClass::Unsupported,
+        ErrorClass::Cancelled,
+        ErrorClass::TimedOut,
+        ErrorClass::Unavailable,
+        ErrorClass::Indeterminate,
+        ErrorClass::Gap,
+        ErrorClass::Corrupt,
+        ErrorClass::Fenced,
+        ErrorClass::Terminal,
+    ];
+
+    fn failed(class: ErrorClass, applied: Applied) -> AttemptEnd {
+        let error = WireError::new("test_failure", class, "the test wants it so");
+        AttemptEnd::Returned(Err(ExecutorError { error, applied }))
+    }
+
+    /// C3, E6, E7: every class, whether it had an effect, whether it may run again.
+    #[test]
+    fn e6_each_class_has_its_consequence() {
+        for class in CLASSES {
+            for applied in [Applied::No, Applied::Unknown] {
+                for retry_safe in [true, false] {
+                    let after = after_attempt(failed(class, applied), 1, retry_safe, &POLICY);
+                    let at = format!("{class} {applied:?} {retry_safe}: {after:?}");
+                    let doubtful = applied == Applied::Unknown && !retry_safe;
+                    let right = match class {
+                        ErrorClass::Invalid
+                        | ErrorClass::NotFound
+                        | ErrorClass::Unsupported
+                        | ErrorClass::Terminal => matches!(
+                            after,
+                            AfterAttempt::Record(EffectOutcome::Failed(ref error))
+                                if error.class == class
+                        ),
+                        _ if doubtful => matches!(after, AfterAttempt::InDoubt(_)),
+                        ErrorClass::Conflict
+                        | ErrorClass::Gap
+                        | ErrorClass::Corrupt
+                        | ErrorClass::Fenced => matches!(after, AfterAttempt::Surrender(_)),
+                        _ => matches!(after, AfterAttempt::Retry { .. }),
+                    };
+                    assert!(right, "{at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn e6_the_last_attempt_is_final_unless_it_is_in_doubt() {
+        let last = after_attempt(failed(ErrorClass::Busy, Applied::No), 3, false, &POLICY);
+        let AfterAttempt::Record(EffectOutcome::Failed(error)) = last else {
+            panic!("{last:?}");
+        };
+        assert_eq!(error.code, "effect_attempts_exhausted");
+        assert!(error.class.is_final());
+        let lost = failed(ErrorClass::Busy, Applied::Unknown);
+        assert!(matches!(
+            after_attempt(lost, 3, false, &POLICY),
+            AfterAttempt::InDoubt(_)
+        ));
+    }
+
+    #[test]
+    fn e7_what_ended_without_an_answer_is_in_doubt_unless_it_may_run_again() {
+        let ends = || {
+            [
+                AttemptEnd::Panicked("text".to_owned()),
+                AttemptEnd::TimedOut,
+                AttemptEnd::Cancelled,
+            ]
+        };
+        for end in ends() {
+            let after = after_attempt(end, 1, false, &POLICY);
+            assert!(matches!(after, AfterAttempt::InDoubt(_)), "{after:?}");
+        }
+        let [panicked, timed_out, cancelled] =
+            ends().map(|end| after_attempt(end, 1, true, &POLICY));
+        assert!(
+            matches!(panicked, AfterAttempt::Retry { .. }),
+            "{panicked:?}"
+        );
+        assert!(
+            matches!(timed_out, AfterAttempt::Retry { .. }),
+            "{timed_out:?}"
+        );
+        assert_eq!(cancelled, AfterAttempt::Cancelled);
+    }
+
+    #[test]
+    fn e6_an_output_is_recorded() {
+        let output = EffectOutput::DurableStep { value: json!(1) };
+        let after = after_attempt(AttemptEnd::Returned(Ok(output.clone())), 9, false, &POLICY);
+        assert_eq!(
+            after,
+            AfterAttempt::Record(EffectOutcome::Completed(output))
+        );
+    }
+
+    #[test]
+    fn e6_pauses_double_up_to_their_maximum() {
+        let pauses = [1, 2, 3, 4, 99].map(|attempt| backoff(&POLICY, attempt).as_millis());
+        assert_eq!(pauses, [100, 200, 350, 350, 350]);
+    }
+}

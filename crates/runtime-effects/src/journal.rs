@@ -247,3 +247,212 @@ fn descend(
     }
     path.truncate(parent);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use runtime_core::EffectOutput;
+    use serde_json::json;
+
+    use super::*;
+
+    fn digest(of: &str) -> Digest {
+        Digest::of_bytes(of.as_bytes())
+    }
+
+    fn ended() -> EffectOutcome {
+        EffectOutcome::Completed(EffectOutput::DurableStep { value: json!(4) })
+    }
+
+    fn recorded(attempts: u32, state: EffectState) -> Recorded {
+        Recorded {
+            row: EffectRow::new(digest("asked"), attempts, state),
+            payload: json!({ "identity": { "command": { "kind": "a" } }, "outcome": ended() }),
+            version: 1,
+        }
+    }
+
+    fn answer(
+        recorded: Option<&Recorded>,
+        asked: &str,
+        retry_safe: bool,
+        strict: bool,
+    ) -> Decision {
+        let key: ReplayKey = "1.durable_step.0".parse().expect("legal");
+        let requested = Requested {
+            key: &key,
+            digest: digest(asked),
+            identity: &json!({ "command": { "kind": "b" } }),
+            epoch: Epoch(5),
+            retry_safe,
+            strict,
+            now: Timestamp::from_millis(100),
+        };
+        decide(recorded, &requested).expect("the record is whole")
+    }
+
+    fn any_state() -> impl Strategy<Value = EffectState> {
+        prop_oneof![
+            (0..10u64).prop_map(|epoch| EffectState::Started {
+                epoch: Epoch(epoch)
+            }),
+            (0..200u64).prop_map(|due| EffectState::Retrying {
+                due: Timestamp::from_millis(due)
+            }),
+            Just(EffectState::Waiting {
+                since: Timestamp::from_millis(1),
+                due: vec![None, Some(Timestamp::from_millis(9))],
+            }),
+            Just(EffectState::InDoubt),
+            Just(EffectState::Released),
+            Just(EffectState::Ruled),
+            Just(EffectState::Done),
+        ]
+    }
+
+    /// E4, E7: the whole table, by hand.
+    #[test]
+    fn e4_each_state_has_its_answer() {
+        let due = |millis| Timestamp::from_millis(millis);
+        let doubt = |recorded| Decision::InDoubt {
+            attempt: 2,
+            recorded,
+        };
+        let started = |epoch| EffectState::Started {
+            epoch: Epoch(epoch),
+        };
+        let table = [
+            (started(4), false, doubt(false)),
+            (started(5), false, doubt(false)),
+            (started(6), false, Decision::Fenced),
+            (started(4), true, Decision::Run { attempt: 3 }),
+            (
+                EffectState::Retrying { due: due(100) },
+                false,
+                Decision::Run { attempt: 3 },
+            ),
+            (
+                EffectState::Retrying { due: due(101) },
+                true,
+                Decision::NotYetDue {
+                    attempt: 3,
+                    due: due(101),
+                },
+            ),
+            (EffectState::InDoubt, false, doubt(true)),
+            (EffectState::InDoubt, true, doubt(true)),
+            (EffectState::Released, false, Decision::Run { attempt: 3 }),
+            (EffectState::Ruled, false, Decision::Adopt(ended())),
+            (EffectState::Done, false, Decision::Replay(ended())),
+        ];
+        for (state, retry_safe, expected) in table {
+            let record = recorded(2, state.clone());
+            let found = answer(Some(&record), "asked", retry_safe, false);
+            assert_eq!(found, expected, "{state:?}");
+        }
+        assert_eq!(
+            answer(None, "asked", false, false),
+            Decision::Run { attempt: 1 }
+        );
+        assert_eq!(answer(None, "asked", false, true), Decision::Missing);
+    }
+
+    /// A record without its outcome is damage, never a reason to run.
+    #[test]
+    fn e3_a_record_without_outcome_is_corrupt() {
+        let mut record = recorded(1, EffectState::Done);
+        record.payload = json!({ "identity": {} });
+        let key: ReplayKey = "1.durable_step.0".parse().expect("legal");
+        let requested = Requested {
+            key: &key,
+            digest: digest("asked"),
+            identity: &Value::Null,
+            epoch: Epoch(5),
+            retry_safe: true,
+            strict: false,
+            now: Timestamp::from_millis(0),
+        };
+        let error = decide(Some(&record), &requested).expect_err("is damaged");
+        assert_eq!(
+            (error.code.as_str(), error.class),
+            ("effect_record_corrupt", ErrorClass::Corrupt)
+        );
+    }
+
+    #[test]
+    fn e4_a_mismatch_names_paths_and_no_values() {
+        let left = json!({ "a": 1, "b": { "c/d": [1, 2], "gone": null }, "same": "x" });
+        let right = json!({ "a": 2, "b": { "c/d": [1, 3, 4] }, "same": "x", "~new": 1 });
+        let paths = differing_paths(&left, &right);
+        assert_eq!(paths, ["/a", "/b/c~1d/1", "/b/c~1d/2", "/b/gone", "/~0new"]);
+        let many = |n: i32| (0..n).map(|i| json!(i)).collect::<Vec<_>>();
+        assert_eq!(
+            differing_paths(&json!(many(20)), &json!([])).len(),
+            PATHS_MAX
+        );
+        assert_eq!(differing_paths(&json!(1), &json!("1")), [""]);
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (0..4).prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-c/~]", inner, 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// E7: what has an intent and no outcome runs again only if it may.
+        #[test]
+        fn e7_nothing_in_flight_runs_again_by_itself(
+            attempts in 0..9u32, state in any_state(), strict: bool,
+        ) {
+            let record = recorded(attempts, state.clone());
+            let found = answer(Some(&record), "asked", false, strict);
+            let open = matches!(state, EffectState::Retrying { .. } | EffectState::Released);
+            let runs = matches!(found, Decision::Run { .. } | Decision::NotYetDue { .. });
+            prop_assert_eq!(runs, open);
+        }
+
+        /// E4: another digest is a conflict, whatever is recorded.
+        #[test]
+        fn e4_another_digest_is_always_a_conflict(
+            attempts in 0..9u32, state in any_state(), retry_safe: bool, strict: bool,
+        ) {
+            let record = recorded(attempts, state);
+            let Decision::Conflict(mismatch) = answer(Some(&record), "other", retry_safe, strict)
+            else {
+                return Err(TestCaseError::fail("no conflict"));
+            };
+            prop_assert_eq!(mismatch.paths, ["/command/kind"]);
+        }
+
+        /// A row reads back as it was written.
+        #[test]
+        fn a_row_round_trips(attempts in any::<u32>(), state in any_state(), ruled: bool) {
+            let row = EffectRow::new(digest("asked"), attempts, state)
+                .with_ruling(ruled.then(|| digest("ruling")));
+            let read: EffectRow = serde_json::from_slice(&row.to_bytes()).expect("reads");
+            prop_assert_eq!(read, row);
+        }
+
+        /// E4: paths are named exactly when the values differ, each of them is a place in one.
+        #[test]
+        fn e4_paths_differ_exactly_when_the_values_do(left in any_json(), right in any_json()) {
+            let paths = differing_paths(&left, &right);
+            prop_assert_eq!(paths.is_empty(), left == right);
+            prop_assert!(paths.len() <= PATHS_MAX);
+            for path in &paths {
+                prop_assert_ne!(left.pointer(path), right.pointer(path), "{}", path);
+            }
+            prop_assert_eq!(&paths, &differing_paths(&right, &left));
+        }
+    }
+}

@@ -17,6 +17,8 @@ macro_rules! laws {
 mod batch;
 mod crash;
 mod effect;
+mod promise;
 mod ruling;
 mod support;
+mod token;
 mod wait;

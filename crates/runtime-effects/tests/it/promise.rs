@@ -1,0 +1,338 @@
+//! Promises: one winner, early resolutions, revocation, retirement (E10, E12, E13).
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{
+    Classified, EffectOutcome, EffectOutput, ErrorClass, ExecutionScope, Resolution, Timestamp,
+    WaitIdentity, WaitOutput,
+};
+use runtime_effects::{AwaitEvents, Interrupt, ResolveAnswer, Revocation, TokenRights};
+use runtime_store::{Commit, RowChange, Store};
+use serde_json::json;
+
+use crate::support::{World, custom, desk, fresh_id, stands_still, turn, wait_for};
+
+laws![
+    e10_the_first_resolution_wins,
+    e10_a_resolve_only_token_does_not_see_the_winner,
+    e10_rights_are_apart,
+    e10_a_repeated_command_is_accepted_again,
+    e10_resolving_at_once_has_one_winner,
+    e10_early_resolutions_have_a_quota,
+    e10_a_resolution_has_a_limit,
+    e10_the_public_name_gives_no_rights,
+    e13_a_scope_that_is_not_there_or_retired_is_unknown,
+    e13_revoking_one_promise_leaves_the_others,
+    e13_revoking_a_scope_wakes_its_waiters_and_only_those,
+    e13_revoking_a_session_covers_its_later_turns,
+    e13_a_settled_promise_is_not_revoked,
+    e1_identities_are_bounded,
+];
+
+fn yes() -> Resolution {
+    Resolution::Ok {
+        value: json!("yes"),
+    }
+}
+
+fn no() -> Resolution {
+    Resolution::Err {
+        code: "refused".to_owned(),
+        message: "no".to_owned(),
+        raw: None,
+    }
+}
+
+async fn token(promises: &AwaitEvents, rights: TokenRights) -> String {
+    let token = promises
+        .mint(&desk(), &custom("answer"), rights, None)
+        .await;
+    token.expect("mints").expose().to_owned()
+}
+
+/// A world in which the turns are open, and its promises.
+async fn opened(store: Arc<dyn Store>, scopes: &[ExecutionScope]) -> (World, AwaitEvents) {
+    let mut world = World::new(store);
+    world.limits.early_resolutions_max = 3;
+    world.limits.resolution_bytes_max = 1024;
+    for scope in scopes {
+        world.next_epoch(scope).await;
+    }
+    let promises = world.host().await_events().await.expect("loads");
+    (world, promises)
+}
+
+async fn e10_the_first_resolution_wins(store: Arc<dyn Store>) {
+    let (world, promises) = opened(store, &[desk()]).await;
+    let token = token(&promises, TokenRights::ALL).await;
+    let first = promises.resolve(&token, yes(), None).await;
+    assert_eq!(first.expect("decides"), ResolveAnswer::Accepted);
+    // From another process as well.
+    let elsewhere = world.host().await_events().await.expect("loads");
+    for late in [no(), yes(), Resolution::Cancelled] {
+        let answer = elsewhere.resolve(&token, late, None).await;
+        let winner = Some(yes());
+        assert_eq!(
+            answer.expect("decides"),
+            ResolveAnswer::AlreadyResolved { winner }
+        );
+    }
+    assert_eq!(world.kinds().await, ["promise_resolved"]);
+}
+
+async fn e10_a_resolve_only_token_does_not_see_the_winner(store: Arc<dyn Store>) {
+    let (_, promises) = opened(store, &[desk()]).await;
+    let token = token(&promises, TokenRights::RESOLVE).await;
+    promises
+        .resolve(&token, yes(), None)
+        .await
+        .expect("decides");
+    let answer = promises.resolve(&token, no(), None).await;
+    assert_eq!(
+        answer.expect("decides"),
+        ResolveAnswer::AlreadyResolved { winner: None }
+    );
+}
+
+async fn e10_rights_are_apart(store: Arc<dyn Store>) {
+    let (world, promises) = opened(store, &[desk()]).await;
+    let waits = token(&promises, TokenRights::WAIT).await;
+    let resolves = token(&promises, TokenRights::RESOLVE).await;
+    let cancels = token(&promises, TokenRights::CANCEL).await;
+    for (token, resolution) in [
+        (&waits, yes()),
+        (&waits, Resolution::Cancelled),
+        (&resolves, Resolution::Cancelled),
+        (&cancels, yes()),
+    ] {
+        let answer = promises.resolve(token, resolution, None).await;
+        assert_eq!(answer.expect("decides"), ResolveAnswer::UnknownOrRevoked);
+    }
+    assert!(world.events().await.is_empty());
+    let answer = promises
+        .resolve(&cancels, Resolution::Cancelled, None)
+        .await;
+    assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
+}
+
+async fn e10_a_repeated_command_is_accepted_again(store: Arc<dyn Store>) {
+    let (world, promises) = opened(store, &[desk()]).await;
+    let token = token(&promises, TokenRights::ALL).await;
+    let command = Some(fresh_id());
+    for _ in 0..2 {
+        let answer = promises.resolve(&token, yes(), command).await;
+        assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
+    }
+    let events = world.events().await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].draft.caused_by, command.map(|id| id.to_string()));
+}
+
+async fn e10_resolving_at_once_has_one_winner(store: Arc<dyn Store>) {
+    let (world, promises) = opened(store, &[desk()]).await;
+    let token = token(&promises, TokenRights::ALL).await;
+    let racers = (0..16).map(|racer| {
+        let resolution = Resolution::Ok {
+            value: json!(racer),
+        };
+        promises.resolve(&token, resolution, None)
+    });
+    let answers = futures_util::future::join_all(racers).await;
+    let accepted = answers
+        .iter()
+        .filter(|answer| matches!(answer, Ok(ResolveAnswer::Accepted)));
+    assert_eq!(accepted.count(), 1);
+    assert_eq!(world.kinds().await, ["promise_resolved"]);
+}
+
+async fn e10_early_resolutions_have_a_quota(store: Arc<dyn Store>) {
+    let (world, promises) = opened(store, &[desk()]).await;
+    let host = world.host();
+    let resolve = |key: &'static str| {
+        let promises = promises.clone();
+        async move {
+            promises
+                .resolve_identity(&desk(), &custom(key), yes(), None)
+                .await
+        }
+    };
+    for key in ["a", "b", "c"] {
+        assert_eq!(
+            resolve(key).await.expect("decides"),
+            ResolveAnswer::Accepted
+        );
+    }
+    let full = resolve("d").await.expect_err("is over the quota");
+    assert_eq!(
+        (full.code(), full.class()),
+        ("promise_quota_reached", ErrorClass::Busy)
+    );
+    // A promise that is waited for is not early; a wait that took one makes room.
+    let controller = world.open(&host, &desk()).await;
+    let wait = wait_for(&desk(), &custom("a"), None);
+    controller.wait_any(wait).await.expect("is resolved");
+    assert_eq!(
+        resolve("d").await.expect("decides"),
+        ResolveAnswer::Accepted
+    );
+}
+
+async fn e10_a_resolution_has_a_limit(store: Arc<dyn Store>) {
+    let (world, promises) = opened(store, &[desk()]).await;
+    let long = Resolution::Ok {
+        value: json!("x".repeat(2000)),
+    };
+    let refused = promises
+        .resolve_identity(&desk(), &custom("answer"), long, None)
+        .await;
+    assert_eq!(refused.expect_err("is long").code(), "resolution_too_large");
+    assert!(world.events().await.is_empty());
+}
+
+async fn e10_the_public_name_gives_no_rights(store: Arc<dyn Store>) {
+    let (_, promises) = opened(store, &[desk()]).await;
+    let name = promises.public_name(&desk(), &custom("answer"));
+    assert_eq!(name, promises.public_name(&desk(), &custom("answer")));
+    assert_ne!(
+        name,
+        promises.public_name(&turn("desk", "2"), &custom("answer"))
+    );
+    let answer = promises.resolve(&name, yes(), None).await;
+    assert_eq!(answer.expect("decides"), ResolveAnswer::UnknownOrRevoked);
+    assert!(!token(&promises, TokenRights::ALL).await.contains(&name));
+}
+
+async fn e13_a_scope_that_is_not_there_or_retired_is_unknown(store: Arc<dyn Store>) {
+    let (world, promises) = opened(store, &[desk()]).await;
+    let later = turn("desk", "2");
+    let answer = promises
+        .resolve_identity(&later, &custom("answer"), yes(), None)
+        .await;
+    assert_eq!(answer.expect("decides"), ResolveAnswer::UnknownOrRevoked);
+    let token = token(&promises, TokenRights::ALL).await;
+    promises
+        .resolve(&token, yes(), None)
+        .await
+        .expect("decides");
+    let retire = Commit::new(fresh_id(), Timestamp::from_millis(2))
+        .row(RowChange::Retire(desk().scope_id()));
+    world.store.commit(retire).await.expect("commits");
+    let answer = promises.resolve(&token, yes(), None).await;
+    assert_eq!(answer.expect("decides"), ResolveAnswer::UnknownOrRevoked);
+}
+
+async fn e13_revoking_one_promise_leaves_the_others(store: Arc<dyn Store>) {
+    let (_, promises) = opened(store, &[desk()]).await;
+    let revoked = token(&promises, TokenRights::ALL).await;
+    let other = promises
+        .mint(&desk(), &custom("other"), TokenRights::ALL, None)
+        .await
+        .expect("mints");
+    let revocation = Revocation::Promise {
+        scope: desk(),
+        identity: custom("answer"),
+    };
+    assert!(
+        promises
+            .revoke(revocation.clone(), None)
+            .await
+            .expect("revokes")
+    );
+    assert!(!promises.revoke(revocation, None).await.expect("is revoked"));
+    let answer = promises.resolve(&revoked, yes(), None).await;
+    assert_eq!(answer.expect("decides"), ResolveAnswer::UnknownOrRevoked);
+    let again = promises
+        .mint(&desk(), &custom("answer"), TokenRights::ALL, None)
+        .await;
+    assert_eq!(
+        again.expect_err("is revoked").code(),
+        "promise_owner_revoked"
+    );
+    let answer = promises.resolve(other.expose(), yes(), None).await;
+    assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
+}
+
+async fn e13_revoking_a_scope_wakes_its_waiters_and_only_those(store: Arc<dyn Store>) {
+    let world = World::new(store);
+    let host = world.host();
+    let promises = host.await_events().await.expect("loads");
+    let (mine, other) = (desk(), turn("desk", "2"));
+    let controller = world.open(&host, &mine).await;
+    let bystander = world.open(&host, &other).await;
+    let mut waiting = pin!(controller.wait_any(wait_for(&mine, &custom("answer"), None)));
+    let mut standing = pin!(bystander.wait_any(wait_for(&other, &custom("answer"), None)));
+    assert!(stands_still(waiting.as_mut()).await);
+    assert!(stands_still(standing.as_mut()).await);
+    let revocation = Revocation::Scope(mine);
+    assert!(promises.revoke(revocation, None).await.expect("revokes"));
+    let seen = EffectOutput::AwaitEvent(WaitOutput::Resolved {
+        source: 0,
+        resolution: Resolution::Cancelled,
+    });
+    assert_eq!(waiting.await, Ok(EffectOutcome::Completed(seen)));
+    assert!(stands_still(standing.as_mut()).await);
+    world.clock.advance(Duration::from_secs(1));
+    assert!(matches!(standing.await, Err(Interrupt::Suspended { .. })));
+}
+
+async fn e13_revoking_a_session_covers_its_later_turns(store: Arc<dyn Store>) {
+    let (later, elsewhere) = (turn("desk", "2"), turn("shop", "1"));
+    let (world, promises) = opened(store, &[desk(), elsewhere.clone()]).await;
+    let token = token(&promises, TokenRights::ALL).await;
+    let session = Revocation::Session("desk".parse().expect("legal"));
+    assert!(promises.revoke(session, None).await.expect("revokes"));
+    world.next_epoch(&later).await;
+    let refused = promises.verify(&token).await.expect_err("is revoked");
+    assert_eq!(refused.code(), "token_refused");
+    for (scope, expected) in [
+        (later, ResolveAnswer::UnknownOrRevoked),
+        (elsewhere, ResolveAnswer::Accepted),
+    ] {
+        let answer = promises
+            .resolve_identity(&scope, &custom("answer"), yes(), None)
+            .await;
+        assert_eq!(answer.expect("decides"), expected);
+    }
+}
+
+async fn e13_a_settled_promise_is_not_revoked(store: Arc<dyn Store>) {
+    let (world, promises) = opened(store, &[desk()]).await;
+    let token = token(&promises, TokenRights::ALL).await;
+    promises
+        .resolve(&token, yes(), None)
+        .await
+        .expect("decides");
+    let revocation = Revocation::Promise {
+        scope: desk(),
+        identity: custom("answer"),
+    };
+    assert!(!promises.revoke(revocation, None).await.expect("answers"));
+    assert_eq!(world.kinds().await, ["promise_resolved"]);
+}
+
+async fn e1_identities_are_bounded(store: Arc<dyn Store>) {
+    let (_, promises) = opened(store, &[desk()]).await;
+    let signal = |name: &str, ordinal| WaitIdentity::ProcessSignal {
+        process: "p".parse().expect("legal"),
+        name: name.to_owned(),
+        ordinal,
+    };
+    for identity in [
+        custom(""),
+        custom(&"x".repeat(513)),
+        custom("line\nbreak"),
+        signal("go!", 1),
+        signal("", 1),
+        signal("go", 0),
+    ] {
+        let refused = promises
+            .mint(&desk(), &identity, TokenRights::ALL, None)
+            .await;
+        assert_eq!(
+            refused.expect_err("is out of bounds").code(),
+            "wait_identity_invalid"
+        );
+    }
+}
