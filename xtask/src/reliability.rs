@@ -1,7 +1,7 @@
 //! The quick rows of the reliability scoreboard.
 //!
-//! A row is a test that prints `NAME N FAILURES SECONDS`. It is told by its name, which starts
-//! with that of its row (`r5_…`, `x1_…`), or by a module called `reliability`.
+//! A row is a test that prints `NAME N FAILURES SECONDS`. It is told by its name, which starts or
+//! ends with that of its row (`r5_…`, `…_r5`, `x1_…`), or by a module called `reliability`.
 
 use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
@@ -14,13 +14,11 @@ const ATTACK_ROWS: u32 = 6;
 
 /// What the path of a test that is a row contains: one of these.
 pub(crate) fn filters() -> Vec<String> {
-    let reliability = (1..=RELIABILITY_ROWS).map(|row| format!("::r{row}_"));
-    let attacks = (1..=ATTACK_ROWS).map(|row| format!("::x{row}_"));
-    let modules = ["reliability".to_owned()];
-    modules
-        .into_iter()
-        .chain(reliability)
-        .chain(attacks)
+    let reliability = (1..=RELIABILITY_ROWS).map(|row| format!("r{row}"));
+    let rows = reliability.chain((1..=ATTACK_ROWS).map(|row| format!("x{row}")));
+    let names = rows.flat_map(|row| [format!("::{row}_"), format!("_{row}")]);
+    std::iter::once("reliability".to_owned())
+        .chain(names)
         .collect()
 }
 
