@@ -46,6 +46,7 @@ pub(crate) async fn attempt(
             if is_error {
                 span.record("error.type", "tool_error");
             }
+            let content = resolvable(bench, content).await;
             let content = spill(bench, content).await;
             let result = ToolResult {
                 call,
@@ -92,6 +93,20 @@ async fn run(
         deadline: context.deadline,
     };
     tool.call(arguments, context).await
+}
+
+/// Replaces references to attachments that are not there: the commit of the outcome would be
+/// refused for them, and the result of a tool that has run would be lost (E18).
+async fn resolvable(bench: Bench<'_>, mut content: Vec<ContentPart>) -> Vec<ContentPart> {
+    for part in &mut content {
+        if let ContentPart::Attachment { digest, .. } = part
+            && matches!(bench.attachments.has_attachment(digest).await, Ok(false))
+        {
+            let text = format!("[attachment_resolution_failed: {digest} is not in the store]");
+            *part = ContentPart::Text { text };
+        }
+    }
+    content
 }
 
 /// Cuts an output and keeps the whole of it. The tool has run: whatever fails here must not lose

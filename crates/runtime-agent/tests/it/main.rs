@@ -6,6 +6,7 @@
 
 mod approval;
 mod desk;
+mod durable;
 mod environment;
 mod files;
 mod journal;

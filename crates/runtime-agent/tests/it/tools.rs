@@ -142,3 +142,22 @@ async fn t2_a_long_output_is_cut_and_kept() {
     let kept = desk.store.attachment(digest).await.unwrap();
     assert_eq!(kept, Arc::from(whole.as_bytes()));
 }
+
+/// E18: a tool that names bytes nobody has does not lose its result.
+#[tokio::test]
+async fn e18_an_attachment_that_is_not_there_is_told_instead() {
+    let digest = runtime_core::Digest::of_bytes(b"never put");
+    let desk = desk(true, move || {
+        Ok(ToolOutput::Finished {
+            content: vec![ContentPart::Attachment {
+                digest,
+                media_type: "image/png".into(),
+                bytes: 9,
+            }],
+            is_error: false,
+        })
+    });
+    let words = words(desk.drive().await);
+    assert!(words.contains("attachment_resolution_failed"), "{words}");
+    assert_eq!(result(&desk).content.len(), 1);
+}
