@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
+use xshell::Shell;
 
 use crate::workspace;
 
 /// Checks the pages under `docs/` and those at the root.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(_shell: &Shell) -> Result<()> {
     let root = workspace::root();
     let docs = root.join("docs");
     let mut pages = workspace::files_below(&docs, ".md")?;

@@ -3,17 +3,28 @@
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
+use crate::steps::{self, Step};
 use crate::{codes, docs, layers, shape, workspace};
 
-/// Runs the cheap checks first.
+/// The cheap checks come first.
+const STEPS: &[Step] = &[
+    ("layers", layers::run),
+    ("shape", shape::run),
+    ("codes", codes::run),
+    ("docs", docs::run),
+    ("format", format),
+    ("clippy", clippy),
+    ("documentation", documentation),
+];
+
+/// Runs every check.
 pub(crate) fn run(shell: &Shell) -> Result<()> {
-    layers::run(shell)?;
-    shape::run()?;
-    codes::run(shell)?;
-    docs::run()?;
+    steps::run(shell, STEPS)
+}
+
+fn format(shell: &Shell) -> Result<()> {
     cmd!(shell, "cargo fmt --all --check").run()?;
-    clippy(shell)?;
-    documentation(shell)
+    Ok(())
 }
 
 /// Clippy sees each crate as it is used, and each simulated crate as it is tested.

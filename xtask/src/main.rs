@@ -18,6 +18,7 @@ mod lint;
 mod reliability;
 mod scoreboard;
 mod shape;
+mod steps;
 mod test;
 mod workspace;
 
@@ -76,8 +77,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Test => test::run(&shell),
         Command::Layers => layers::run(&shell),
         Command::Codes => codes::run(&shell),
-        Command::Shape => shape::run(),
-        Command::Docs => docs::run(),
+        Command::Shape => shape::run(&shell),
+        Command::Docs => docs::run(&shell),
         Command::Deps => deps::run(&shell),
         Command::Features => features::run(&shell),
         Command::Reliability => reliability::run(&shell),

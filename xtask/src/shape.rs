@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use cargo_metadata::{Package, TargetKind};
+use xshell::Shell;
 
 use crate::workspace;
 
 /// Checks every crate.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(_shell: &Shell) -> Result<()> {
     let metadata = workspace::metadata()?;
     let mut violations = Vec::new();
     for package in metadata.workspace_packages() {
