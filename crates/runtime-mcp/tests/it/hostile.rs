@@ -1,0 +1,151 @@
+//! Servers that mean harm (X4): a typed error, bounded memory, the session unharmed.
+
+use std::time::Duration;
+
+use runtime_core::ErrorClass;
+use runtime_mcp::McpServerConfig;
+use runtime_tools::{SourceDiagnostic, ToolError};
+
+use crate::fixture::{Fixture, fixture, fixture_with, nothing};
+
+async fn refused(fixture: &Fixture) -> SourceDiagnostic {
+    let listing = fixture.list().await;
+    assert!(listing.tools.is_empty());
+    listing.diagnostic.expect("a diagnostic")
+}
+
+async fn refused_with(mode: &str, code: &str, class: ErrorClass) {
+    let fixture = fixture(mode);
+    let error = refused(&fixture).await.error.expect("an error");
+    assert_eq!(
+        (error.code.as_str(), error.class),
+        (code, class),
+        "{mode}: {error}"
+    );
+    assert!(!error.message.chars().any(char::is_control), "{error}");
+}
+
+#[tokio::test]
+async fn x4_lists_without_end_or_measure_are_errors() {
+    refused_with("cycle", "mcp_answer_invalid", ErrorClass::Terminal).await;
+    refused_with("endless", "discovery_too_large", ErrorClass::Terminal).await;
+    refused_with("many", "discovery_too_large", ErrorClass::Terminal).await;
+    refused_with("unlistable", "mcp_refused", ErrorClass::Terminal).await;
+    refused_with("exits", "mcp_handshake_failed", ErrorClass::Unavailable).await;
+}
+
+#[tokio::test]
+async fn x4_names_that_come_twice_are_refused_and_told_of() {
+    let listing = fixture("twins").list().await;
+    let names: Vec<_> = listing
+        .tools
+        .iter()
+        .map(|tool| tool.definition().name.clone())
+        .collect();
+    assert_eq!(names, ["fixture__b"]);
+    let error = listing
+        .diagnostic
+        .and_then(|diagnostic| diagnostic.error)
+        .expect("an error");
+    assert_eq!(error.code, "mcp_tools_refused");
+}
+
+#[tokio::test]
+async fn x4_a_server_that_never_answers_the_handshake_times_out() {
+    let fixture = fixture("mute");
+    let source = fixture.source.clone();
+    let listing = tokio::spawn(async move { runtime_tools::ToolSource::list(&source).await });
+    crate::fixture::eventually(|| {
+        fixture.clock.advance(Duration::from_secs(31));
+        listing.is_finished()
+    })
+    .await;
+    let diagnostic = listing
+        .await
+        .expect("no panic")
+        .diagnostic
+        .expect("a diagnostic");
+    assert_eq!(
+        diagnostic.error.expect("an error").class,
+        ErrorClass::TimedOut
+    );
+}
+
+#[tokio::test]
+async fn x4_a_message_over_the_limit_ends_the_connection_but_not_the_session() {
+    let fixture = fixture_with("plain", |config| McpServerConfig {
+        message_bytes_max: 1 << 20,
+        ..config
+    });
+    let error = fixture
+        .call("huge", nothing())
+        .await
+        .expect_err("a gigabyte");
+    assert!(matches!(error, ToolError::Indeterminate { .. }), "{error}");
+    assert!(
+        error.to_string().contains("more than 1048576 bytes"),
+        "{error}"
+    );
+    assert_eq!(
+        fixture.call("echo", nothing()).await.expect("a new server"),
+        "{}"
+    );
+    assert_eq!(fixture.count("huge"), 1);
+}
+
+#[tokio::test]
+async fn x4_an_answer_that_cannot_be_read_fails_its_call_at_once() {
+    let fixture = fixture("plain");
+    for unreadable in ["deep", "garbled"] {
+        let error = fixture
+            .call(unreadable, nothing())
+            .await
+            .expect_err(unreadable);
+        assert!(matches!(error, ToolError::Failed { .. }), "{error}");
+        assert!(error.to_string().contains("cannot be read"), "{error}");
+    }
+    assert_eq!(
+        fixture.call("echo", nothing()).await.expect("still there"),
+        "{}"
+    );
+}
+
+#[tokio::test]
+async fn x4_answers_to_nobody_and_noise_disturb_no_call() {
+    let fixture = fixture("plain");
+    assert_eq!(
+        fixture
+            .call("wrong_id", nothing())
+            .await
+            .expect("an answer"),
+        "for you"
+    );
+    assert_eq!(
+        fixture.call("noise", nothing()).await.expect("an answer"),
+        "through the noise"
+    );
+}
+
+#[tokio::test]
+async fn x4_a_server_that_asks_without_reading_is_cut_off() {
+    let fixture = fixture("plain");
+    let error = fixture.call("flood", nothing()).await.expect_err("cut off");
+    assert!(matches!(error, ToolError::Indeterminate { .. }), "{error}");
+    assert!(error.to_string().contains("asked more"), "{error}");
+    assert_eq!(
+        fixture.call("echo", nothing()).await.expect("a new server"),
+        "{}"
+    );
+}
+
+#[tokio::test]
+async fn m10_a_result_bomb_is_cut() {
+    let fixture = fixture_with("plain", |config| McpServerConfig {
+        result_bytes_max: 5,
+        ..config
+    });
+    let text = fixture.call("lookup", nothing()).await.expect("an answer");
+    assert_eq!(text, "key-1");
+    let text = fixture.call("noise", nothing()).await.expect("an answer");
+    assert_eq!(text, "throu\n[the result was cut: 5 of 17 bytes are shown]");
+}

@@ -1,0 +1,284 @@
+//! A source of tools (M1, M4, M8–M11) at a server that behaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{Classified, ErrorClass};
+use runtime_mcp::{McpServerConfig, McpSource};
+use runtime_mcp_cache::{CacheConfig, DiscoveryCache};
+use runtime_testkit::{SeededRandom, SimulatedClock};
+use runtime_tools::{ToolError, ToolSource};
+use serde_json::json;
+
+use crate::fixture::{eventually, fixture, fixture_with, nothing};
+
+#[tokio::test]
+async fn m9_both_eras_list_all_pages_and_answer_calls() {
+    for mode in ["plain", "modern"] {
+        let fixture = fixture(mode);
+        let listing = fixture.list().await;
+        assert_eq!(listing.tools.len(), 14, "{mode}: {:?}", listing.diagnostic);
+        assert_eq!(listing.diagnostic, None);
+        let said = fixture.call("echo", json!({"a": [1, "ä"]})).await;
+        assert_eq!(said.expect("an answer"), r#"{"a":[1,"ä"]}"#);
+        // E7: the key of the call reaches the server.
+        assert_eq!(
+            fixture.call("lookup", nothing()).await.expect("an answer"),
+            "key-1"
+        );
+        assert_eq!(
+            fixture.call("set", nothing()).await.expect("an answer"),
+            r#"{"set":true}"#
+        );
+        fixture.source.close().await;
+    }
+}
+
+#[tokio::test]
+async fn m10_hints_count_only_of_a_trusted_server() {
+    let untrusted = fixture("plain");
+    let tool = untrusted.tool("lookup").await;
+    assert!(tool.definition().needs_approval());
+    assert!(!tool.definition().is_retry_safe());
+
+    let trusted = fixture_with("plain", McpServerConfig::trusted);
+    let lookup = trusted.tool("lookup").await;
+    assert!(!lookup.definition().needs_approval());
+    assert!(lookup.definition().is_retry_safe());
+    let set = trusted.tool("set").await;
+    assert!(set.definition().needs_approval());
+    assert!(set.definition().is_retry_safe());
+    let echo = trusted.tool("echo").await;
+    assert!(echo.definition().needs_approval());
+    assert!(!echo.definition().is_retry_safe());
+}
+
+#[tokio::test]
+async fn m10_only_allowed_variables_reach_the_server() {
+    let fixture = fixture_with("plain", |config| McpServerConfig {
+        env_allow: vec!["PATH".to_owned()],
+        ..config.env("CANARY_TOKEN", "s3cret")
+    });
+    // Cargo sets dozens of variables for this test; none of them may pass.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    let names = fixture
+        .call("environment", nothing())
+        .await
+        .expect("an answer");
+    assert_eq!(names, "CANARY_TOKEN PATH");
+    assert!(!format!("{:?}", fixture.source).contains("s3cret"));
+}
+
+#[tokio::test]
+async fn m4_a_change_of_the_list_is_heard_in_both_eras_and_a_storm_costs_one_fetch() {
+    for mode in ["plain", "modern"] {
+        let fixture = fixture(mode);
+        let pages = if mode == "plain" { 2 } else { 1 };
+        fixture.call("change", nothing()).await.expect("an answer");
+        assert_eq!(fixture.count("list"), pages);
+        fixture.clock.advance(Duration::from_secs(2));
+        // The stale copy is served while it is fetched anew.
+        let late = |tools: &[Arc<dyn runtime_tools::Tool>]| {
+            tools
+                .iter()
+                .any(|tool| tool.definition().name == "fixture__late")
+        };
+        for _ in 0..2_000 {
+            if late(&fixture.list().await.tools) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(late(&fixture.list().await.tools), "{mode}");
+        assert!(
+            fixture.count("list") <= 2 * pages,
+            "{mode}: {:?}",
+            fixture.noted()
+        );
+        fixture.source.close().await;
+    }
+}
+
+#[tokio::test]
+async fn m9_the_server_and_its_children_end_with_the_source() {
+    let alive = |pid: &str| std::path::Path::new("/proc").join(pid).join("cwd").exists();
+    let mut fixture = fixture("plain");
+    let grandchild = fixture
+        .call("change", nothing())
+        .await
+        .expect("a process id");
+    assert!(alive(&grandchild));
+    fixture.source.close().await;
+    eventually(|| !alive(&grandchild)).await;
+    let error = fixture.call("echo", nothing()).await.expect_err("closed");
+    assert!(matches!(error, ToolError::Unavailable { .. }), "{error}");
+
+    // The same without `close`.
+    fixture = self::fixture("plain");
+    let grandchild = fixture
+        .call("change", nothing())
+        .await
+        .expect("a process id");
+    drop(fixture);
+    eventually(|| !alive(&grandchild)).await;
+}
+
+#[tokio::test]
+async fn m9_a_server_that_does_not_end_by_itself_is_killed_after_its_grace() {
+    let fixture = fixture("stubborn");
+    fixture.call("echo", nothing()).await.expect("an answer");
+    let source = fixture.source.clone();
+    let closing = tokio::spawn(async move { source.close().await });
+    // It waits for the server; the clock stands still, so only the kill can end it.
+    let clock = Arc::clone(&fixture.clock);
+    eventually(|| {
+        clock.advance(Duration::from_secs(2));
+        closing.is_finished()
+    })
+    .await;
+    closing.await.expect("closed");
+}
+
+#[tokio::test]
+async fn e6_a_call_under_way_when_the_server_dies_is_indeterminate_and_never_sent_again() {
+    let fixture = fixture("plain");
+    let error = fixture
+        .call("die", nothing())
+        .await
+        .expect_err("the server dies");
+    assert!(matches!(error, ToolError::Indeterminate { .. }), "{error}");
+    assert_eq!(error.class(), ErrorClass::Indeterminate);
+    assert!(error.to_string().contains("exit status: 3"), "{error}");
+    assert_eq!(fixture.count("die"), 1);
+    // M9: the next call finds a new server, at once after a first accident.
+    assert_eq!(
+        fixture.call("echo", nothing()).await.expect("a new server"),
+        "{}"
+    );
+    // A server that dies again and again is not started again and again.
+    fixture
+        .call("die", nothing())
+        .await
+        .expect_err("the server dies");
+    let error = fixture.call("echo", nothing()).await.expect_err("not yet");
+    assert!(matches!(error, ToolError::Unavailable { .. }), "{error}");
+    assert!(error.did_not_run());
+    fixture.clock.advance(Duration::from_secs(1));
+    assert_eq!(
+        fixture
+            .call("echo", nothing())
+            .await
+            .expect("a third server"),
+        "{}"
+    );
+    assert_eq!(fixture.count("die"), 2);
+}
+
+#[tokio::test]
+async fn m9_a_call_without_an_answer_times_out_and_the_server_is_told() {
+    let fixture = fixture("plain");
+    let tool = fixture.tool("hang").await;
+    let context = fixture.context();
+    let calling = tokio::spawn(async move { tool.call(nothing(), context).await });
+    fixture.noted_times("hang", 1).await;
+    fixture.clock.advance(Duration::from_secs(60));
+    let error = calling.await.expect("no panic").expect_err("no answer");
+    assert!(matches!(error, ToolError::TimedOut { .. }), "{error}");
+    assert!(!error.did_not_run());
+    fixture.noted_times("cancelled", 1).await;
+    // The connection is as good as before.
+    assert_eq!(
+        fixture.call("echo", nothing()).await.expect("an answer"),
+        "{}"
+    );
+}
+
+#[tokio::test]
+async fn m9_a_dropped_call_is_cancelled_at_the_server() {
+    let fixture = fixture("plain");
+    let tool = fixture.tool("hang").await;
+    let context = fixture.context();
+    let calling = tokio::spawn(async move { tool.call(nothing(), context).await });
+    fixture.noted_times("hang", 1).await;
+    calling.abort();
+    fixture.noted_times("cancelled", 1).await;
+}
+
+#[tokio::test]
+async fn m4_an_answer_about_the_arguments_fetches_the_list_again() {
+    let fixture = fixture("plain");
+    let tool = fixture.tool("refuse").await;
+    assert_eq!(fixture.count("list"), 2);
+    fixture.clock.advance(Duration::from_secs(2));
+    let error = tool
+        .call(nothing(), fixture.context())
+        .await
+        .expect_err("refused");
+    assert!(
+        matches!(error, ToolError::InvalidArguments { .. }),
+        "{error}"
+    );
+    fixture.noted_times("list", 4).await;
+}
+
+#[tokio::test]
+async fn m1_a_server_that_does_not_start_is_a_diagnostic_and_no_empty_list() {
+    let fixture = fixture_with("plain", |config| McpServerConfig {
+        command: "/nowhere/at/all".to_owned(),
+        ..config
+    });
+    let listing = fixture.list().await;
+    assert!(listing.tools.is_empty());
+    let diagnostic = listing.diagnostic.expect("a diagnostic");
+    assert_eq!(
+        (diagnostic.source.as_str(), diagnostic.state.as_str()),
+        ("fixture", "negative")
+    );
+    let error = diagnostic.error.expect("an error");
+    assert_eq!(
+        (error.code.as_str(), error.class),
+        ("mcp_not_started", ErrorClass::Unavailable)
+    );
+    assert!(diagnostic.next_retry.is_some());
+}
+
+#[tokio::test]
+async fn m9_one_process_serves_all_who_ask_at_once() {
+    let fixture = fixture("plain");
+    let lists = (0..20).map(|_| fixture.list());
+    let listings = futures_util::future::join_all(lists).await;
+    assert!(listings.iter().all(|listing| listing.tools.len() == 14));
+    assert_eq!(fixture.count("list"), 2, "two pages, once");
+}
+
+#[test]
+fn m11_an_entry_is_refused_with_what_to_change() {
+    let clock = Arc::new(SimulatedClock::new(runtime_core::Timestamp::from_millis(0)));
+    let random = Arc::new(SeededRandom::new(1));
+    let cache = DiscoveryCache::new(CacheConfig::default(), clock.clone(), random.clone());
+    let wrong = [
+        McpServerConfig::stdio("", "x"),
+        McpServerConfig::stdio("a\nb", "x"),
+        McpServerConfig::stdio("a", " "),
+        McpServerConfig::stdio("a", "x").arg("\0"),
+        McpServerConfig::stdio("a", "x").env("A=B", "c"),
+        McpServerConfig {
+            call_timeout_ms: 0,
+            ..McpServerConfig::stdio("a", "x")
+        },
+    ];
+    for config in wrong {
+        let made = McpSource::new(config.clone(), clock.clone(), random.clone(), cache.clone());
+        assert_eq!(
+            made.expect_err("refused").code(),
+            "mcp_config_invalid",
+            "{config:?}"
+        );
+    }
+    for unknown in [r#"{"trsted": true}"#, r#"{"type": "http", "name": "a"}"#] {
+        assert!(
+            serde_json::from_str::<McpServerConfig>(unknown).is_err(),
+            "{unknown}"
+        );
+    }
+}
