@@ -1,5 +1,6 @@
-//! What tests of the workspace share: the law of a store ([`store_laws`]), a store that fails on
-//! plan ([`FaultStore`]), a simulated clock and repeatable randomness.
+//! What tests of the workspace share: the law of a store ([`store_laws`]), a model to hold a
+//! store against ([`check_against_model`]), a store that fails on plan ([`FaultStore`]), a
+//! simulated clock and repeatable randomness.
 //!
 //! Not for production: nothing here is durable or secret.
 //!
@@ -23,7 +24,9 @@ mod clock;
 mod fault_store;
 mod random;
 pub mod store_laws;
+mod store_model;
 
 pub use clock::SimulatedClock;
 pub use fault_store::{Fault, FaultStore, RecordedCommit};
 pub use random::SeededRandom;
+pub use store_model::check_against_model;

@@ -1,6 +1,7 @@
 //! The memory store against the law of a store (R18).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use runtime_core::Timestamp;
@@ -35,3 +36,12 @@ impl StoreFixture for Memory {
 }
 
 runtime_testkit::store_laws!(Memory::new());
+
+/// R12: any sequence of commits, reads and reopenings reads as a plain list of commits does.
+#[test]
+fn r12_any_sequence_reads_as_the_model_says() {
+    const CASES: u32 = 2_000;
+    let started = Instant::now();
+    runtime_testkit::check_against_model(CASES, 12, Memory::new);
+    println!("R12 {CASES} 0 {:.1}", started.elapsed().as_secs_f64());
+}

@@ -14,7 +14,7 @@ use runtime_store::{
     ReadError, Row, RowChange, RowKey, RowPage, RowQuery, Store, StoreIdentity, StoredEvent,
 };
 use runtime_testkit::store_laws::{ALL, Law, LawBroken, StoreFixture, run};
-use runtime_testkit::{SeededRandom, SimulatedClock};
+use runtime_testkit::{SeededRandom, SimulatedClock, check_against_model};
 
 macro_rules! breakages {
     ($($name:ident => $law:ident),+ $(,)?) => {
@@ -610,7 +610,7 @@ fn keeps((_, law): Law, breakage: Breakage) -> Result<(), LawBroken> {
 
 /// R18: each broken store breaks the law that speaks of it, and each law can be broken.
 #[test]
-fn every_broken_store_is_caught_by_its_law_r18() {
+fn r18_every_broken_store_is_caught_by_its_law() {
     let started = Instant::now();
     let missed: Vec<_> = BREAKAGES
         .iter()
@@ -638,7 +638,7 @@ fn every_broken_store_is_caught_by_its_law_r18() {
 
 /// R18: what is broken above is broken by the breakage, not by the wrapping.
 #[test]
-fn the_store_that_is_broken_is_sound_before_r18() {
+fn the_store_that_is_broken_is_sound_before() {
     for law in ALL {
         assert_eq!(keeps(*law, Nothing), Ok(()), "{}", law.0);
     }
@@ -652,4 +652,29 @@ fn a_law_names_what_it_found() {
         broken.contains("events.rs") && broken.contains("after the last one"),
         "{broken}"
     );
+}
+
+/// R12: the model finds breakages that show in one sequence of commits and reads.
+#[test]
+fn the_model_finds_what_is_broken() {
+    let shown = [
+        DropsTheLastRow,
+        IgnoresRetire,
+        IgnoresHeadGuard,
+        IgnoresEpoch,
+        IgnoresCloses,
+        ForgetsRepetitions,
+        TakesAnEventIdTwice,
+        WrongPrevious,
+        EventPageHidesMore,
+        RowPageSkipsOne,
+        DueRowsByKey,
+        RowLosesItsEvent,
+        LosesAllOnReopening,
+    ];
+    for breakage in shown {
+        let found = catch_unwind(|| check_against_model(200, 12, || Broken::new(breakage)));
+        assert!(found.is_err(), "the model does not find {breakage:?}");
+    }
+    check_against_model(50, 12, || Broken::new(Nothing));
 }
