@@ -14,6 +14,9 @@ use crate::ToolOutputLimits;
 use crate::environment::LiveTools;
 use crate::output::cut;
 
+/// The longest text kept of a failure.
+const ERROR_TEXT_BYTES_MAX: usize = 4096;
+
 /// What a call runs with.
 #[derive(Clone, Copy)]
 pub(crate) struct Bench<'run> {
@@ -138,8 +141,11 @@ async fn spill(bench: Bench<'_>, content: Vec<ContentPart>) -> Vec<ContentPart> 
 }
 
 fn failed(error: &ToolError) -> ExecutorError {
+    let mut wire = error.to_wire();
+    let end = wire.message.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
+    wire.message.truncate(end);
     ExecutorError {
-        error: error.to_wire(),
+        error: wire,
         applied: if error.did_not_run() {
             Applied::No
         } else {

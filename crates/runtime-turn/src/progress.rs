@@ -134,7 +134,8 @@ impl Progress {
         self.push(Arc::clone(&message));
         let iteration = self.iteration;
         self.iteration += 1;
-        let round = Round::new(&self.scope, iteration, &message, &mut self.used_calls);
+        let (scope, calls_max) = (&self.scope, self.start.budgets.calls_max);
+        let round = Round::new(scope, iteration, &message, calls_max, &mut self.used_calls);
         if round.slots.is_empty() {
             self.phase = Phase::Ended(TurnEnd::Completed {
                 reason: response.reason,

@@ -148,11 +148,13 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    /// Starts the round of a message. `used` are the call ids of the turn so far.
+    /// Starts the round of a message, in which the first `calls_max` calls may run. `used` are
+    /// the call ids of the turn so far.
     pub(crate) fn new(
         scope: &ExecutionScope,
         iteration: u32,
         message: &Message,
+        calls_max: u32,
         used: &mut BTreeSet<CallId>,
     ) -> Self {
         let mut round = Self {
@@ -167,6 +169,10 @@ impl Round {
                 ..call.clone()
             };
             round.slots.push(Slot::new(call.id.clone(), runs));
+        }
+        let calls_max = usize::try_from(calls_max).unwrap_or(usize::MAX);
+        for slot in round.slots.iter_mut().skip(calls_max) {
+            slot.refuse(format!("not run: a message may ask for {calls_max} calls"));
         }
         for ordinal in 0..round.slots.len() {
             round.refuse_unaddressable(ordinal);

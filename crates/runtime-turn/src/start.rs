@@ -53,6 +53,8 @@ pub struct TurnBudgets {
     /// Tokens over all model calls. Once more are spent, the turn runs no further tool and fails
     /// with `budget_tokens_exhausted`; an answer without tool calls still completes it.
     pub tokens_max: Option<u64>,
+    /// Calls in one model message; those beyond are answered as not run.
+    pub calls_max: u32,
     /// How many model messages in a row may ask for the same call with the same arguments; one
     /// more fails the turn with `loop_detected`.
     pub identical_calls_max: u32,
@@ -63,6 +65,7 @@ impl Default for TurnBudgets {
         Self {
             iterations_max: 32,
             tokens_max: None,
+            calls_max: 128,
             identical_calls_max: 3,
         }
     }

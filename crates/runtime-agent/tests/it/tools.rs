@@ -81,15 +81,14 @@ async fn e3_a_failure_for_good_is_told_to_the_model() {
     let desk = desk(false, || {
         Err(ToolError::Failed {
             tool: "work".into(),
-            reason: "disk full".into(),
+            reason: format!("disk full {}", "x".repeat(10_000)),
             details: None,
         })
     });
     desk.approve_all().await;
-    assert_eq!(
-        words(desk.drive().await),
-        "so tool_failed: work failed: disk full"
-    );
+    let words = words(desk.drive().await);
+    assert!(words.starts_with("so tool_failed: work failed: disk full"));
+    assert!(words.len() < 5000, "a failure is told in bounds");
     assert_eq!(desk.read.calls(), 1);
 }
 

@@ -97,3 +97,20 @@ fn t2_calls_that_differ_are_no_loop() {
     });
     assert_eq!(one(&machine).envelope.key().as_str(), "12.llm_call.0");
 }
+
+/// A message cannot start more calls than its budget; each call has a result all the same.
+#[test]
+fn t2_the_calls_of_a_message_are_bounded() {
+    let budgets = TurnBudgets {
+        calls_max: 2,
+        ..TurnBudgets::default()
+    };
+    let mut machine = ready(start().with_budgets(budgets));
+    rounds(&mut machine, 1, |_| {
+        let call = |n: u32| call(&format!("{n}"), READ, json!({ "n": n }));
+        (0..4).map(call).collect()
+    });
+    let texts: Vec<_> = results(&machine).into_iter().map(|one| one.1).collect();
+    let refused = "not run: a message may ask for 2 calls";
+    assert_eq!(texts, ["x", "x", refused, refused]);
+}
