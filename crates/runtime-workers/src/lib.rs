@@ -1,1 +1,55 @@
-//! The runtime entity: catalogue of workers, sessions, queues, resume.
+//! The runtime entity: a catalogue of workers, their sessions and queues, and the turns that go
+//! on after a crash.
+//!
+//! [`Runtime::open`] takes a store and whatever resolves a worker to its agent; from then on every
+//! accepted input becomes a turn, and every turn ends exactly once, whatever happens to the
+//! process in between. [`view`] reads the same catalogue without being its owner, for instance
+//! beside a running process.
+//!
+//! Not here: which store (the crates at the edge), what a turn does (`runtime-turn`), how an
+//! effect is recorded (`runtime-effects`). Not yet: stop, resume, delete and purge of workers.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use runtime_agent::Agent;
+//! use runtime_model::{ScriptStep, ScriptedModel};
+//! use runtime_store::MemoryStore;
+//! use runtime_workers::{Runtime, RuntimeParts};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Arc::new(MemoryStore::new("example".parse()?));
+//! let model = ScriptedModel::new("scripted", vec![ScriptStep::text("Hello, {input}!")]);
+//! let agent = Agent::builder("1", Arc::new(model)).build();
+//! let runtime = Runtime::open(RuntimeParts::new(store, Arc::new(agent))).await?;
+//! let worker = runtime.worker("desk").await?;
+//! assert_eq!(worker.ask("world").await?, "Hello, world!");
+//! runtime.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod answers;
+mod command;
+mod config;
+mod drive;
+mod error;
+mod handle;
+mod history;
+mod housekeeping;
+mod instance;
+mod intake;
+mod runtime;
+mod session;
+mod turn;
+pub mod view;
+mod worker;
+
+pub use command::{Command, CommandAnswer, InDoubtRuling};
+pub use config::RuntimeConfig;
+pub use error::RuntimeError;
+pub use handle::Worker;
+pub use intake::InputReceipt;
+pub use runtime::{AgentResolver, CloseReport, Failures, Runtime, RuntimeParts};
+pub use turn::{ParkReason, TurnRecord, TurnStatus};
+pub use worker::{CreateWorker, WorkerIntent, WorkerProfile, WorkerRecord, WorkerStatus};

@@ -1,0 +1,235 @@
+//! Carrying out commands: inputs, answers to what waits, cancelling.
+
+use std::sync::Arc;
+
+use runtime_core::{
+    Classified, CommitId, ContentPart, EffectKind, EffectOutcome, EffectOutput, ErrorClass,
+    ExecutionScope, Resolution, ToolCallOutput, ToolResult, WireError, WorkerId,
+};
+use runtime_effects::{
+    PendingEffect, PendingKind, PendingPromise, ResolveAnswer, Ruling, RulingAnswer,
+};
+use serde_json::Value;
+
+use crate::instance::Instance;
+use crate::view::pending_effects;
+use crate::{Command, CommandAnswer, InDoubtRuling, RuntimeError};
+
+impl Instance {
+    /// Carries out a command. `id` names it when it came from another process: the commit that
+    /// carries it out has that id, so it is carried out once.
+    pub(crate) async fn apply(
+        self: &Arc<Self>,
+        command: Command,
+        id: Option<CommitId>,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        self.accepting()?;
+        match command {
+            Command::Input {
+                worker,
+                submission,
+                text,
+            } => {
+                let receipt = self.accept(&worker, submission, &text, id).await?;
+                self.wake(&worker);
+                Ok(CommandAnswer::InputAccepted {
+                    turn: receipt.turn,
+                    repeated: receipt.repeated,
+                })
+            }
+            Command::Decide { target, decision } => {
+                self.decide(&target, decision.to_resolution(), id).await
+            }
+            Command::Resolve { token, resolution } => {
+                self.resolve_token(&token, resolution, id).await
+            }
+            Command::RuleInDoubt { call, ruling } => self.rule(&call, ruling, id).await,
+            Command::CancelWorker { worker, reason } => self.cancel(&worker, reason, id).await,
+        }
+    }
+
+    /// Answers an approval that is named by its call or by its token.
+    async fn decide(
+        self: &Arc<Self>,
+        target: &str,
+        resolution: Resolution,
+        id: Option<CommitId>,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        let mut named: Vec<(PendingEffect, PendingPromise)> = Vec::new();
+        for effect in pending_effects(&self.host).await? {
+            let of_call = |promise: &&PendingPromise| {
+                promise.kind == PendingKind::Approval
+                    && promise
+                        .call
+                        .as_ref()
+                        .is_some_and(|call| call.as_str() == target)
+            };
+            if let Some(promise) = effect.promises.iter().find(of_call).cloned() {
+                named.push((effect, promise));
+            }
+        }
+        match named.len() {
+            0 if looks_like_token(target) => self.resolve_token(target, resolution, id).await,
+            0 => Err(RuntimeError::NothingPending {
+                target: target.to_owned(),
+            }),
+            1 => {
+                let (effect, promise) = named.swap_remove(0);
+                let (scope, identity) = (&effect.scope, &promise.identity);
+                let answer = self
+                    .promises
+                    .resolve_identity(scope, identity, resolution, id)
+                    .await;
+                self.resolved(scope, answer.map_err(|error| error.to_wire())?)
+            }
+            count => Err(RuntimeError::Ambiguous {
+                target: target.to_owned(),
+                count,
+            }),
+        }
+    }
+
+    async fn resolve_token(
+        self: &Arc<Self>,
+        token: &str,
+        resolution: Resolution,
+        id: Option<CommitId>,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        let verified = self
+            .promises
+            .verify(token)
+            .await
+            .map_err(|error| error.to_wire())?;
+        let answer = self.promises.resolve(token, resolution, id).await;
+        self.resolved(&verified.scope, answer.map_err(|error| error.to_wire())?)
+    }
+
+    fn resolved(
+        self: &Arc<Self>,
+        scope: &ExecutionScope,
+        answer: ResolveAnswer,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        match answer {
+            ResolveAnswer::Accepted => {
+                self.wake_scope(scope);
+                Ok(CommandAnswer::Done)
+            }
+            ResolveAnswer::AlreadyResolved { .. } => Ok(CommandAnswer::AlreadyDone),
+            ResolveAnswer::UnknownOrRevoked => {
+                let message = "nothing waits for this token any more";
+                Err(WireError::new("token_refused", ErrorClass::Invalid, message).into())
+            }
+        }
+    }
+
+    async fn rule(
+        self: &Arc<Self>,
+        call: &str,
+        ruling: InDoubtRuling,
+        id: Option<CommitId>,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        let mut named = pending_effects(&self.host).await?;
+        named.retain(|effect| {
+            let of_call = effect.call.as_ref().is_some_and(|id| id.as_str() == call);
+            effect.kind == PendingKind::InDoubt && (of_call || effect.key.as_str() == call)
+        });
+        let effect = match named.len() {
+            0 => {
+                return Err(RuntimeError::NothingPending {
+                    target: call.to_owned(),
+                });
+            }
+            1 => named.swap_remove(0),
+            count => {
+                return Err(RuntimeError::Ambiguous {
+                    target: call.to_owned(),
+                    count,
+                });
+            }
+        };
+        let ruling = match ruling {
+            InDoubtRuling::RunAgain => Ruling::RunAgain,
+            InDoubtRuling::Done { value } => Ruling::RecordOutcome(outcome_of(&effect, value)?),
+            InDoubtRuling::Fail => Ruling::Fail(WireError::new(
+                "ruled_failed",
+                ErrorClass::Terminal,
+                "it was unknown whether this happened; a person ruled that it failed",
+            )),
+        };
+        let scope = effect.scope.scope_id();
+        let ruled = self
+            .host
+            .rule_in_doubt(&scope, &effect.key, ruling, id)
+            .await;
+        match ruled.map_err(|error| error.to_wire())? {
+            RulingAnswer::Ruled => {
+                self.wake_scope(&effect.scope);
+                Ok(CommandAnswer::Done)
+            }
+            RulingAnswer::AlreadyRuled => Ok(CommandAnswer::AlreadyDone),
+        }
+    }
+
+    async fn cancel(
+        self: &Arc<Self>,
+        worker: &WorkerId,
+        reason: Option<String>,
+        id: Option<CommitId>,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        if !self.cancel_worker(worker, reason, id).await? {
+            return Ok(CommandAnswer::AlreadyDone);
+        }
+        // The record comes first, so that whoever drives a turn next sees it; then the signal to
+        // what runs now.
+        for turn in crate::view::unfinished_turns(&*self.store, Some(worker)).await? {
+            self.host.cancel_scope(&turn.scope().scope_id());
+        }
+        self.wake(worker);
+        Ok(CommandAnswer::Done)
+    }
+
+    fn wake_scope(self: &Arc<Self>, scope: &ExecutionScope) {
+        if let Some(session) = scope.session() {
+            self.wake(&WorkerId::from(session));
+        }
+    }
+}
+
+/// What a person's value means as the outcome of an effect.
+fn outcome_of(effect: &PendingEffect, value: Value) -> Result<EffectOutcome, RuntimeError> {
+    let output = match (effect.effect, &effect.call) {
+        (EffectKind::ToolCall, Some(call)) => {
+            let text = match value {
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            let content = vec![ContentPart::Text { text }];
+            let result = ToolResult {
+                call: call.clone(),
+                content,
+                is_error: false,
+            };
+            EffectOutput::ToolCall(ToolCallOutput::Finished { result })
+        }
+        (EffectKind::DurableStep, _) => EffectOutput::DurableStep { value },
+        (kind, _) => {
+            let message =
+                format!("a {kind} has no value that a person could know; use run-again or fail");
+            return Err(
+                WireError::new("ruling_wrong_outcome", ErrorClass::Invalid, message).into(),
+            );
+        }
+    };
+    Ok(EffectOutcome::Completed(output))
+}
+
+/// A token is long, URL-safe text; the ids of calls are shorter, and named in `pending`.
+fn looks_like_token(target: &str) -> bool {
+    target.len() >= TOKEN_CHARS_MIN
+        && target
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+/// Shorter than any token: its MAC alone has 43 characters.
+const TOKEN_CHARS_MIN: usize = 43;

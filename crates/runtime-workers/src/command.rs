@@ -1,0 +1,85 @@
+//! Commands: what may reach a runtime from another process through the inbox (S8).
+
+use runtime_core::{Resolution, SubmissionId, TurnId, WorkerId};
+use runtime_turn::ApprovalDecision;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A person's ruling on an effect in doubt (E7).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ruling", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum InDoubtRuling {
+    /// It did not happen, or may happen again: run it.
+    RunAgain,
+    /// It happened, and gave this.
+    Done {
+        /// What the model reads: a text, or any JSON.
+        value: Value,
+    },
+    /// Treat it as failed.
+    Fail,
+}
+
+/// A command. Its id is the id of the commit that carries it out, so it is carried out once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Command {
+    /// Send an input to a worker.
+    Input {
+        /// The worker.
+        worker: WorkerId,
+        /// The input as its sender names it.
+        submission: SubmissionId,
+        /// What is said.
+        text: String,
+    },
+    /// Answer a request for approval.
+    Decide {
+        /// The token, or the id of the call.
+        target: String,
+        /// The answer.
+        decision: ApprovalDecision,
+    },
+    /// Resolve a promise.
+    Resolve {
+        /// The token.
+        token: String,
+        /// How.
+        resolution: Resolution,
+    },
+    /// Rule on an effect in doubt.
+    RuleInDoubt {
+        /// The id of the call.
+        call: String,
+        /// The ruling.
+        ruling: InDoubtRuling,
+    },
+    /// Cancel a worker and what it does.
+    CancelWorker {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CommandAnswer {
+    /// An input was accepted.
+    InputAccepted {
+        /// The turn that works on it.
+        turn: TurnId,
+        /// It had been accepted before.
+        repeated: bool,
+    },
+    /// It was done.
+    Done,
+    /// It had been done before, by this command or another; nothing changed.
+    AlreadyDone,
+}

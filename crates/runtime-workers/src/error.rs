@@ -1,0 +1,181 @@
+//! Why an operation of the runtime failed.
+
+use runtime_core::{Classified, ErrorClass, IdError, RuntimeId, WireError, WorkerId};
+use runtime_store::{CommitError, ReadError};
+use serde_json::Value;
+
+use crate::WorkerStatus;
+
+/// Why an operation of the runtime failed. Unless it is Indeterminate, nothing has changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// There is no such worker.
+    #[error("no worker {worker}; create it first")]
+    UnknownWorker {
+        /// The id asked for.
+        worker: WorkerId,
+    },
+    /// The worker takes no inputs in its status.
+    #[error("worker {worker} is {}; it takes no inputs", status.as_str())]
+    WorkerNotRunning {
+        /// The worker.
+        worker: WorkerId,
+        /// Its status.
+        status: WorkerStatus,
+    },
+    /// The worker exists, made by another request.
+    #[error("worker {worker} exists already, made by another request")]
+    WorkerExists {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The reference or cursor is that of another runtime.
+    #[error("that belongs to runtime {found}, this is {expected}")]
+    OtherRuntime {
+        /// This runtime.
+        expected: RuntimeId,
+        /// The other.
+        found: RuntimeId,
+    },
+    /// The submission id is taken by another input.
+    #[error("submission {submission} was accepted with other content; use a new id")]
+    SubmissionConflict {
+        /// The submission.
+        submission: String,
+    },
+    /// A text that must say something is blank.
+    #[error("{what} is blank")]
+    Blank {
+        /// Which text.
+        what: &'static str,
+    },
+    /// A text is over its limit.
+    #[error("{what} has {bytes} bytes; {max} are allowed")]
+    TooLong {
+        /// Which text.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The worker's queue is full, or other commits keep coming first; later it may work.
+    #[error("worker {worker} is busy: {reason}")]
+    Busy {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Nothing waits under that name.
+    #[error("nothing that waits is called {target:?}; `pending` lists what does")]
+    NothingPending {
+        /// The call or token asked for.
+        target: String,
+    },
+    /// Several things wait under that name.
+    #[error("{count} things that wait are called {target:?}; use the token")]
+    Ambiguous {
+        /// The call asked for.
+        target: String,
+        /// How many.
+        count: usize,
+    },
+    /// The turn did not complete.
+    #[error("turn ended without an answer: {0}")]
+    TurnNotCompleted(WireError),
+    /// The turn is parked: it waits for a person or for an outside event.
+    #[error("turn is parked: {reason}")]
+    TurnParked {
+        /// For what.
+        reason: String,
+    },
+    /// The runtime is closed, or closing.
+    #[error("the runtime is closed")]
+    Closed,
+    /// An identifier is malformed.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The store refused a commit, or failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The store could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A part below failed; its code and class are kept.
+    #[error("{0}")]
+    Part(#[from] WireError),
+}
+
+impl RuntimeError {
+    /// Wraps the error of a part, with its code and class.
+    #[must_use]
+    pub fn from_part(error: &dyn Classified) -> Self {
+        Self::Part(error.to_wire())
+    }
+}
+
+impl Classified for RuntimeError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownWorker { .. } => "worker_unknown",
+            Self::WorkerNotRunning { .. } => "worker_not_running",
+            Self::WorkerExists { .. } => "worker_exists",
+            Self::OtherRuntime { .. } => "runtime_other",
+            Self::SubmissionConflict { .. } => "submission_conflict",
+            Self::Blank { .. } => "text_blank",
+            Self::TooLong { .. } => "text_too_long",
+            Self::Busy { .. } => "worker_busy",
+            Self::NothingPending { .. } => "nothing_pending",
+            Self::Ambiguous { .. } => "target_ambiguous",
+            Self::TurnNotCompleted(_) => "turn_not_completed",
+            Self::TurnParked { .. } => "turn_parked",
+            Self::Closed => "runtime_closed",
+            Self::Id(error) => error.code(),
+            Self::Commit(error) => error.code(),
+            Self::Read(error) => error.code(),
+            Self::Part(_) => "part_failed",
+        }
+    }
+
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::UnknownWorker { .. } | Self::NothingPending { .. } => ErrorClass::NotFound,
+            Self::WorkerNotRunning { .. }
+            | Self::WorkerExists { .. }
+            | Self::SubmissionConflict { .. } => ErrorClass::Conflict,
+            Self::OtherRuntime { .. }
+            | Self::Blank { .. }
+            | Self::TooLong { .. }
+            | Self::Ambiguous { .. } => ErrorClass::Invalid,
+            Self::Busy { .. } | Self::TurnParked { .. } => ErrorClass::Busy,
+            Self::TurnNotCompleted(_) => ErrorClass::Terminal,
+            Self::Closed => ErrorClass::Unavailable,
+            Self::Id(error) => error.class(),
+            Self::Commit(error) => error.class(),
+            Self::Read(error) => error.class(),
+            Self::Part(error) => error.class,
+        }
+    }
+
+    fn details(&self) -> Option<Value> {
+        match self {
+            Self::Part(error) | Self::TurnNotCompleted(error) => error.details.clone(),
+            _ => None,
+        }
+    }
+
+    fn to_wire(&self) -> WireError {
+        match self {
+            // A part's error keeps its own code.
+            Self::Part(error) => error.clone(),
+            _ => WireError {
+                code: self.code().to_owned(),
+                class: self.class(),
+                message: self.to_string(),
+                details: self.details(),
+            },
+        }
+    }
+}

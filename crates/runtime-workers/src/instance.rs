@@ -1,0 +1,238 @@
+//! One process that has the runtime open: the parts, the tasks it owns, and their end.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::{Either, select};
+use runtime_agent::{LiveSink, TurnDelta};
+use runtime_core::{
+    Clock, ErrorClass, EventDraft, EventKind, ExecutionScope, Random, RuntimeId, WireError,
+    WorkerId,
+};
+use runtime_effects::{AwaitEvents, EffectLimits, StoreEffectHost};
+use runtime_events::{Delta, EventHub};
+use runtime_store::Store;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::runtime::{AgentResolver, CloseReport, RuntimeParts};
+use crate::session::Sessions;
+use crate::{RuntimeConfig, RuntimeError};
+
+const FAILURES_KEPT: usize = 64;
+
+/// What the tasks of an instance share.
+pub(crate) struct Instance {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) agents: Arc<dyn AgentResolver>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) config: RuntimeConfig,
+    pub(crate) host: StoreEffectHost,
+    pub(crate) promises: AwaitEvents,
+    pub(crate) hub: EventHub,
+    pub(crate) sessions: Sessions,
+    tasks: Mutex<JoinSet<()>>,
+    failures: Mutex<VecDeque<(Option<WorkerId>, WireError)>>,
+    /// Counts failures, so that whoever waits for a turn hears of them.
+    failed: watch::Sender<u64>,
+    intake_closed: AtomicBool,
+    closing: watch::Sender<bool>,
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Shows the pieces of streaming answers to whoever watches.
+#[derive(Debug)]
+pub(crate) struct Watchers<'a>(&'a EventHub);
+
+impl LiveSink for Watchers<'_> {
+    fn delta(&self, delta: TurnDelta) {
+        let ExecutionScope::Turn { session, turn } = delta.scope else {
+            return;
+        };
+        let Some((target, text)) = Delta::parts(&delta.event) else {
+            return;
+        };
+        self.0.publish_delta(Delta {
+            session,
+            turn,
+            call: delta.call.to_string(),
+            attempt: delta.attempt,
+            index: delta.index,
+            pieces: 1,
+            target,
+            text: text.to_owned(),
+        });
+    }
+}
+
+impl Instance {
+    pub(crate) async fn open(parts: RuntimeParts) -> Result<Self, RuntimeError> {
+        let RuntimeParts {
+            store,
+            agents,
+            clock,
+            random,
+            config,
+            ..
+        } = parts;
+        let hub = EventHub::new(store, Arc::clone(&clock), Arc::clone(&random));
+        // Everything is committed through the hub's store, so that watchers hear of it.
+        let store = hub.store();
+        let limits = EffectLimits {
+            park_after: config.park_after,
+            ..EffectLimits::default()
+        };
+        let host = StoreEffectHost::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::clone(&random),
+            limits,
+        );
+        let promises = host.await_events().await?;
+        Ok(Self {
+            store,
+            agents,
+            clock,
+            random,
+            config,
+            host,
+            promises,
+            hub,
+            sessions: Sessions::default(),
+            tasks: Mutex::default(),
+            failures: Mutex::default(),
+            failed: watch::Sender::new(0),
+            intake_closed: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+        })
+    }
+
+    pub(crate) fn live_sink(&self) -> Watchers<'_> {
+        Watchers(&self.hub)
+    }
+
+    pub(crate) fn runtime_id(&self) -> &RuntimeId {
+        &self.store.identity().runtime
+    }
+
+    /// Refuses once the intake is closed.
+    pub(crate) fn accepting(&self) -> Result<(), RuntimeError> {
+        if self.intake_closed.load(Ordering::Acquire) {
+            return Err(RuntimeError::Closed);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Runs a future until the instance closes; none when it closed first.
+    pub(crate) async fn until_closed<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut closing = self.closing.subscribe();
+        let closed = std::pin::pin!(closing.wait_for(|closing| *closing));
+        match select(std::pin::pin!(future), closed).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(_) => None,
+        }
+    }
+
+    /// Starts a task that `close` awaits.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Ended tasks are let go here, so that the set does not grow with history.
+        while let Some(ended) = tasks.try_join_next() {
+            self.note_panic(ended);
+        }
+        tasks.spawn(task);
+    }
+
+    fn note_panic(&self, ended: Result<(), tokio::task::JoinError>) {
+        if let Err(error) = ended {
+            let wire = WireError::new("task_panicked", ErrorClass::Terminal, error);
+            self.report_failure(None, wire);
+        }
+    }
+
+    /// Keeps a failure that no answer and no event could carry.
+    pub(crate) fn report_failure(&self, worker: Option<&WorkerId>, error: WireError) {
+        tracing::error!(
+            worker = worker.map(WorkerId::as_str),
+            code = error.code,
+            "{error}"
+        );
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() == FAILURES_KEPT {
+            failures.pop_front();
+        }
+        failures.push_back((worker.cloned(), error));
+        drop(failures);
+        self.failed.send_modify(|count| *count += 1);
+    }
+
+    /// Returns a signal that changes with each failure.
+    pub(crate) fn failures_changed(&self) -> watch::Receiver<u64> {
+        self.failed.subscribe()
+    }
+
+    /// Returns the newest failure that concerns a worker or all of them.
+    pub(crate) fn failure_of(&self, worker: &WorkerId) -> Option<WireError> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut concerned = failures.iter().rev().filter(|(of, _)| match of {
+            Some(of) => of == worker,
+            None => true,
+        });
+        concerned.next().map(|(_, error)| error.clone())
+    }
+
+    /// Returns the newest failure.
+    pub(crate) fn newest_failure(&self) -> Option<WireError> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.back().map(|(_, error)| error.clone())
+    }
+
+    /// Stops the intake, lets the running turns go on for a while, ends the tasks, flushes (U3).
+    pub(crate) async fn close(&self) -> Result<CloseReport, RuntimeError> {
+        if self.intake_closed.swap(true, Ordering::AcqRel) {
+            return Ok(CloseReport::default());
+        }
+        self.sessions.drain();
+        let drained = self.sessions.settled();
+        let patience = self.clock.sleep(self.config.drain_timeout);
+        let _ = select(std::pin::pin!(drained), patience).await;
+        let interrupted = self.sessions.driven();
+        self.closing.send_replace(true);
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        while let Some(ended) = tasks.join_next().await {
+            self.note_panic(ended);
+        }
+        let failures = {
+            let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            failures.iter().map(|(_, error)| error.clone()).collect()
+        };
+        let closed = EventDraft::new(EventKind::RuntimeClosed)
+            .with_payload(json!({ "interrupted": interrupted }));
+        let commit = self.new_commit(None).event(self.new_event(&closed));
+        let told = self.store.commit(commit).await;
+        self.hub.close().await;
+        self.store.close().await?;
+        told?;
+        Ok(CloseReport {
+            interrupted,
+            failures,
+        })
+    }
+}

@@ -1,0 +1,389 @@
+//! The runtime: one durable identity, opened by one instance.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use runtime_agent::Agent;
+use runtime_core::{
+    Clock, EffectOutcome, EffectOutput, ErrorClass, EventDraft, EventKind, Random, RuntimeId,
+    SessionId, SubmissionId, Topic, TurnId, WireError, WorkerId, WorkerRef,
+};
+use runtime_events::{Cursor, EventRead, EventStream, StreamItem};
+use runtime_store::{Position, Store, SystemClock, SystemRandom};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::instance::Instance;
+use crate::view::PendingItem;
+use crate::{
+    Command, CommandAnswer, CreateWorker, InputReceipt, RuntimeConfig, RuntimeError, Worker,
+    WorkerRecord,
+};
+
+/// Turns a worker into the agent that works for it.
+#[async_trait]
+pub trait AgentResolver: fmt::Debug + Send + Sync + 'static {
+    /// Returns the agent.
+    ///
+    /// # Errors
+    /// What is wrong, for instance an unknown profile; the worker's turns stay where they are.
+    async fn resolve(&self, worker: &WorkerRecord) -> Result<Arc<Agent>, WireError>;
+}
+
+/// One agent for every worker.
+#[derive(Debug)]
+struct OneAgent(Arc<Agent>);
+
+#[async_trait]
+impl AgentResolver for OneAgent {
+    async fn resolve(&self, _worker: &WorkerRecord) -> Result<Arc<Agent>, WireError> {
+        Ok(Arc::clone(&self.0))
+    }
+}
+
+/// What a runtime is made of.
+#[derive(Debug, Clone)]
+pub struct RuntimeParts {
+    /// Where everything is kept.
+    pub store: Arc<dyn Store>,
+    /// Who works for whom.
+    pub agents: Arc<dyn AgentResolver>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The randomness.
+    pub random: Arc<dyn Random>,
+    /// Limits.
+    pub config: RuntimeConfig,
+    /// Whether every unfinished turn goes on at once when the runtime opens.
+    pub resume: bool,
+}
+
+impl RuntimeParts {
+    /// One agent for every worker, the machine's clock, default limits.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, agent: Arc<Agent>) -> Self {
+        Self::with_agents(store, Arc::new(OneAgent(agent)))
+    }
+
+    /// An agent for each worker, as the resolver says.
+    #[must_use]
+    pub fn with_agents(store: Arc<dyn Store>, agents: Arc<dyn AgentResolver>) -> Self {
+        Self {
+            store,
+            agents,
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(SystemRandom),
+            config: RuntimeConfig::default(),
+            resume: true,
+        }
+    }
+}
+
+/// What closing did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CloseReport {
+    /// Turns that were running when the drain ended; they go on when the runtime opens again.
+    pub interrupted: usize,
+    /// What failed while the runtime was open, the newest last; at most 64.
+    pub failures: Vec<WireError>,
+}
+
+/// A runtime, opened. Clones share it.
+///
+/// # Cancel safety
+/// Dropping a future of an operation forgets its answer, not what it has committed. Dropping the
+/// last clone without [`close`](Self::close) ends the turns' tasks with the async runtime; they go
+/// on when the runtime opens again.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    instance: Arc<Instance>,
+}
+
+impl Runtime {
+    /// Opens a runtime over a store and, if so asked, lets every unfinished turn go on.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store cannot be read or written.
+    pub async fn open(parts: RuntimeParts) -> Result<Self, RuntimeError> {
+        let resume = parts.resume;
+        let instance = Arc::new(Instance::open(parts).await?);
+        let opened = EventDraft::new(EventKind::RuntimeOpened)
+            .with_payload(json!({ "tier": instance.store.capabilities().tier }));
+        let commit = instance.new_commit(None).event(instance.new_event(&opened));
+        instance.store.commit(commit).await?;
+        let runtime = Self { instance };
+        runtime.instance.start_housekeeping();
+        if resume {
+            runtime.resume_unfinished().await?;
+        }
+        Ok(runtime)
+    }
+
+    /// Returns the identity of the runtime.
+    #[must_use]
+    pub fn id(&self) -> &RuntimeId {
+        self.instance.runtime_id()
+    }
+
+    /// Returns the store, for reading: see [`view`](crate::view).
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.instance.store
+    }
+
+    /// Creates a worker, or gives back the one that the same request created.
+    ///
+    /// # Errors
+    /// [`RuntimeError::WorkerExists`] when another request created it.
+    pub async fn create(&self, request: CreateWorker) -> Result<WorkerRef, RuntimeError> {
+        self.instance.create(request).await
+    }
+
+    /// Returns the assistant of that name; creates it if there is none.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and when the name is no worker id.
+    pub async fn worker(&self, name: &str) -> Result<Worker, RuntimeError> {
+        let id: WorkerId = name.parse()?;
+        let reference = match crate::view::worker(self.store(), &id).await {
+            Ok(_) => WorkerRef {
+                runtime_id: self.id().clone(),
+                worker_id: id,
+            },
+            Err(RuntimeError::UnknownWorker { .. }) => {
+                self.create(CreateWorker::assistant(id)).await?
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Worker::new(self.clone(), reference))
+    }
+
+    /// Sends an input under a fresh submission id.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn send(&self, worker: &WorkerId, text: &str) -> Result<InputReceipt, RuntimeError> {
+        let submission =
+            SubmissionId::generate(self.instance.clock.now(), self.instance.random.ten());
+        self.submit(worker, submission, text).await
+    }
+
+    /// Sends an input. When this returns, the input is stored at the store's tier: it becomes a
+    /// turn whatever happens to this process. Sending the same submission again is accepted once.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; the input has not been accepted, unless the class is Indeterminate.
+    pub async fn submit(
+        &self,
+        worker: &WorkerId,
+        submission: SubmissionId,
+        text: &str,
+    ) -> Result<InputReceipt, RuntimeError> {
+        let receipt = self.instance.accept(worker, submission, text, None).await?;
+        self.instance.wake(worker);
+        Ok(receipt)
+    }
+
+    /// Sends an input and returns the text of the last message of its turn.
+    ///
+    /// # Errors
+    /// [`RuntimeError::TurnParked`] when the turn waits for somebody,
+    /// [`RuntimeError::TurnNotCompleted`] when it failed or was cancelled.
+    pub async fn ask(&self, worker: &WorkerId, text: &str) -> Result<String, RuntimeError> {
+        let receipt = self.send(worker, text).await?;
+        self.answer(worker, &receipt.turn).await
+    }
+
+    /// Waits for a turn and returns the text of its last message.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub async fn answer(&self, worker: &WorkerId, turn: &TurnId) -> Result<String, RuntimeError> {
+        let topic = Topic::Turn {
+            session: SessionId::from(worker),
+            turn: turn.clone(),
+        };
+        let mut stream = self.subscribe(topic, None);
+        let mut failed = self.instance.failures_changed();
+        let mut text = String::new();
+        loop {
+            let failure = std::pin::pin!(failed.changed());
+            let item = match select(stream.next(), failure).await {
+                Either::Left((item, _)) => item,
+                Either::Right(_) => match self.instance.failure_of(worker) {
+                    Some(error) => return Err(error.into()),
+                    None => continue,
+                },
+            };
+            let Some(item) = item else {
+                return Err(RuntimeError::Closed);
+            };
+            let item = item.map_err(|error| RuntimeError::from_part(&error))?;
+            let StreamItem::Event(event) = item else {
+                continue;
+            };
+            match event.kind() {
+                EventKind::MessageCommitted => {
+                    if let Some(said) = message_text(&event.draft) {
+                        text = said;
+                    }
+                }
+                EventKind::TurnParked => {
+                    let reason = event.draft.payload["park"].to_string();
+                    return Err(RuntimeError::TurnParked { reason });
+                }
+                EventKind::TurnCompleted => return Ok(text),
+                EventKind::TurnFailed | EventKind::TurnCancelled => {
+                    return Err(RuntimeError::TurnNotCompleted(turn_error(&event.draft)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Carries out a command.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; nothing has changed, unless the class is Indeterminate.
+    pub async fn apply(&self, command: Command) -> Result<CommandAnswer, RuntimeError> {
+        self.instance.apply(command, None).await
+    }
+
+    /// Lets every unfinished turn go on.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store cannot be read.
+    pub async fn resume_unfinished(&self) -> Result<(), RuntimeError> {
+        for turn in crate::view::unfinished_turns(&*self.instance.store, None).await? {
+            self.instance.wake(&turn.worker);
+        }
+        Ok(())
+    }
+
+    /// Lets the unfinished turns of one worker go on.
+    pub fn resume_worker(&self, worker: &WorkerId) {
+        self.instance.wake(worker);
+    }
+
+    /// Lists what waits for somebody, with the tokens that answer it.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store cannot be read.
+    pub async fn pending(&self) -> Result<Vec<PendingItem>, RuntimeError> {
+        crate::view::pending_items(&self.instance.host, &self.instance.promises).await
+    }
+
+    /// Follows a topic: what is stored from the cursor on (from the first event, without one),
+    /// then what comes, without a gap or a repetition. What is wrong with the cursor comes as the
+    /// first item.
+    #[must_use]
+    pub fn subscribe(&self, topic: Topic, from: Option<Cursor>) -> EventStream {
+        let from = from.unwrap_or_else(|| self.cursor_from_start());
+        self.instance.hub.subscribe(topic, from)
+    }
+
+    /// Reads a page of a topic after a cursor.
+    ///
+    /// # Errors
+    /// What is wrong with the cursor, or that the store cannot be read.
+    pub async fn read(
+        &self,
+        topic: Topic,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<EventRead, RuntimeError> {
+        let read = self.instance.hub.read(topic, after, limit).await;
+        read.map_err(|error| RuntimeError::from_part(&error))
+    }
+
+    /// The cursor before the first event.
+    #[must_use]
+    pub fn cursor_from_start(&self) -> Cursor {
+        self.instance.hub.cursor_from_start()
+    }
+
+    /// The cursor after the last event that is stored now.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store cannot be read.
+    pub async fn cursor_now(&self) -> Result<Cursor, RuntimeError> {
+        Ok(self.instance.hub.cursor_now().await?)
+    }
+
+    /// The cursor after an event.
+    #[must_use]
+    pub fn cursor_after(&self, position: u64) -> Cursor {
+        self.instance.hub.cursor_after(Position(position))
+    }
+
+    /// Waits until this instance drives no turn: each has ended, or waits for somebody.
+    pub async fn settled(&self) {
+        self.instance.sessions.settled().await;
+    }
+
+    /// Gives the failures, from now on, that no answer and no event could carry: for instance
+    /// that the store takes no more writes.
+    #[must_use]
+    pub fn failures(&self) -> Failures {
+        Failures {
+            instance: Arc::clone(&self.instance),
+            changed: self.instance.failures_changed(),
+        }
+    }
+
+    /// Closes in order: no more inputs, running turns may go on for a while, the rest goes on when
+    /// the runtime opens again; then the store is flushed and let go (U3). Closing twice does
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store could not be flushed.
+    pub async fn close(&self) -> Result<CloseReport, RuntimeError> {
+        self.instance.close().await
+    }
+}
+
+/// Failures that no answer and no event could carry.
+#[derive(Debug)]
+pub struct Failures {
+    instance: Arc<Instance>,
+    changed: watch::Receiver<u64>,
+}
+
+impl Failures {
+    /// Waits for the next failure; of several at once, the newest.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> WireError {
+        loop {
+            // The instance, and with it the sender, lives as long as this.
+            let _ = self.changed.changed().await;
+            if let Some(error) = self.instance.newest_failure() {
+                return error;
+            }
+        }
+    }
+}
+
+fn message_text(event: &EventDraft) -> Option<String> {
+    let outcome = event.payload.get("outcome")?;
+    match EffectOutcome::deserialize(outcome).ok()? {
+        EffectOutcome::Completed(EffectOutput::LlmCall(response)) => {
+            Some(response.message.plain_text())
+        }
+        _ => None,
+    }
+}
+
+fn turn_error(event: &EventDraft) -> WireError {
+    let recorded = event.payload.get("error").cloned();
+    recorded
+        .and_then(|error| serde_json::from_value(error).ok())
+        .unwrap_or_else(|| {
+            WireError::new(event.kind.as_str(), ErrorClass::Cancelled, "turn cancelled")
+        })
+}

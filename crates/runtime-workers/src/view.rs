@@ -1,0 +1,188 @@
+//! Reading the catalogue, from the owner of a store or beside it.
+
+use std::sync::Arc;
+
+use runtime_core::{
+    CallId, Classified, ErrorClass, ExecutionScope, ReplayKey, Timestamp, TurnId, WireError,
+    WorkerId,
+};
+use runtime_effects::{
+    AwaitEvents, EffectLimits, PendingEffect, PendingKind, StoreEffectHost, TokenRights,
+};
+use runtime_store::{Page, Row, RowQuery, Store, SystemClock, SystemRandom};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::turn::TURN_SPACE;
+use crate::worker::{worker_key, worker_scope};
+use crate::{RuntimeError, TurnRecord, WorkerRecord};
+
+/// Something that waits for somebody.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PendingItem {
+    /// What is waited for.
+    pub kind: PendingKind,
+    /// The worker whose turn waits.
+    pub worker: Option<WorkerId>,
+    /// The turn.
+    pub turn: Option<TurnId>,
+    /// The tool call that hangs on it.
+    pub call: Option<CallId>,
+    /// The name of the tool.
+    pub tool: Option<String>,
+    /// What answers it, for an approval or another promise. Whoever has it may answer.
+    pub token: Option<String>,
+    /// Since when it waits, in milliseconds since the epoch.
+    pub since: Timestamp,
+    /// When it goes on by itself, if ever.
+    pub due: Option<Timestamp>,
+    /// The effect's address in its scope.
+    pub key: ReplayKey,
+    /// Why it is in doubt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<WireError>,
+}
+
+/// Lists the workers, by id.
+///
+/// # Errors
+/// [`RuntimeError`] when the store cannot be read.
+pub async fn workers(store: &dyn Store) -> Result<Vec<WorkerRecord>, RuntimeError> {
+    all_rows(store, RowQuery::space("worker")).await
+}
+
+/// Returns one worker.
+///
+/// # Errors
+/// [`RuntimeError::UnknownWorker`], or when the store cannot be read.
+pub async fn worker(store: &dyn Store, id: &WorkerId) -> Result<WorkerRecord, RuntimeError> {
+    match store.row(&worker_key(id)).await? {
+        Some(row) => decode(&row),
+        None => Err(RuntimeError::UnknownWorker { worker: id.clone() }),
+    }
+}
+
+/// Lists the turns that have not ended, of one worker or of all: by worker, then in the order
+/// they will run.
+///
+/// # Errors
+/// [`RuntimeError`] when the store cannot be read.
+pub async fn unfinished_turns(
+    store: &dyn Store,
+    worker: Option<&WorkerId>,
+) -> Result<Vec<TurnRecord>, RuntimeError> {
+    let query = match worker {
+        Some(worker) => RowQuery::scope(TURN_SPACE, worker_scope(worker)),
+        None => RowQuery::space(TURN_SPACE),
+    };
+    all_rows(store, query).await
+}
+
+/// Lists what waits for somebody, with the tokens that answer it.
+///
+/// # Errors
+/// [`RuntimeError`] when the store or its key ring cannot be read.
+pub async fn pending(store: Arc<dyn Store>) -> Result<Vec<PendingItem>, RuntimeError> {
+    let clock = Arc::new(SystemClock::new());
+    let limits = EffectLimits::default();
+    let host = StoreEffectHost::new(store, clock, Arc::new(SystemRandom), limits);
+    let promises = host.await_events().await?;
+    pending_items(&host, &promises).await
+}
+
+pub(crate) async fn pending_items(
+    host: &StoreEffectHost,
+    promises: &AwaitEvents,
+) -> Result<Vec<PendingItem>, RuntimeError> {
+    let mut items = Vec::new();
+    for effect in pending_effects(host).await? {
+        if effect.promises.is_empty() {
+            items.push(item(&effect));
+        }
+        for promise in &effect.promises {
+            let rights = TokenRights::ALL;
+            let token = promises
+                .mint(&effect.scope, &promise.identity, rights, None)
+                .await;
+            let token = token.map_err(|error| error.to_wire())?;
+            items.push(PendingItem {
+                kind: promise.kind,
+                call: promise.call.clone(),
+                tool: promise.tool.clone(),
+                token: Some(token.expose().to_owned()),
+                ..item(&effect)
+            });
+        }
+    }
+    Ok(items)
+}
+
+pub(crate) async fn pending_effects(
+    host: &StoreEffectHost,
+) -> Result<Vec<PendingEffect>, RuntimeError> {
+    let mut effects = Vec::new();
+    let mut after = None;
+    loop {
+        let page = host.pending(Page::after(after, PAGE)).await?;
+        effects.extend(page.items);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(effects),
+        }
+    }
+}
+
+fn item(effect: &PendingEffect) -> PendingItem {
+    let session = match &effect.scope {
+        ExecutionScope::Turn { session, .. } => Some(session),
+        _ => None,
+    };
+    PendingItem {
+        kind: effect.kind,
+        worker: session.map(WorkerId::from),
+        turn: effect.scope.turn().cloned(),
+        call: effect.call.clone(),
+        tool: effect.tool.clone(),
+        token: None,
+        since: effect.since,
+        due: effect.due,
+        key: effect.key.clone(),
+        reason: effect.reason.clone(),
+    }
+}
+
+/// The page in which lists are read; a store may give fewer.
+const PAGE: usize = 256;
+
+async fn all_rows<T: DeserializeOwned>(
+    store: &dyn Store,
+    query: RowQuery,
+) -> Result<Vec<T>, RuntimeError> {
+    let mut records = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.rows(query.clone(), Page::after(after, PAGE)).await?;
+        for row in &page.rows {
+            records.push(decode(row)?);
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(records),
+        }
+    }
+}
+
+/// Reads the body of a row that this crate wrote.
+pub(crate) fn decode<T: DeserializeOwned>(row: &Row) -> Result<T, RuntimeError> {
+    serde_json::from_slice(&row.body).map_err(|error| {
+        let message = format!(
+            "row {}/{}/{}: {error}",
+            row.key.space, row.key.scope, row.key.name
+        );
+        RuntimeError::Part(WireError::new(
+            "row_undecodable",
+            ErrorClass::Corrupt,
+            message,
+        ))
+    })
+}
