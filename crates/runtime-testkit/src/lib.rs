@@ -1,4 +1,4 @@
-//! What tests of the workspace share: the law of a store ([`store_laws`]), a model to hold a
+//! What tests of the workspace share: the law of a store ([`mod@store_laws`]), a model to hold a
 //! store against ([`check_against_model`]), a store that fails on plan ([`FaultStore`]), a
 //! simulated clock and repeatable randomness.
 //!
