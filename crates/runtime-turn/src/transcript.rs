@@ -147,7 +147,10 @@ impl Conversation {
         match &event.kind {
             EventKind::InputAccepted => self.input(event),
             EventKind::TurnStarted => self.started(event),
-            kind if kind.ends_turn() => self.ended(event),
+            kind if kind.ends_turn() => {
+                self.ended(event);
+                Ok(())
+            }
             _ => match RecordedEffect::from_event(event)? {
                 Some(recorded) => take(self.open_progress(event)?, &recorded),
                 None => Ok(()),
@@ -180,8 +183,12 @@ impl Conversation {
         Ok(())
     }
 
-    fn ended(&mut self, event: &EventDraft) -> Result<(), TurnError> {
-        self.open_progress(event)?;
+    fn ended(&mut self, event: &EventDraft) {
+        // A turn that was cancelled before it started leaves nothing.
+        let ends_open = |progress: &Progress| event.turn.as_ref() == Some(&progress.start.turn);
+        if !self.open.as_ref().is_some_and(ends_open) {
+            return;
+        }
         if let Some(progress) = self.open.take() {
             let (messages, mark) = progress.into_messages();
             self.history.extend(messages);
@@ -190,7 +197,6 @@ impl Conversation {
         for message in std::mem::take(&mut self.waiting) {
             self.push(message);
         }
-        Ok(())
     }
 
     fn open_progress(&mut self, event: &EventDraft) -> Result<&mut Progress, TurnError> {

@@ -151,3 +151,18 @@ fn an_event_out_of_place_is_refused() {
     ));
     conversation.apply(&outcome).unwrap();
 }
+
+/// A turn that was cancelled in the queue has never started: it leaves nothing, and ends no other.
+#[test]
+fn a_turn_that_never_started_leaves_nothing() {
+    let mut conversation = Conversation::new();
+    let queued = TurnStart {
+        turn: "2".parse().unwrap(),
+        ..start()
+    };
+    conversation.apply(&cancelled(&queued.scope())).unwrap();
+    conversation.apply(&started(&start())).unwrap();
+    conversation.apply(&cancelled(&queued.scope())).unwrap();
+    assert_eq!(conversation.open_turn(), Some(&start()));
+    assert_eq!(conversation.mark(), ContextMark::empty());
+}
