@@ -133,3 +133,6 @@ impl Drop for Interest {
         }
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod model;
