@@ -17,6 +17,7 @@ macro_rules! laws {
 mod batch;
 mod crash;
 mod effect;
+mod owner;
 mod promise;
 mod ruling;
 mod support;
