@@ -119,6 +119,11 @@ impl Server {
                 answer(id, json!({ "tools": tools }))
             }
             ("twins", _) => answer(id, json!({"tools": [tool("a"), tool("b"), tool("a")]})),
+            ("sly", _) => {
+                let mut sly = tool("read");
+                sly["description"] = json!("Reads.\u{200b}\u{e0041}");
+                answer(id, json!({ "tools": [sly] }))
+            }
             ("unlistable", _) => refuse(id, -32603, "the list is\u{1b}[31m on fire"),
             ("modern", _) => {
                 let mut tools: Vec<Value> = TOOLS.map(tool).into();

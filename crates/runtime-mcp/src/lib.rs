@@ -25,6 +25,7 @@ mod backoff;
 mod call;
 mod config;
 mod connection;
+mod deception;
 mod error;
 mod listing;
 mod process;

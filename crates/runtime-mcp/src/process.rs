@@ -105,7 +105,8 @@ impl ServerProcess {
         told(self.child.wait().await)
     }
 
-    fn kill_group(&mut self) {
+    /// Kills the whole group; does nothing if that was done before.
+    pub(crate) fn kill_group(&mut self) {
         // At most once: later the number may belong to others. Even after the leader was waited
         // for, the number stays taken while a grandchild of its group runs.
         if let Some(group) = self.group.take() {

@@ -11,10 +11,10 @@ use rmcp::model::{
     CallToolRequest, CallToolRequestParams, ClientRequest, ErrorCode, ListToolsRequest,
     PaginatedRequestParams, RequestMetaObject,
 };
-use runtime_core::{Clock, ErrorClass, Random, ToolDefinition, WireError};
+use runtime_core::{Clock, Digest, ErrorClass, Random, ToolDefinition, WireError};
 use runtime_mcp_cache::{
-    Answer, Authorisation, CacheKey, Catalogue, DiscoveryCache, Fetch, FetchError, FetchLimits,
-    Fetched, Owner,
+    Answer, Authorisation, CacheKey, CacheValue, Catalogue, DiscoveryCache, Fetch, FetchError,
+    FetchLimits, Fetched, Owner,
 };
 use runtime_tools::{
     SourceDiagnostic, SourceListing, Tool, ToolContext, ToolError, ToolOutput, ToolSource,
@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 use crate::backoff::{BackOff, Pauses};
 use crate::call::{call_error, call_output};
 use crate::connection::{Connection, OnListChanged, RequestError};
+use crate::deception::hides_characters;
 use crate::error::words;
 use crate::listing::Pages;
 use crate::{McpError, McpServerConfig};
@@ -53,6 +54,14 @@ struct Inner {
     cache: DiscoveryCache<Catalogue>,
     key: CacheKey,
     slot: Mutex<Slot>,
+    inspected: Mutex<Option<Inspected>>,
+}
+
+/// What was found in a catalogue, so that each is searched once.
+#[derive(Clone)]
+struct Inspected {
+    catalogue: Digest,
+    finding: Option<WireError>,
 }
 
 type Opening = Shared<BoxFuture<'static, Result<Arc<Connection>, McpError>>>;
@@ -102,6 +111,7 @@ impl McpSource {
             cache,
             key,
             slot: Mutex::default(),
+            inspected: Mutex::default(),
         })))
     }
 
@@ -290,16 +300,12 @@ impl Inner {
         }
     }
 
-    /// Says why the tools are missing, old, or not all there; nothing if they are as they should.
+    /// Says why the tools are missing, old, or not as they should be; nothing if all is well.
     fn diagnostic(&self, answer: &Answer<Catalogue>) -> Option<SourceDiagnostic> {
-        let refused = answer
-            .value
-            .as_ref()
-            .map_or(&[][..], |value| value.refused());
-        let error = match &answer.error {
-            Some(error) => Some(WireError::clone(error)),
-            None if !refused.is_empty() => Some(refused_tools(refused)),
-            None => None,
+        let error = match (&answer.error, &answer.value) {
+            (Some(error), _) => Some(WireError::clone(error)),
+            (None, Some(catalogue)) => self.finding(catalogue),
+            (None, None) => None,
         };
         let missing = answer.value.is_none();
         (missing || error.is_some()).then(|| SourceDiagnostic {
@@ -309,17 +315,48 @@ impl Inner {
             next_retry: answer.next_retry,
         })
     }
+
+    fn finding(&self, catalogue: &Catalogue) -> Option<WireError> {
+        let digest = catalogue.digest();
+        let lock = || {
+            self.inspected
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(inspected) = &*lock()
+            && inspected.catalogue == digest
+        {
+            return inspected.finding.clone();
+        }
+        let finding = inspect(catalogue);
+        *lock() = Some(Inspected {
+            catalogue: digest,
+            finding: finding.clone(),
+        });
+        finding
+    }
 }
 
-fn refused_tools(refused: &[runtime_mcp_cache::RefusedTool]) -> WireError {
-    let first = &refused[0];
+fn inspect(catalogue: &Catalogue) -> Option<WireError> {
+    let refused = catalogue.refused();
+    if let Some(first) = refused.first() {
+        let message = format!(
+            "{} of its tools are not offered; the first is {:?}: {}",
+            refused.len(),
+            words(&first.name),
+            first.reason
+        );
+        let code = "mcp_tools_refused";
+        return Some(WireError::new(code, ErrorClass::Invalid, message));
+    }
+    let mut tools = catalogue.tools().iter();
+    let deceptive = tools.find(|tool| hides_characters(&tool.definition))?;
     let message = format!(
-        "{} of its tools are not offered; the first is {:?}: {}",
-        refused.len(),
-        words(&first.name),
-        first.reason
+        "the definition of {} has characters that nobody sees; look at it before you approve",
+        deceptive.definition.name
     );
-    WireError::new("mcp_tools_refused", ErrorClass::Invalid, message)
+    let code = "mcp_tools_deceptive";
+    Some(WireError::new(code, ErrorClass::Invalid, message))
 }
 
 #[async_trait]

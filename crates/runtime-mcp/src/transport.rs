@@ -100,6 +100,10 @@ where
     fn cut_off(&mut self, reason: &str) {
         self.broken = true;
         self.ending.set(reason);
+        // Now, not at the close: answers of ours that are stuck in its pipe come free by it.
+        if let Some(process) = &mut self.process {
+            process.kill_group();
+        }
     }
 
     fn remember(&mut self, message: &TxJsonRpcMessage<RoleClient>) {

@@ -149,3 +149,30 @@ async fn m10_a_result_bomb_is_cut() {
     let text = fixture.call("noise", nothing()).await.expect("an answer");
     assert_eq!(text, "throu\n[the result was cut: 5 of 17 bytes are shown]");
 }
+
+#[tokio::test]
+async fn m10_a_definition_with_hidden_characters_is_told_of() {
+    let fixture = fixture("sly");
+    for _ in 0..2 {
+        let listing = fixture.list().await;
+        assert_eq!(listing.tools.len(), 1);
+        let error = listing.diagnostic.and_then(|diagnostic| diagnostic.error);
+        assert_eq!(error.expect("an error").code, "mcp_tools_deceptive");
+    }
+}
+
+#[tokio::test]
+async fn x4_a_gigabyte_in_one_line_costs_no_more_than_the_limit() {
+    let fixture = fixture("plain");
+    fixture
+        .call("huge", nothing())
+        .await
+        .expect_err("a gigabyte");
+    // Only where the system tells the peak of this process, in kibibytes.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|peak| peak.split_whitespace().next()?.parse::<u64>().ok());
+    if let Some(peak) = peak {
+        assert!(peak < 128 * 1024, "the peak was {peak} KiB");
+    }
+}

@@ -10,7 +10,7 @@ use runtime_testkit::{SeededRandom, SimulatedClock};
 use runtime_tools::{ToolError, ToolSource};
 use serde_json::json;
 
-use crate::fixture::{eventually, fixture, fixture_with, nothing};
+use crate::fixture::{eventually, fixture, fixture_with, nothing, text_of};
 
 #[tokio::test]
 async fn m9_both_eras_list_all_pages_and_answer_calls() {
@@ -240,6 +240,24 @@ async fn m1_a_server_that_does_not_start_is_a_diagnostic_and_no_empty_list() {
         ("mcp_not_started", ErrorClass::Unavailable)
     );
     assert!(diagnostic.next_retry.is_some());
+}
+
+#[tokio::test]
+async fn m9_calls_side_by_side_get_their_own_answers() {
+    let fixture = fixture("plain");
+    let echo = fixture.tool("echo").await;
+    let calls = (0..200).map(|n| {
+        let (echo, context) = (Arc::clone(&echo), fixture.context());
+        async move { echo.call(json!({ "n": n }), context).await }
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        assert_eq!(
+            text_of(answer.expect("an answer")),
+            json!({ "n": n }).to_string()
+        );
+    }
+    assert_eq!(fixture.count("echo"), 200);
 }
 
 #[tokio::test]
