@@ -1,6 +1,6 @@
 //! Errors, by operation.
 
-use runtime_core::{Classified, ErrorClass, WireError};
+use runtime_core::{Classified, ErrorClass, EventId, WireError};
 use runtime_store::{CommitError, Position, ReadError, Seq};
 use serde_json::{Value, json};
 
@@ -246,6 +246,86 @@ impl Classified for AppendError {
             }
             Self::Commit(error) => error.class(),
             Self::ReadBack(error) => error.class(),
+        }
+    }
+}
+
+/// Why a consumer could not read or acknowledge.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsumerError {
+    /// The cursor is not one of this log, or from the future.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
+    /// Others acknowledge for the same consumer all the time.
+    #[error("others acknowledge for this consumer at the same time; try again")]
+    Contended,
+    /// The store could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store refused.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl Classified for ConsumerError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Cursor(error) => error.code(),
+            Self::Contended => "consumer_contended",
+            Self::Read(error) => error.code(),
+            Self::Commit(error) => error.code(),
+        }
+    }
+
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Cursor(error) => error.class(),
+            Self::Contended => ErrorClass::Busy,
+            Self::Read(error) => error.class(),
+            Self::Commit(error) => error.class(),
+        }
+    }
+}
+
+/// How a bridge ended before its source did.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BridgeError {
+    /// It was aborted, or its handle dropped.
+    #[error("the bridge was cancelled")]
+    Cancelled,
+    /// The source panicked.
+    #[error("the source of the bridge panicked: {text}")]
+    Panicked {
+        /// What the panic said.
+        text: String,
+    },
+    /// An event could not be appended; it and what follows is not stored.
+    #[error("event {id} could not be appended: {error}")]
+    Append {
+        /// The event.
+        id: EventId,
+        /// Why.
+        #[source]
+        error: AppendError,
+    },
+}
+
+impl Classified for BridgeError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Cancelled => "bridge_cancelled",
+            Self::Panicked { .. } => "bridge_panicked",
+            Self::Append { .. } => "bridge_append_failed",
+        }
+    }
+
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Cancelled => ErrorClass::Cancelled,
+            Self::Panicked { .. } => ErrorClass::Terminal,
+            Self::Append { error, .. } => error.class(),
         }
     }
 }

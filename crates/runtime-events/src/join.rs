@@ -340,10 +340,10 @@ mod tests {
                 }
                 Need::Listen => match self.live.pop_front() {
                     Some(Some(entry)) => {
-                        if (self.decide)(&mut self.join, &entry) == Verdict::Give {
-                            let event = entry.event.expect("a live event is whole");
-                            self.given.push(Given::Event(entry.position, event));
-                        }
+                        let verdict = (self.decide)(&mut self.join, &entry);
+                        let event = entry.event.filter(|_| verdict == Verdict::Give);
+                        let given = event.map(|event| Given::Event(entry.position, event));
+                        self.given.extend(given);
                     }
                     Some(None) => self.join.lagged(),
                     None => {}

@@ -35,7 +35,9 @@
 //! # }
 //! ```
 
+mod bridge;
 mod config;
+mod consumer;
 mod cursor;
 mod delta;
 mod error;
@@ -48,18 +50,24 @@ mod memory;
 mod observe;
 mod progress;
 mod read;
+mod retention;
 mod stream;
 mod subscription;
 mod sync;
 
+pub use bridge::{BridgeConfig, BridgeCounts, BridgeHandle, BridgeInput, BridgeSender};
 pub use config::{EventConfig, LiveConfig};
+pub use consumer::{Consumer, ConsumerState};
 pub use cursor::Cursor;
 pub use delta::{Delta, DeltaTarget};
-pub use error::{AppendError, CursorError, ListenError, PublishError, SubscribeError};
+pub use error::{
+    AppendError, BridgeError, ConsumerError, CursorError, ListenError, PublishError, SubscribeError,
+};
 pub use hub::{EventHub, HubCounts, HubParts};
 pub use live::{LiveDelta, LiveError, LiveEvent, LiveMessage, LiveReceiver, Room, StreamAdapter};
 pub use log::{Appended, EventBatch, EventLog, LogEvent};
 pub use memory::LiveAdapter;
 pub use read::EventRead;
+pub use retention::{RetentionPolicy, RetentionUnit};
 pub use stream::{EventStream, StreamItem};
 pub use subscription::{Authorizer, Subscription};

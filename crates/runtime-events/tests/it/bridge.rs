@@ -1,0 +1,125 @@
+//! The bridge for programs with their own broadcast.
+
+use futures_util::{StreamExt, stream};
+use runtime_core::{Classified, EventKind, Topic};
+use runtime_events::{BridgeConfig, BridgeError, BridgeInput, LogEvent};
+use serde_json::json;
+
+use crate::bench::{Bench, draft, settle};
+
+fn input(bench: &Bench) -> BridgeInput {
+    let draft = draft(EventKind::MessageCommitted, "desk", "1");
+    BridgeInput::Event(LogEvent {
+        id: bench.event_id(),
+        draft,
+    })
+}
+
+async fn stored(bench: &Bench) -> Vec<String> {
+    let start = bench.hub.cursor_from_start();
+    let read = bench
+        .hub
+        .read(Topic::Runtime, start, 256)
+        .await
+        .expect("a page");
+    read.events
+        .iter()
+        .map(|event| event.kind().to_string())
+        .collect()
+}
+
+#[tokio::test]
+async fn v10_closing_drains_what_was_handed_over() {
+    let bench = Bench::new();
+    let (sender, bridge) = bench.hub.bridge_channel(BridgeConfig::default());
+    for _ in 0..200 {
+        sender.send(input(&bench)).await.expect("the bridge runs");
+    }
+    let counts = bridge.close().await.expect("drained");
+    assert_eq!((counts.appended, counts.gaps), (200, 0));
+    assert_eq!(stored(&bench).await.len(), 200);
+    let late = sender.send(input(&bench)).await.expect_err("it has ended");
+    assert_eq!(late.code(), "bridge_cancelled");
+}
+
+#[tokio::test]
+async fn v10_a_producer_waits_for_the_log() {
+    let bench = Bench::new();
+    let config = BridgeConfig {
+        input_events_max: 4,
+        ..BridgeConfig::default()
+    };
+    let (sender, bridge) = bench.hub.bridge_channel(config);
+    for _ in 0..1_000 {
+        sender.send(input(&bench)).await.expect("the bridge runs");
+    }
+    drop(sender);
+    assert_eq!(bridge.join().await.expect("drained").appended, 1_000);
+}
+
+#[tokio::test]
+async fn v10_a_gap_of_the_source_is_an_event_and_a_repeated_event_is_one() {
+    let bench = Bench::new();
+    let event = input(&bench);
+    let source = [
+        event.clone(),
+        event,
+        BridgeInput::Lagged { skipped: 9 },
+        input(&bench),
+    ];
+    let bridge = bench
+        .hub
+        .bridge(stream::iter(source), BridgeConfig::default());
+    let counts = bridge.join().await.expect("the source ended");
+    assert_eq!((counts.appended, counts.repeated, counts.gaps), (3, 1, 1));
+    assert_eq!(
+        stored(&bench).await,
+        ["message_committed", "diagnostic", "message_committed"]
+    );
+    let start = bench.hub.cursor_from_start();
+    let read = bench
+        .hub
+        .read(Topic::Runtime, start, 256)
+        .await
+        .expect("a page");
+    assert_eq!(read.events[1].draft.payload["skipped"], json!(9));
+}
+
+#[tokio::test]
+async fn v10_an_append_that_cannot_succeed_ends_the_bridge() {
+    let bench = Bench::new();
+    let end = LogEvent {
+        id: bench.event_id(),
+        draft: draft(EventKind::TurnCompleted, "desk", "1"),
+    };
+    let source = [BridgeInput::Event(end), input(&bench), input(&bench)];
+    let bridge = bench
+        .hub
+        .bridge(stream::iter(source), BridgeConfig::default());
+    let error = bridge.join().await.expect_err("the turn has ended");
+    let BridgeError::Append { error, .. } = error else {
+        panic!("expected an append error, found {error}");
+    };
+    assert_eq!(error.code(), "turn_already_ended");
+    assert_eq!(stored(&bench).await, ["turn_completed"]);
+}
+
+#[tokio::test]
+async fn v10_abort_ends_it_and_a_panic_keeps_its_text() {
+    let bench = Bench::new();
+    let bridge = bench.hub.bridge(stream::pending(), BridgeConfig::default());
+    settle().await;
+    assert!(!bridge.is_finished());
+    bridge.abort();
+    bridge.abort();
+    settle().await;
+    assert!(bridge.is_finished());
+    assert!(matches!(bridge.join().await, Err(BridgeError::Cancelled)));
+
+    let panics = stream::once(async { panic!("broken source") }).boxed();
+    let bridge = bench.hub.bridge(panics, BridgeConfig::default());
+    match bridge.join().await {
+        Err(BridgeError::Panicked { text }) => assert_eq!(text, "broken source"),
+        other => panic!("expected a panic, found {other:?}"),
+    }
+}

@@ -1,0 +1,87 @@
+//! Durable consumers.
+
+use futures_util::StreamExt;
+use runtime_core::{Classified, EventKind, Topic};
+use runtime_events::HubParts;
+use runtime_store::Position;
+
+use crate::bench::{Bench, draft, event, positions};
+
+#[tokio::test]
+async fn v9_a_consumer_goes_on_after_what_it_acknowledged() {
+    let bench = Bench::new();
+    for _ in 0..5 {
+        bench
+            .commit(&draft(EventKind::TurnStarted, "desk", "1"))
+            .await;
+    }
+    let consumer = bench.hub.consumer("billing").expect("a name");
+    let mut stream = consumer.subscribe(Topic::Runtime).await.expect("a stream");
+    assert_eq!(positions(&mut stream, 2).await, [1, 2]);
+    assert!(
+        consumer
+            .acknowledge(stream.cursor())
+            .await
+            .expect("acknowledged")
+    );
+    drop(stream);
+
+    // Another process: another hub before the same store.
+    let again = Bench::before(bench.store.clone(), HubParts::default());
+    let consumer = again.hub.consumer("billing").expect("a name");
+    let mut stream = consumer.subscribe(Topic::Runtime).await.expect("a stream");
+    assert_eq!(event(stream.next().await).position, 3);
+}
+
+#[tokio::test]
+async fn v9_acknowledging_never_goes_back_or_ahead() {
+    let bench = Bench::new();
+    for _ in 0..5 {
+        bench
+            .commit(&draft(EventKind::TurnStarted, "desk", "1"))
+            .await;
+    }
+    let consumer = bench.hub.consumer("billing").expect("a name");
+    let at = |position| bench.hub.cursor_after(Position(position));
+    assert_eq!(consumer.cursor().await.expect("a place"), None);
+    assert!(consumer.acknowledge(at(4)).await.expect("acknowledged"));
+    assert!(!consumer.acknowledge(at(2)).await.expect("nothing to do"));
+    assert_eq!(consumer.cursor().await.expect("a place"), Some(at(4)));
+    let future = consumer.acknowledge(at(6)).await.expect_err("a refusal");
+    assert_eq!(future.code(), "cursor_future");
+    let foreign = Bench::new().hub.cursor_from_start();
+    let foreign = consumer.acknowledge(foreign).await.expect_err("a refusal");
+    assert_eq!(foreign.code(), "cursor_other_lineage");
+}
+
+#[tokio::test]
+async fn v9_the_slowest_consumer_is_the_watermark() {
+    let bench = Bench::new();
+    for _ in 0..5 {
+        bench
+            .commit(&draft(EventKind::TurnStarted, "desk", "1"))
+            .await;
+    }
+    assert_eq!(bench.hub.watermark().await.expect("a watermark"), None);
+    for (name, position) in [("billing", 4), ("audit", 2)] {
+        let consumer = bench.hub.consumer(name).expect("a name");
+        let cursor = bench.hub.cursor_after(Position(position));
+        consumer.acknowledge(cursor).await.expect("acknowledged");
+    }
+    let names: Vec<_> = bench.hub.consumers().await.expect("the consumers");
+    assert_eq!(
+        names.iter().map(|state| &*state.name).collect::<Vec<_>>(),
+        ["audit", "billing"]
+    );
+    let watermark = bench.hub.watermark().await.expect("a watermark");
+    assert_eq!(watermark, Some(Position(2)));
+    bench
+        .hub
+        .consumer("audit")
+        .expect("a name")
+        .forget()
+        .await
+        .expect("forgotten");
+    let watermark = bench.hub.watermark().await.expect("a watermark");
+    assert_eq!(watermark, Some(Position(4)));
+}

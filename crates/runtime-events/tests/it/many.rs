@@ -1,0 +1,118 @@
+//! Many readers of one hub (R14).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::{FutureExt, StreamExt};
+use runtime_core::{CommitId, EventKind, Timestamp, Topic};
+use runtime_events::{EventStream, HubParts};
+use runtime_store::{Commit, NewEvent};
+use tokio::sync::watch;
+
+use crate::bench::{Bench, draft, event, turn};
+
+const READERS: usize = 10_000;
+/// The full count in a release build; unoptimised code gets a tenth of it, to end in seconds.
+const EVENTS: u64 = if cfg!(debug_assertions) { 100 } else { 1_000 };
+
+/// How many bytes this process has in memory, by the kernel's count (4 KiB pages).
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+async fn read_all(mut stream: EventStream, events: u64) {
+    for position in 1..=events {
+        assert_eq!(event(stream.next().await).position, position);
+    }
+}
+
+/// Every 20th reader sleeps until everything is stored, every 100th leaves in the middle. Others
+/// keep up only as far as the writer lets them run: once in 32 commits.
+#[tokio::test]
+async fn r14_ten_thousand_readers_miss_nothing() {
+    let mut parts = HubParts::default();
+    parts.config.live.buffer_messages = 64;
+    let bench = Bench::with_parts(parts);
+    let (wake, asleep) = watch::channel(false);
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut readers = Vec::with_capacity(READERS);
+    for reader in 0..READERS {
+        let mut stream = bench
+            .hub
+            .subscribe(Topic::Runtime, bench.hub.cursor_from_start());
+        assert!(stream.next().now_or_never().is_none());
+        let (mut asleep, done) = (asleep.clone(), Arc::clone(&done));
+        readers.push(tokio::spawn(async move {
+            let events = if reader % 100 == 50 {
+                EVENTS / 2
+            } else {
+                EVENTS
+            };
+            if reader % 20 == 0 {
+                let woken = asleep.wait_for(|awake| *awake).await;
+                woken.expect("the writer lives");
+            }
+            read_all(stream, events).await;
+            done.fetch_add(1, Ordering::Relaxed);
+        }));
+    }
+    let store = bench.hub.store();
+    let time = Timestamp::from_millis(1_000_000);
+    for at in 0..EVENTS {
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&at.to_be_bytes());
+        let event = NewEvent::from_draft(
+            bench.event_id(),
+            &draft(EventKind::TurnStarted, "desk", "1"),
+        );
+        let commit = Commit::new(CommitId::generate(time, random), time).event(event);
+        let committed = store.commit(commit).now_or_never();
+        committed
+            .expect("the writer waits for nobody")
+            .expect("the store commits");
+        if at % 32 == 0 {
+            // A turn of the scheduler runs about sixty tasks.
+            for _ in 0..READERS / 50 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    wake.send_replace(true);
+    for reader in readers {
+        reader
+            .await
+            .expect("a reader saw every event once and in order");
+    }
+    assert_eq!(done.load(Ordering::Relaxed), READERS);
+    let counts = bench.hub.counts();
+    assert!(counts.live_skipped > 0, "the slow ones lagged");
+    let left = READERS as u64 / 100 * EVENTS / 2;
+    println!("R14 {} 0 ({counts:?})", READERS as u64 * EVENTS - left);
+}
+
+/// By the kernel's count of resident memory, since a counting allocator needs unsafe code: it
+/// counts whatever else the test allocates as well, so it is an upper bound.
+#[tokio::test]
+async fn r14_an_idle_reader_costs_at_most_4_kib() {
+    let bench = Bench::new();
+    let Some(before) = resident_bytes() else {
+        return;
+    };
+    let mut streams = Vec::with_capacity(READERS);
+    for reader in 0..READERS {
+        // Each in a room of its own, what costs most.
+        let topic = turn("desk", &reader.to_string());
+        let mut stream = bench.hub.subscribe(topic, bench.hub.cursor_from_start());
+        assert!(stream.next().now_or_never().is_none());
+        streams.push(stream);
+    }
+    let after = resident_bytes().expect("it was there before");
+    let each = after.saturating_sub(before) / READERS as u64;
+    println!(
+        "R14 idle reader: {each} B, of which the stream {} B",
+        size_of::<EventStream>()
+    );
+    assert!(each <= 4096, "{each} bytes for each idle reader");
+}
