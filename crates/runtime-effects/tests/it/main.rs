@@ -20,6 +20,7 @@ mod effect;
 mod owner;
 mod promise;
 mod ruling;
+mod shared;
 mod support;
 mod token;
 mod wait;

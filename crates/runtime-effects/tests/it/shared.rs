@@ -1,0 +1,148 @@
+//! A store that several processes write to: waits notice what others committed (E14).
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtime_core::{
+    CommitId, Digest, EffectOutcome, EffectOutput, Resolution, StreamKey, WaitOutput,
+};
+use runtime_store::{
+    AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
+    KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
+    RowQuery, Store, StoreIdentity,
+};
+
+use crate::support::{World, custom, desk, stands_still, wait_for};
+
+/// A store that says that other processes write to it.
+#[derive(Debug)]
+struct SharedStore {
+    inner: MemoryStore,
+    capabilities: Capabilities,
+}
+
+impl SharedStore {
+    fn new() -> Self {
+        let inner = MemoryStore::new("test".parse().expect("legal"));
+        let capabilities = Capabilities {
+            shared_by_processes: true,
+            ..inner.capabilities().clone()
+        };
+        Self {
+            inner,
+            capabilities,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for SharedStore {
+    fn identity(&self) -> &StoreIdentity {
+        self.inner.identity()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        self.inner.commit(commit).await
+    }
+
+    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
+        self.inner.committed(id).await
+    }
+
+    async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
+        self.inner.row(key).await
+    }
+
+    async fn rows(
+        &self,
+        query: RowQuery,
+        page: Page<Option<RowKey>>,
+    ) -> Result<RowPage, ReadError> {
+        self.inner.rows(query, page).await
+    }
+
+    async fn events(
+        &self,
+        stream: Option<&StreamKey>,
+        page: Page<Position>,
+    ) -> Result<EventPage, ReadError> {
+        self.inner.events(stream, page).await
+    }
+
+    async fn changed(&self, after: Position) -> Position {
+        self.inner.changed(after).await
+    }
+
+    async fn close(&self) -> Result<(), CommitError> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl AttachmentStore for SharedStore {
+    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
+        self.inner.put_attachment(bytes).await
+    }
+
+    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
+        self.inner.attachment(digest).await
+    }
+
+    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
+        self.inner.has_attachment(digest).await
+    }
+
+    async fn sweep_attachments(
+        &self,
+        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
+        min_age: Duration,
+    ) -> Result<usize, AttachmentError> {
+        self.inner.sweep_attachments(live, min_age).await
+    }
+}
+
+#[async_trait]
+impl KeyRingStore for SharedStore {
+    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
+        self.inner.key_ring().await
+    }
+
+    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
+        self.inner.rotate_key_ring().await
+    }
+}
+
+/// E14: a promise resolved by another process rings no bell here; the change of the log does.
+#[tokio::test]
+async fn e14_a_wait_sees_what_another_process_resolved() {
+    let world = World::new(Arc::new(SharedStore::new()));
+    let (scope, identity) = (desk(), custom("answer"));
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let mut waiting = pin!(controller.wait_any(wait_for(&scope, &identity, None)));
+    assert!(stands_still(waiting.as_mut()).await);
+    // The bells of this host are not those of the other one.
+    let elsewhere = world.host().await_events().await.expect("loads");
+    let resolution = Resolution::Ok {
+        value: serde_json::json!("yes"),
+    };
+    elsewhere
+        .resolve_identity(&scope, &identity, resolution.clone(), None)
+        .await
+        .expect("decides");
+    let seen = EffectOutput::AwaitEvent(WaitOutput::Resolved {
+        source: 0,
+        resolution,
+    });
+    // A wait that is not woken parks as soon as time moves.
+    assert_eq!(
+        world.drive(waiting).await,
+        Ok(EffectOutcome::Completed(seen))
+    );
+}
