@@ -1,5 +1,9 @@
 //! The discovery cache, driven by a simulated clock.
 
+mod catalogue;
+mod interleavings;
+mod names;
+mod pins;
 mod states;
 mod storms;
 mod world;
