@@ -8,13 +8,14 @@ use async_trait::async_trait;
 use runtime_core::{
     CommitId, Digest, EffectOutcome, EffectOutput, Resolution, StreamKey, WaitOutput,
 };
+use runtime_effects::ResolveAnswer;
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
     KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
     RowQuery, Store, StoreIdentity,
 };
 
-use crate::support::{World, custom, desk, stands_still, wait_for};
+use crate::support::{World, custom, desk, fresh_id, stands_still, wait_for};
 
 /// A store that says that other processes write to it.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ impl Store for SharedStore {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        // Others get between a look and the commit that follows from it.
+        tokio::task::yield_now().await;
         self.inner.commit(commit).await
     }
 
@@ -145,4 +148,29 @@ async fn e14_a_wait_sees_what_another_process_resolved() {
         world.drive(waiting).await,
         Ok(EffectOutcome::Completed(seen))
     );
+}
+
+/// E10: processes that all found the promise open have one winner, by the guard of the commit.
+#[tokio::test]
+async fn e10_resolving_from_several_processes_at_once_has_one_winner() {
+    let world = World::new(Arc::new(SharedStore::new()));
+    world.next_epoch(&desk()).await;
+    let racers = (0..8).map(|racer| {
+        let host = world.host();
+        async move {
+            let promises = host.await_events().await.expect("loads");
+            let value = serde_json::json!(racer);
+            let resolution = Resolution::Ok { value };
+            promises
+                .resolve_identity(&desk(), &custom("answer"), resolution, Some(fresh_id()))
+                .await
+                .expect("decides")
+        }
+    });
+    let answers = futures_util::future::join_all(racers).await;
+    let accepted = answers
+        .iter()
+        .filter(|answer| **answer == ResolveAnswer::Accepted);
+    assert_eq!(accepted.count(), 1);
+    assert_eq!(world.kinds().await, ["promise_resolved"]);
 }
