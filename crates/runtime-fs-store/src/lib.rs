@@ -1,1 +1,76 @@
-//! The embedded store: one directory, no server, a segmented log that cannot lose an acknowledged event.
+//! The embedded store: one directory, no server, a segmented log that cannot lose an acknowledged
+//! event.
+//!
+//! Start with [`FsStore::open`]; [`FsStore::open_read_only`] reads beside the writer,
+//! [`submit_command`] leaves a command for it, [`verify`] checks every byte. An acknowledged
+//! commit is on stable storage ([`Tier::Power`](runtime_core::Tier)) or with the operating system
+//! (`Tier::Crash`). A torn tail is cut, kept aside and reported; damage before it is found, typed
+//! and isolated to what it touches.
+//!
+//! Not here: what rows and events mean; several processes that write at once. Not yet:
+//! checkpoints (opening reads the whole log, and the index in memory grows with it, about 100
+//! bytes per event), retention, repair, export, import, backup. Linux and macOS. Limits:
+//! [`FsLimits`] and [`Limits`](runtime_store::Limits).
+//!
+//! ```
+//! use runtime_core::{CommitId, ScopeId, Timestamp};
+//! use runtime_fs_store::{FsStore, FsStoreOptions};
+//! use runtime_store::{Commit, RowChange, RowKey, Store};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # if cfg!(feature = "simulation") { return Ok(()); }
+//! # let parent = tempfile::tempdir()?;
+//! # let directory = parent.path().join("store");
+//! let store = FsStore::open(&FsStoreOptions::new(&directory))?;
+//! let key = RowKey::new("note", ScopeId::new("desk")?, "first");
+//! let now = Timestamp::from_millis(1);
+//! let commit = Commit::new(CommitId::generate(now, [0; 10]), now)
+//!     .row(RowChange::put(key.clone(), *b"hello"));
+//! store.commit(commit).await?;
+//! store.close().await?;
+//!
+//! let again = FsStore::open(&FsStoreOptions::new(&directory))?;
+//! assert_eq!(&*again.row(&key).await?.expect("it was acknowledged").body, b"hello");
+//! # Ok(())
+//! # }
+//! ```
+
+mod attachments;
+mod bytes;
+mod config;
+mod error;
+mod fold;
+mod follower;
+mod form;
+mod frame;
+mod fs;
+mod hint;
+mod inbox;
+mod index;
+mod keys;
+mod layout;
+mod lock;
+mod log;
+mod open;
+mod overlay;
+mod record;
+mod replay;
+mod report;
+mod segment;
+mod segments;
+mod shared;
+mod store;
+mod verify;
+#[cfg_attr(feature = "simulation", path = "writer_inline.rs")]
+mod writer;
+
+pub use config::{FsLimits, FsStoreOptions};
+pub use error::{InboxError, OpenError};
+#[cfg(feature = "simulation")]
+pub use fs::fault::{Fault, plant};
+pub use inbox::{INBOX_COMMAND_BYTES_MAX, INBOX_COMMANDS_MAX, submit_command};
+pub use lock::Holder;
+pub use report::{CutTail, Damage, OpenReport};
+pub use store::FsStore;
+pub use verify::verify;

@@ -1,0 +1,239 @@
+//! Reading the log: which bytes count, which are a torn tail, which are damage (S4).
+
+use crate::frame::{Header, Place, StoreTag, flag};
+use crate::index::Index;
+use crate::record::{BadPayload, read_commit};
+use crate::report::Damage;
+use crate::segment::{Item, scan};
+
+/// The state after the frames read so far.
+#[derive(Debug)]
+pub(crate) struct Fold {
+    tag: StoreTag,
+    remembered_max: usize,
+    pub(crate) index: Index,
+    /// The number of the last frame.
+    pub(crate) number: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) damage: Vec<Damage>,
+    /// The last frame says that the instance ended in order.
+    pub(crate) closed: bool,
+    pub(crate) frames: u64,
+    pub(crate) commits: u64,
+    /// Frames are missing before the next one, so its number may be any later one.
+    after_hole: bool,
+}
+
+/// How far a segment can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// All of it was synced before the next segment was begun.
+    Sealed,
+    /// Up to the last mark in it; after that a bad frame begins the torn tail.
+    Tail,
+    /// As [`Tail`](Trust::Tail), but nothing is read beyond this offset unless a mark covers it.
+    Published(u64),
+}
+
+impl Fold {
+    pub(crate) fn new(tag: StoreTag, remembered_max: usize) -> Self {
+        Self {
+            tag,
+            remembered_max,
+            index: Index::default(),
+            number: 0,
+            incarnation: 0,
+            damage: Vec::new(),
+            closed: true,
+            frames: 0,
+            commits: 0,
+            after_hole: false,
+        }
+    }
+
+    /// Says why nothing may be written, if so: something is lost of which nothing is known.
+    pub(crate) fn read_only(&self) -> Option<String> {
+        self.damage.iter().find_map(|damage| match damage {
+            Damage::SegmentHeader { segment } => Some(format!(
+                "the header of segment {segment} is damaged; run repair"
+            )),
+            Damage::Header { segment, bytes } => Some(format!(
+                "segment {segment} is damaged at bytes {} to {}; run repair",
+                bytes.start, bytes.end
+            )),
+            Damage::UnknownRecord { record, schema, .. } => Some(format!(
+                "it holds records of kind {record} schema {schema}; open it with a later version"
+            )),
+            Damage::Payload { .. } => None,
+        })
+    }
+
+    /// A segment whose header cannot be read: what its frames follow on is not known.
+    pub(crate) fn take_bad_segment_header(&mut self, segment: u32) {
+        self.damage.push(Damage::SegmentHeader { segment });
+        self.after_hole = true;
+    }
+
+    /// Bytes that should be there and are not.
+    pub(crate) fn take_missing(&mut self, segment: u32, bytes: std::ops::Range<u64>) {
+        self.damage.push(Damage::Header { segment, bytes });
+        self.after_hole = true;
+    }
+
+    /// Takes the frames in `bytes`, which stand at `start`. Returns where it stopped: at their
+    /// end, at the torn tail, or where nothing more is published.
+    pub(crate) fn take(&mut self, start: Place, bytes: &[u8], trust: Trust) -> u64 {
+        let items = scan(self.tag, start, bytes);
+        let mark = match trust {
+            Trust::Sealed => u64::MAX,
+            Trust::Tail | Trust::Published(_) => last_mark(&items),
+        };
+        let published = match trust {
+            Trust::Published(offset) => offset.max(mark),
+            Trust::Sealed | Trust::Tail => u64::MAX,
+        };
+        let mut end = start.offset;
+        for item in items {
+            if item.end() > published {
+                return end;
+            }
+            end = item.end();
+            let offset = item.offset();
+            match self.take_item(start.segment, item) {
+                Ok(()) => {}
+                Err(damage) if offset < mark => self.take_damage(damage),
+                Err(_) => return offset,
+            }
+        }
+        end
+    }
+
+    /// Takes a whole frame that follows on; anything else is returned as what it would be if its
+    /// bytes had been synced.
+    fn take_item(&mut self, segment: u32, item: Item<'_>) -> Result<(), (Damage, Option<Header>)> {
+        let bytes = item.offset()..item.end();
+        match item {
+            Item::Frame {
+                header,
+                payload,
+                payload_at,
+                ..
+            } if self.follows(&header) => {
+                let at = Place {
+                    segment,
+                    offset: payload_at,
+                };
+                self.take_frame(header, at, payload)
+                    .map_err(|(bad, header)| {
+                        (bad_payload(segment, bytes, bad, &header), Some(header))
+                    })
+            }
+            Item::BadPayload { header, .. } if self.follows(&header) => {
+                let damage = bad_payload(segment, bytes, BadPayload::Malformed, &header);
+                Err((damage, Some(header)))
+            }
+            Item::Frame { .. } | Item::BadPayload { .. } | Item::Hole { .. } => {
+                Err((Damage::Header { segment, bytes }, None))
+            }
+        }
+    }
+
+    fn follows(&self, header: &Header) -> bool {
+        let next_position = self.index.head() + 1;
+        let in_order = if self.after_hole {
+            header.number > self.number && header.first_position >= next_position
+        } else {
+            header.number == self.number + 1 && header.first_position == next_position
+        };
+        in_order && header.incarnation >= self.incarnation
+    }
+
+    fn take_frame(
+        &mut self,
+        header: Header,
+        payload_at: Place,
+        payload: &[u8],
+    ) -> Result<(), (BadPayload, Header)> {
+        if header.has(flag::MARK) {
+            self.index.skip_to(header.first_position);
+        } else {
+            let first = header.first_position;
+            let applied = match read_commit(self.tag, payload_at, payload, first) {
+                Ok(applied) if applied.events.len() == header.events as usize => applied,
+                Ok(_) => return Err((BadPayload::Malformed, header)),
+                Err(bad) => return Err((bad, header)),
+            };
+            self.index.apply(applied, self.remembered_max);
+            self.commits += 1;
+        }
+        self.step(&header);
+        Ok(())
+    }
+
+    fn step(&mut self, header: &Header) {
+        self.number = header.number;
+        self.incarnation = header.incarnation;
+        self.closed = header.has(flag::CLOSED);
+        self.frames += 1;
+        self.after_hole = false;
+    }
+
+    fn take_damage(&mut self, (damage, header): (Damage, Option<Header>)) {
+        match header {
+            Some(header) => {
+                self.index.skip_to(header.end_position());
+                let place = place_of(&damage);
+                self.index
+                    .mark_damaged(header.names.iter().cloned(), &place);
+                self.step(&header);
+            }
+            None => self.after_hole = true,
+        }
+        self.damage.push(damage);
+    }
+}
+
+fn place_of(damage: &Damage) -> String {
+    match damage {
+        Damage::SegmentHeader { segment } => format!("segment {segment}"),
+        Damage::Header { segment, bytes }
+        | Damage::Payload { segment, bytes, .. }
+        | Damage::UnknownRecord { segment, bytes, .. } => {
+            format!("segment {segment} byte {}", bytes.start)
+        }
+    }
+}
+
+fn bad_payload(
+    segment: u32,
+    bytes: std::ops::Range<u64>,
+    bad: BadPayload,
+    header: &Header,
+) -> Damage {
+    match bad {
+        BadPayload::Unknown { kind, schema } => Damage::UnknownRecord {
+            segment,
+            bytes,
+            record: kind,
+            schema,
+        },
+        // Without names it may have touched anything, as if the header were lost.
+        BadPayload::Malformed if header.has(flag::ALL_NAMES) => Damage::Header { segment, bytes },
+        BadPayload::Malformed => Damage::Payload {
+            segment,
+            bytes,
+            positions: header.first_position..header.end_position(),
+            names: header.names.iter().cloned().collect(),
+        },
+    }
+}
+
+/// The last offset that any header says was synced. A header that is whole is believed even if
+/// its payload is not.
+fn last_mark(items: &[Item<'_>]) -> u64 {
+    let mark = |item: &Item<'_>| match item {
+        Item::Frame { header, .. } | Item::BadPayload { header, .. } => header.durable_mark,
+        Item::Hole { .. } => 0,
+    };
+    items.iter().map(mark).max().unwrap_or_default()
+}

@@ -1,0 +1,261 @@
+//! The one way to the file system, so that a simulated one can take its place.
+//!
+//! Every name is opened without following a symlink, every file is 0600, every directory 0700.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+#[cfg(not(feature = "simulation"))]
+use std::fs as alias;
+#[cfg(feature = "simulation")]
+use turmoil_fs::shim::std::fs as alias;
+
+pub(crate) use alias::File;
+
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+/// What a simulated disk writes at once; the simulation tears only the end of one write.
+#[cfg(feature = "simulation")]
+const SECTOR_BYTES: usize = 512;
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Directory,
+    Symlink,
+}
+
+fn options() -> alias::OpenOptions {
+    let mut options = alias::OpenOptions::new();
+    options.mode(FILE_MODE).custom_flags(no_follow());
+    options
+}
+
+fn no_follow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+pub(crate) fn open_read(path: &Path) -> io::Result<File> {
+    options().read(true).open(path)
+}
+
+pub(crate) fn open_write(path: &Path) -> io::Result<File> {
+    options().read(true).write(true).open(path)
+}
+
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    options().read(true).write(true).create(true).open(path)
+}
+
+fn create_empty(path: &Path) -> io::Result<File> {
+    options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+}
+
+/// Creates a directory unless it exists; says whether it did.
+pub(crate) fn create_directory(path: &Path) -> io::Result<bool> {
+    if kind(path)?.is_some() {
+        return Ok(false);
+    }
+    match alias::DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+pub(crate) fn kind(path: &Path) -> io::Result<Option<Kind>> {
+    match alias::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => Ok(Some(Kind::Symlink)),
+        Ok(metadata) if metadata.is_dir() => Ok(Some(Kind::Directory)),
+        Ok(_) => Ok(Some(Kind::File)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn length(file: &File) -> io::Result<u64> {
+    Ok(file.metadata()?.len())
+}
+
+pub(crate) fn read_all(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open_read(path)?;
+    read_range(&file, 0, length(&file)?)
+}
+
+pub(crate) fn read_range(file: &File, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(to.saturating_sub(from)).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, from)?;
+    Ok(bytes)
+}
+
+#[cfg(not(feature = "simulation"))]
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}
+
+#[cfg(feature = "simulation")]
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut at = offset;
+    for sector in bytes.chunks(SECTOR_BYTES) {
+        fault::before_write()?;
+        file.write_all_at(sector, at)?;
+        at += sector.len() as u64;
+    }
+    Ok(())
+}
+
+pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    #[cfg(feature = "simulation")]
+    if fault::skips(fault::Fault::NoFileSync)? {
+        return Ok(());
+    }
+    file.sync_data()
+}
+
+#[cfg(not(feature = "simulation"))]
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    options().read(true).open(path)?.sync_all()
+}
+
+#[cfg(feature = "simulation")]
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    if fault::skips(fault::Fault::NoDirectorySync)? {
+        return Ok(());
+    }
+    alias::sync_dir(path)
+}
+
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    alias::rename(from, to)
+}
+
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    alias::remove_file(path)
+}
+
+/// Returns the names in a directory in order; a name that is not UTF-8 is shown with escapes.
+pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in alias::read_dir(directory)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Writes a file so that its name stands for all of the bytes or for what was there before, and
+/// for all of them once this has returned.
+pub(crate) fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary_path(directory, name);
+    let file = create_empty(&temporary)?;
+    write_all_at(&file, bytes, 0)?;
+    sync_data(&file)?;
+    drop(file);
+    rename(&temporary, &directory.join(name))?;
+    sync_directory(directory)
+}
+
+/// The name under which a file is written before it gets its own.
+pub(crate) fn temporary_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.new"))
+}
+
+/// Sets and reads the time of a file, by which attachments age.
+#[cfg(not(feature = "simulation"))]
+pub(crate) fn set_modified(file: &File, since_epoch: std::time::Duration) -> io::Result<()> {
+    file.set_modified(std::time::UNIX_EPOCH + since_epoch)
+}
+
+#[cfg(feature = "simulation")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the real file system can fail here"
+)]
+pub(crate) fn set_modified(_: &File, _: std::time::Duration) -> io::Result<()> {
+    Ok(())
+}
+
+pub(crate) fn modified(path: &Path) -> io::Result<std::time::Duration> {
+    let modified = alias::symlink_metadata(path)?.modified()?;
+    Ok(modified
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default())
+}
+
+/// Takes the lock of an open file; says whether it was free. The kernel lets go of it when the
+/// process ends, however it ends.
+#[cfg(not(feature = "simulation"))]
+pub(crate) fn try_lock(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(false),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(feature = "simulation")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the real file system can fail here"
+)]
+pub(crate) fn try_lock(_: &File) -> io::Result<bool> {
+    Ok(true)
+}
+
+/// Faults that a simulation plants on its own thread, to see that its checks find them.
+#[cfg(feature = "simulation")]
+pub(crate) mod fault {
+    use std::cell::Cell;
+    use std::io;
+
+    /// What goes wrong.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Fault {
+        /// A file is never synced, though that is reported.
+        NoFileSync,
+        /// A directory is never synced, though that is reported.
+        NoDirectorySync,
+        /// The n-th write from now fails, counted in sectors from 0.
+        WriteFails(u32),
+        /// The n-th sync from now fails, counted from 0.
+        SyncFails(u32),
+    }
+
+    thread_local! {
+        static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    /// Plants a fault on this thread, or removes it.
+    pub fn plant(fault: Option<Fault>) {
+        PLANTED.set(fault);
+    }
+
+    pub(super) fn before_write() -> io::Result<()> {
+        match PLANTED.get() {
+            Some(Fault::WriteFails(0)) => Err(io::Error::other("planted: write failed")),
+            Some(Fault::WriteFails(n)) => {
+                PLANTED.set(Some(Fault::WriteFails(n - 1)));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn skips(fault: Fault) -> io::Result<bool> {
+        match PLANTED.get() {
+            Some(Fault::SyncFails(0)) => Err(io::Error::other("planted: sync failed")),
+            Some(Fault::SyncFails(n)) => {
+                PLANTED.set(Some(Fault::SyncFails(n - 1)));
+                Ok(false)
+            }
+            planted => Ok(planted == Some(fault)),
+        }
+    }
+}

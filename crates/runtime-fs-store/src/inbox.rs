@@ -1,0 +1,168 @@
+//! Commands from processes that do not hold the store (S8): one file each.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use runtime_core::{CommitId, Timestamp};
+use runtime_store::{CommandInbox, InboxCommand, ReadError};
+
+use crate::bytes::Bytes;
+use crate::error::InboxError;
+use crate::fs;
+use crate::layout::{FORMAT, INBOX, Layout};
+use crate::segments::unavailable;
+
+/// Commands that wait at most (S8).
+pub const INBOX_COMMANDS_MAX: usize = 1024;
+/// The longest command: an input of 1 MiB with its envelope.
+pub const INBOX_COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
+const MAGIC: [u8; 4] = *b"ARCm";
+
+/// Leaves a command for whoever holds the store in `directory`, or opens it next. When it
+/// returns, the command survives the loss of power. Leaving the same id again changes nothing.
+///
+/// It may be called beside a writer. It blocks on the disk for a few milliseconds.
+///
+/// # Errors
+/// [`InboxError`]; on none of them the command is waiting, except that after
+/// [`InboxError::Io`] it may be.
+pub fn submit_command(directory: &Path, id: CommitId, body: &[u8]) -> Result<(), InboxError> {
+    if body.len() > INBOX_COMMAND_BYTES_MAX {
+        return Err(InboxError::TooLarge {
+            id,
+            bytes: body.len(),
+            max: INBOX_COMMAND_BYTES_MAX,
+        });
+    }
+    let layout = Layout::new(directory);
+    let inbox = layout.path(INBOX);
+    let failed = |error: io::Error| InboxError::Io {
+        path: inbox.clone(),
+        source: Arc::new(error),
+    };
+    let is_store = fs::kind(&layout.path(FORMAT)).map_err(failed)? == Some(fs::Kind::File)
+        && fs::kind(&inbox).map_err(failed)? == Some(fs::Kind::Directory);
+    if !is_store {
+        return Err(InboxError::NoStore {
+            directory: directory.to_owned(),
+        });
+    }
+    let names = fs::names(&inbox).map_err(failed)?;
+    let waiting = names.iter().filter(|name| command_id(name).is_some());
+    let name = id.to_string();
+    if names.binary_search(&name).is_ok() {
+        return Ok(());
+    }
+    let waiting = waiting.count();
+    if waiting >= INBOX_COMMANDS_MAX {
+        return Err(InboxError::Full { waiting });
+    }
+    fs::write_whole(&inbox, &name, &seal(id, body)).map_err(failed)
+}
+
+fn command_id(name: &str) -> Option<CommitId> {
+    let id: CommitId = name.parse().ok()?;
+    (id.to_string() == name).then_some(id)
+}
+
+fn seal(id: CommitId, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len() + 8);
+    out.extend(MAGIC);
+    out.extend(checksum(id, body).to_le_bytes());
+    out.extend(body);
+    out
+}
+
+fn unseal(id: CommitId, bytes: &[u8]) -> Option<&[u8]> {
+    let mut fields = Bytes(bytes);
+    let known = fields.array()? == MAGIC;
+    let expected = fields.u32()?;
+    (known && checksum(id, fields.0) == expected).then_some(fields.0)
+}
+
+fn checksum(id: CommitId, body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(id.as_uuid().as_bytes()), body)
+}
+
+/// The holder's side.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    directory: PathBuf,
+}
+
+impl Inbox {
+    pub(crate) fn new(layout: &Layout) -> Self {
+        Self {
+            directory: layout.path(INBOX),
+        }
+    }
+
+    /// Returns the waiting commands, and the names of the files that are none.
+    pub(crate) fn read(&self) -> io::Result<(Vec<InboxCommand>, Vec<String>)> {
+        let mut commands = Vec::new();
+        let mut foreign = Vec::new();
+        for name in fs::names(&self.directory)? {
+            if name
+                .strip_suffix(".new")
+                .is_some_and(|name| command_id(name).is_some())
+            {
+                // Still being written, or its sender was killed.
+                continue;
+            }
+            match self.read_command(&name)? {
+                Some(command) => commands.push(command),
+                None => foreign.push(name),
+            }
+        }
+        // A derived id has no time and comes first; the ids of one time are in the order made.
+        commands.sort_by_key(|command: &InboxCommand| {
+            (command.id.timestamp().map(Timestamp::as_millis), command.id)
+        });
+        Ok((commands, foreign))
+    }
+
+    fn read_command(&self, name: &str) -> io::Result<Option<InboxCommand>> {
+        let path = self.directory.join(name);
+        let Some(id) = command_id(name) else {
+            return Ok(None);
+        };
+        if fs::kind(&path)? != Some(fs::Kind::File) {
+            return Ok(None);
+        }
+        let file = fs::open_read(&path)?;
+        let bytes = fs::length(&file)?;
+        if bytes > INBOX_COMMAND_BYTES_MAX as u64 + 8 {
+            return Ok(None);
+        }
+        let bytes = fs::read_range(&file, 0, bytes)?;
+        Ok(unseal(id, &bytes).map(|body| InboxCommand {
+            id,
+            body: body.into(),
+        }))
+    }
+}
+
+#[async_trait]
+impl CommandInbox for Inbox {
+    async fn commands(&self) -> Result<Vec<InboxCommand>, ReadError> {
+        let (commands, foreign) = self
+            .read()
+            .map_err(|error| unavailable("read the inbox", error))?;
+        for name in foreign {
+            tracing::warn!(%name, "a file in the inbox is no command; it is left there");
+        }
+        Ok(commands)
+    }
+
+    async fn forget(&self, id: &CommitId) -> Result<(), ReadError> {
+        let path = self.directory.join(id.to_string());
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(unavailable("forget a command", error))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The files of a store: their names, its identity, creating it.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use runtime_core::{Clock, Random, RuntimeId};
+use runtime_store::StoreIdentity;
+use serde::{Deserialize, Serialize};
+
+use crate::error::OpenError;
+use crate::frame::StoreTag;
+use crate::fs::{self, Kind};
+use crate::keys;
+use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+
+pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const FORMAT: &str = "format";
+pub(crate) const KEYS: &str = "keys";
+pub(crate) const SEGMENTS: &str = "segments";
+pub(crate) const ATTACHMENTS: &str = "attachments";
+pub(crate) const INBOX: &str = "inbox";
+pub(crate) const ASIDE: &str = "aside";
+pub(crate) const DURABLE: &str = "durable";
+const LOCK: &str = "lock";
+const DIRECTORIES: [&str; 4] = [SEGMENTS, ATTACHMENTS, INBOX, ASIDE];
+const FILES: [&str; 4] = [FORMAT, KEYS, DURABLE, LOCK];
+
+/// What the file `format` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Format {
+    schema: u32,
+    runtime: RuntimeId,
+    lineage: String,
+    /// Sixteen hexadecimal digits that are in all checksums of the log.
+    tag: String,
+}
+
+impl Format {
+    pub(crate) fn fresh(
+        runtime: Option<RuntimeId>,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Self {
+        let mut tag = [0; 8];
+        random.fill(&mut tag);
+        Self {
+            schema: SCHEMA,
+            runtime: runtime.unwrap_or_else(|| RuntimeId::generate(clock.now(), random.ten())),
+            lineage: hex(&random.ten()),
+            tag: hex(&tag),
+        }
+    }
+
+    pub(crate) fn identity(&self) -> StoreIdentity {
+        StoreIdentity {
+            runtime: self.runtime.clone(),
+            lineage: self.lineage.clone(),
+        }
+    }
+
+    pub(crate) fn renew_lineage(&mut self, random: &dyn Random) {
+        self.lineage = hex(&random.ten());
+    }
+
+    pub(crate) fn tag(&self) -> Option<StoreTag> {
+        u64::from_str_radix(&self.tag, 16)
+            .ok()
+            .map(|tag| StoreTag(tag.to_be_bytes()))
+    }
+
+    fn check(self, runtime: Option<&RuntimeId>) -> Result<Self, OpenError> {
+        if self.schema > SCHEMA {
+            return Err(OpenError::NewerSchema {
+                found: self.schema,
+                known: SCHEMA,
+            });
+        }
+        match runtime {
+            Some(expected) if *expected != self.runtime => Err(OpenError::WrongRuntime {
+                expected: expected.clone(),
+                found: self.runtime,
+            }),
+            _ => Ok(self),
+        }
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes any text");
+        text
+    })
+}
+
+/// Writes a value as one line of JSON and one line with its checksum.
+pub(crate) fn seal(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec(value).expect("these values have text keys only");
+    let checksum = crc32c::crc32c(&text);
+    text.extend(format!("\n{checksum:08x}\n").bytes());
+    text
+}
+
+/// Reads what [`seal`] wrote; `None` for anything else.
+pub(crate) fn unseal<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
+    let end = bytes.len().checked_sub(10)?;
+    let (json, checksum) = bytes.split_at(end);
+    let expected = format!("\n{:08x}\n", crc32c::crc32c(json));
+    (checksum == expected.as_bytes()).then(|| serde_json::from_slice(json).ok())?
+}
+
+/// The directory of a store.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) directory: PathBuf,
+}
+
+impl Layout {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(crate) fn segment_name(number: u32) -> String {
+        format!("{number:010}.log")
+    }
+
+    pub(crate) fn segment_path(&self, number: u32) -> PathBuf {
+        self.path(SEGMENTS).join(Self::segment_name(number))
+    }
+
+    /// Creates the directory itself; the lock comes into it before anything else.
+    pub(crate) fn create_directory(&self) -> Result<(), OpenError> {
+        let directory = &self.directory;
+        if fs::kind(directory).map_err(|e| OpenError::io("look at", directory, e))?
+            == Some(Kind::Symlink)
+        {
+            return Err(OpenError::Symlink {
+                path: directory.clone(),
+            });
+        }
+        let made = fs::create_directory(directory);
+        if made.map_err(|e| OpenError::io("create", directory, e))?
+            && let Some(parent) = directory.parent()
+        {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            fs::sync_directory(parent).map_err(|e| OpenError::io("sync", parent, e))?;
+        }
+        Ok(())
+    }
+
+    /// Reads the identity; creates the store if there is none. The lock must be held.
+    pub(crate) fn open_or_create(
+        &self,
+        runtime: Option<&RuntimeId>,
+        clock: &dyn Clock,
+        random: &dyn Random,
+    ) -> Result<(Format, bool), OpenError> {
+        if let Some(format) = self.read_format()? {
+            let format = format.check(runtime)?;
+            self.check_directories()?;
+            return Ok((format, false));
+        }
+        self.check_nothing_is_lost()?;
+        let format = Format::fresh(runtime.cloned(), clock, random);
+        self.create(&format, random)
+            .map_err(|e| OpenError::io("create a store in", &self.directory, e))?;
+        Ok((format, true))
+    }
+
+    /// Reads the identity of a store that must exist.
+    pub(crate) fn open_existing(&self) -> Result<Format, OpenError> {
+        match self.read_format()? {
+            Some(format) => {
+                let format = format.check(None)?;
+                self.check_directories()?;
+                Ok(format)
+            }
+            None => {
+                self.check_nothing_is_lost()?;
+                Err(OpenError::NoStore {
+                    directory: self.directory.clone(),
+                })
+            }
+        }
+    }
+
+    fn read_format(&self) -> Result<Option<Format>, OpenError> {
+        let path = self.path(FORMAT);
+        match fs::read_all(&path) {
+            Ok(bytes) => unseal(&bytes)
+                .filter(|format: &Format| format.tag().is_some())
+                .map(Some)
+                .ok_or_else(|| OpenError::Damaged {
+                    file: FORMAT.to_owned(),
+                }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(OpenError::io("read", &path, error)),
+        }
+    }
+
+    /// Without an identity the directory must be new, or left by a creation that did not finish:
+    /// then there is at most one segment, and it holds nothing.
+    fn check_nothing_is_lost(&self) -> Result<(), OpenError> {
+        let lost = || OpenError::Missing {
+            file: FORMAT.to_owned(),
+        };
+        for number in self.segments()? {
+            let path = self.segment_path(number);
+            let bytes = fs::open_read(&path)
+                .and_then(|file| fs::length(&file))
+                .map_err(|e| OpenError::io("read", &path, e))?;
+            if number > 1 || bytes > SEGMENT_HEADER_BYTES as u64 {
+                return Err(lost());
+            }
+        }
+        Ok(())
+    }
+
+    fn check_directories(&self) -> Result<(), OpenError> {
+        for name in DIRECTORIES {
+            let path = self.path(name);
+            match fs::kind(&path).map_err(|e| OpenError::io("look at", &path, e))? {
+                Some(Kind::Directory) => {}
+                Some(Kind::Symlink) => return Err(OpenError::Symlink { path }),
+                Some(Kind::File) | None => {
+                    return Err(OpenError::Missing {
+                        file: name.to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The identity comes last, by a rename: until then the directory holds nothing that counts.
+    fn create(&self, format: &Format, random: &dyn Random) -> std::io::Result<()> {
+        for name in DIRECTORIES {
+            fs::create_directory(&self.path(name))?;
+        }
+        fs::write_whole(&self.directory, KEYS, &keys::fresh_file(random))?;
+        let header = SegmentHeader {
+            number: 1,
+            incarnation: 0,
+            previous_bytes: 0,
+            first_frame: 1,
+            first_position: 1,
+        };
+        let tag = format.tag().expect("a fresh format has a tag");
+        let name = Self::segment_name(1);
+        fs::write_whole(&self.path(SEGMENTS), &name, &header.to_bytes(tag))?;
+        for name in DIRECTORIES {
+            fs::sync_directory(&self.path(name))?;
+        }
+        self.write_format(format)
+    }
+
+    pub(crate) fn write_format(&self, format: &Format) -> std::io::Result<()> {
+        fs::write_whole(&self.directory, FORMAT, &seal(format))
+    }
+
+    /// Returns the numbers of the segment files in order.
+    pub(crate) fn segments(&self) -> Result<Vec<u32>, OpenError> {
+        let path = self.path(SEGMENTS);
+        match fs::names(&path) {
+            Ok(names) => Ok(names
+                .iter()
+                .filter_map(|name| segment_number(name))
+                .collect()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(OpenError::io("read", &path, error)),
+        }
+    }
+
+    /// Returns what in the directory is not the store's.
+    pub(crate) fn foreign(&self) -> Result<Vec<String>, OpenError> {
+        let names = |path: &Path| fs::names(path).map_err(|e| OpenError::io("read", path, e));
+        let mut foreign: Vec<String> = names(&self.directory)?
+            .into_iter()
+            .filter(|name| !is_own(name))
+            .collect();
+        let segments = names(&self.path(SEGMENTS))?.into_iter();
+        foreign.extend(
+            segments
+                .filter(|name| segment_number(name.strip_suffix(".new").unwrap_or(name)).is_none())
+                .map(|name| format!("{SEGMENTS}/{name}")),
+        );
+        Ok(foreign)
+    }
+}
+
+fn is_own(name: &str) -> bool {
+    let base = name.strip_suffix(".new").unwrap_or(name);
+    FILES.contains(&base) || DIRECTORIES.contains(&name)
+}
+
+fn segment_number(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".log")?.parse().ok()?;
+    (number > 0 && Layout::segment_name(number) == name).then_some(number)
+}

@@ -1,0 +1,86 @@
+//! The lock of a directory: one instance writes at a time (S1).
+
+use std::fmt;
+use std::path::Path;
+
+use runtime_core::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::OpenError;
+use crate::fs::{self, File};
+
+/// How often the loser of a race reads the lock file again while its winner signs it.
+const HOLDER_READS_MAX: usize = 1_000;
+
+/// Who holds a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process.
+    pub pid: u32,
+    /// This opening of it; a random text.
+    pub instance: String,
+    /// Since when.
+    pub opened_at: Timestamp,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} since {} ms", self.pid, self.opened_at)
+    }
+}
+
+/// A held lock; dropping it, or the end of the process, lets go.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock and signs it.
+    pub(crate) fn take(directory: &Path, holder: &Holder) -> Result<Self, OpenError> {
+        let path = directory.join("lock");
+        let file = fs::open_or_create(&path).map_err(|e| OpenError::io("open", &path, e))?;
+        if !fs::try_lock(&file).map_err(|e| OpenError::io("lock", &path, e))? {
+            return Err(OpenError::Busy {
+                directory: directory.to_owned(),
+                holder: read_living_holder(&file),
+            });
+        }
+        sign(&file, holder).map_err(|e| OpenError::io("write", &path, e))?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn sign(file: &File, holder: &Holder) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec(holder)?;
+    text.push(b'\n');
+    // Cut first: a reader in between finds nothing rather than a mixture of two holders.
+    file.set_len(0)?;
+    fs::write_all_at(file, &text, 0)
+}
+
+/// Reads who holds the lock. Between taking and signing, the file still names an earlier holder,
+/// which does not run any more, or nobody: then it is read again.
+fn read_living_holder(file: &File) -> Option<Holder> {
+    let mut found = None;
+    for _ in 0..HOLDER_READS_MAX {
+        found = read_holder(file);
+        if found.as_ref().is_some_and(is_alive) {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    found
+}
+
+fn read_holder(file: &File) -> Option<Holder> {
+    let bytes = fs::read_range(file, 0, fs::length(file).ok()?).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn is_alive(holder: &Holder) -> bool {
+    let pid = i32::try_from(holder.pid).ok();
+    let pid = pid.and_then(rustix::process::Pid::from_raw);
+    // A process of somebody else answers with a refusal, and lives.
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}

@@ -1,0 +1,368 @@
+//! The log core: a plain struct that takes groups of commits. A thread runs it in production, the
+//! caller itself in simulation.
+
+use std::sync::Arc;
+
+use runtime_core::{CommitId, Digest, Tier};
+use runtime_store::{Commit, CommitError, Committed, Position};
+
+use crate::config::FsLimits;
+use crate::frame::{FRAME_BYTES_MAX, Header, Place, StoreTag, flag};
+use crate::fs::{self, File};
+use crate::hint::{Hint, HintFile};
+use crate::layout::{Layout, SEGMENTS};
+use crate::lock::Lock;
+use crate::overlay::{Overlay, Verdict, names_of};
+use crate::record::{Applied, write_commit};
+use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::shared::Shared;
+
+/// A commit on its way to the log.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) commit: Commit,
+    pub(crate) content: Digest,
+    /// What was found without looking at the state.
+    pub(crate) checked: Result<(), CommitError>,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Committed(Committed),
+    /// It happened before; its events are at these positions.
+    Repeated(std::ops::Range<u64>),
+}
+
+/// The end of the log and everything that writes to it.
+#[derive(Debug)]
+pub(crate) struct Log {
+    layout: Layout,
+    tag: StoreTag,
+    tier: Tier,
+    limits: FsLimits,
+    remembered_max: usize,
+    shared: Arc<Shared>,
+    hint: HintFile,
+    file: File,
+    end: Place,
+    /// Up to here the segment is known to be synced.
+    synced: u64,
+    /// The number of the last frame.
+    number: u64,
+    incarnation: u64,
+    /// Why nothing more may be written.
+    stopped: Option<String>,
+    /// Something was written after the last mark.
+    unmarked: bool,
+    _lock: Lock,
+}
+
+/// What a log starts from.
+#[derive(Debug)]
+pub(crate) struct LogStart {
+    pub(crate) layout: Layout,
+    pub(crate) tag: StoreTag,
+    pub(crate) tier: Tier,
+    pub(crate) limits: FsLimits,
+    pub(crate) remembered_max: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) lock: Lock,
+    pub(crate) end: Place,
+    pub(crate) number: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) read_only: Option<String>,
+    /// The segment has bytes that do not count, so a new one begins.
+    pub(crate) was_cut: bool,
+}
+
+/// Commits that are written and synced together.
+#[derive(Default)]
+struct Part {
+    bytes: Vec<u8>,
+    applied: Vec<Applied>,
+    overlay: Overlay,
+    answers: Vec<Result<Answer, CommitError>>,
+    /// The answers that stand for something that is not durable yet, with their commits.
+    pending: Vec<(usize, CommitId)>,
+}
+
+impl Log {
+    /// Goes on where the log ended: syncs it, begins a new segment after a cut, and writes the
+    /// first frame of this incarnation.
+    pub(crate) fn start(start: LogStart) -> std::io::Result<Self> {
+        let path = start.layout.segment_path(start.end.segment);
+        let mut log = Self {
+            hint: HintFile::create(&start.layout)?,
+            file: fs::open_write(&path)?,
+            layout: start.layout,
+            tag: start.tag,
+            tier: start.tier,
+            limits: start.limits,
+            remembered_max: start.remembered_max,
+            shared: start.shared,
+            end: start.end,
+            synced: start.end.offset,
+            number: start.number,
+            incarnation: start.incarnation + 1,
+            stopped: start.read_only,
+            unmarked: false,
+            _lock: start.lock,
+        };
+        if log.stopped.is_some() {
+            return Ok(log);
+        }
+        // A killed predecessor may have left whole frames that only the page cache holds.
+        fs::sync_data(&log.file)?;
+        if start.was_cut {
+            log.begin_segment()?;
+        }
+        log.write_mark(flag::OPENED)?;
+        Ok(log)
+    }
+
+    /// Says why nothing more is written.
+    pub(crate) fn stopped(&self) -> Option<&str> {
+        self.stopped.as_deref()
+    }
+
+    /// Something has been written that no mark covers yet.
+    pub(crate) const fn needs_mark(&self) -> bool {
+        self.unmarked && self.stopped.is_none()
+    }
+
+    /// Takes commits in order; the answers are in the same order.
+    pub(crate) fn run(&mut self, group: Vec<Submission>) -> Vec<Result<Answer, CommitError>> {
+        let mut answers = Vec::with_capacity(group.len());
+        let mut group = group.into_iter();
+        while group.len() > 0 {
+            if self.stopped.is_none()
+                && let Err(error) = self.roll_if_full()
+            {
+                self.stop(&error);
+            }
+            if let Some(reason) = &self.stopped {
+                let reason = reason.clone();
+                answers.extend(group.map(|_| {
+                    Err(CommitError::ReadOnly {
+                        reason: reason.clone(),
+                    })
+                }));
+                return answers;
+            }
+            let part = self.prepare(&mut group);
+            answers.extend(self.finish(part));
+        }
+        answers
+    }
+
+    fn prepare(&self, group: &mut impl Iterator<Item = Submission>) -> Part {
+        let index = self.shared.read_index();
+        let mut part = Part::default();
+        while part.bytes.len() < self.limits.group_bytes_max
+            && let Some(submission) = group.next()
+        {
+            let Submission {
+                commit,
+                content,
+                checked,
+            } = submission;
+            let id = commit.id;
+            let verdict = part.overlay.decide(&index, &commit, content, checked);
+            let answer = match verdict {
+                Ok(Verdict::New(committed)) => {
+                    part.pending.push((part.answers.len(), id));
+                    self.add_frame(&mut part, commit, content, &committed);
+                    Ok(Answer::Committed(committed))
+                }
+                Ok(Verdict::RepeatedHere(committed)) => {
+                    part.pending.push((part.answers.len(), id));
+                    Ok(Answer::Committed(committed))
+                }
+                Ok(Verdict::RepeatedBefore(positions)) => Ok(Answer::Repeated(positions)),
+                Err(error) => Err(error),
+            };
+            part.answers.push(answer);
+        }
+        part
+    }
+
+    fn add_frame(&self, part: &mut Part, commit: Commit, content: Digest, committed: &Committed) {
+        let at = Place {
+            segment: self.end.segment,
+            offset: self.end.offset + part.bytes.len() as u64,
+        };
+        let number = self.number + part.applied.len() as u64 + 1;
+        let first = committed.positions.start;
+        let mut header = Header::new(0, self.incarnation, number, first);
+        header.names = names_of(&commit).map(str::to_owned).collect();
+        header.fit_names();
+        header.durable_mark = self.synced;
+        header.events = crate::bytes::length_u32(commit.events.len());
+        let payload_at = Place {
+            offset: at.offset + header.encoded_bytes() as u64,
+            ..at
+        };
+        let places = committed.places.clone();
+        let (payload, applied) = write_commit(self.tag, payload_at, commit, content, first, places);
+        debug_assert!(payload.len() < FRAME_BYTES_MAX, "checked with the form");
+        header.write(self.tag, at, &payload, &mut part.bytes);
+        part.applied.push(applied);
+    }
+
+    fn finish(&mut self, part: Part) -> Vec<Result<Answer, CommitError>> {
+        let mut answers = part.answers;
+        if part.bytes.is_empty() {
+            return answers;
+        }
+        if let Err(error) = self.append(&part.bytes) {
+            self.stop(&error);
+            let source = Arc::new(error);
+            for (index, id) in part.pending {
+                answers[index] = Err(CommitError::Indeterminate {
+                    id,
+                    reason: source.to_string(),
+                    source: Some(Arc::clone(&source)),
+                });
+            }
+            return answers;
+        }
+        self.number += part.applied.len() as u64;
+        self.unmarked = true;
+        self.publish(part.applied);
+        answers
+    }
+
+    /// Writes at the end, and syncs if the tier asks for it.
+    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        fs::write_all_at(&self.file, bytes, self.end.offset)?;
+        if self.tier == Tier::Power {
+            fs::sync_data(&self.file)?;
+        }
+        self.end.offset += bytes.len() as u64;
+        if self.tier == Tier::Power {
+            self.synced = self.end.offset;
+        }
+        Ok(())
+    }
+
+    /// Shows readers what is durable now.
+    fn publish(&mut self, applied: Vec<Applied>) {
+        let head = {
+            let mut index = self.shared.write_index();
+            for commit in applied {
+                index.apply(commit, self.remembered_max);
+            }
+            index.head()
+        };
+        self.publish_hint(head);
+        self.shared.announce(Position(head));
+    }
+
+    fn publish_hint(&self, head: u64) {
+        let hint = Hint {
+            end: self.end,
+            head,
+        };
+        // Readers beside the writer then see less, never anything wrong; the next one repairs it.
+        if let Err(error) = self.hint.publish(hint) {
+            tracing::warn!(%error, "the durable hint could not be written");
+        }
+    }
+
+    /// Writes the mark that makes everything before it certain (S4).
+    pub(crate) fn mark(&mut self) {
+        self.mark_or_stop(0);
+    }
+
+    fn mark_or_stop(&mut self, flags: u8) {
+        if self.stopped.is_some() {
+            return;
+        }
+        if let Err(error) = self.sync().and_then(|()| self.write_mark(flags)) {
+            self.stop(&error);
+        }
+    }
+
+    fn sync(&mut self) -> std::io::Result<()> {
+        if self.synced < self.end.offset {
+            fs::sync_data(&self.file)?;
+            self.synced = self.end.offset;
+        }
+        Ok(())
+    }
+
+    fn write_mark(&mut self, flags: u8) -> std::io::Result<()> {
+        let head = self.shared.read_index().head();
+        let mut header = Header::new(
+            flag::MARK | flags,
+            self.incarnation,
+            self.number + 1,
+            head + 1,
+        );
+        header.durable_mark = self.synced;
+        let mut bytes = Vec::new();
+        header.write(self.tag, self.end, &[], &mut bytes);
+        fs::write_all_at(&self.file, &bytes, self.end.offset)?;
+        fs::sync_data(&self.file)?;
+        self.end.offset += bytes.len() as u64;
+        self.synced = self.end.offset;
+        self.number += 1;
+        self.unmarked = false;
+        self.publish_hint(head);
+        Ok(())
+    }
+
+    /// Writes the last mark; nothing is written after it.
+    pub(crate) fn close(&mut self) -> Result<(), String> {
+        let failed = self.stopped.clone();
+        self.mark_or_stop(flag::CLOSED);
+        let result = match (&failed, &self.stopped) {
+            (None, Some(reason)) => Err(reason.clone()),
+            _ => Ok(()),
+        };
+        self.stopped.get_or_insert_with(|| "closed".to_owned());
+        result
+    }
+
+    /// After a failed write or sync nothing may be written: what reached the disk is not known,
+    /// and a second sync would report success for pages that the first one lost (S5).
+    fn stop(&mut self, error: &std::io::Error) {
+        tracing::error!(%error, "the log stops; reopen the store");
+        self.stopped
+            .get_or_insert_with(|| format!("writing failed ({error}); reopen the store"));
+    }
+
+    fn roll_if_full(&mut self) -> std::io::Result<()> {
+        let doublings = self.end.segment.saturating_sub(1).min(32);
+        let full =
+            (self.limits.segment_bytes_first << doublings).min(self.limits.segment_bytes_max);
+        if self.end.offset < full {
+            return Ok(());
+        }
+        // The new segment says that all of the old one counts, so that must be synced before.
+        self.sync()?;
+        self.begin_segment()
+    }
+
+    fn begin_segment(&mut self) -> std::io::Result<()> {
+        let number = self.end.segment + 1;
+        let header = SegmentHeader {
+            number,
+            incarnation: self.incarnation,
+            previous_bytes: self.end.offset,
+            first_frame: self.number + 1,
+            first_position: self.shared.read_index().head() + 1,
+        };
+        let directory = self.layout.path(SEGMENTS);
+        let name = Layout::segment_name(number);
+        fs::write_whole(&directory, &name, &header.to_bytes(self.tag))?;
+        self.file = fs::open_write(&self.layout.segment_path(number))?;
+        self.end = Place {
+            segment: number,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
+        self.synced = self.end.offset;
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! Opening a store for writing: lock, identity, log, tail.
+
+use std::sync::Arc;
+
+use runtime_core::Tier;
+
+use crate::config::FsStoreOptions;
+use crate::error::OpenError;
+use crate::frame::{Place, StoreTag};
+use crate::fs::{self, Kind};
+use crate::hint::{self, Hint};
+use crate::layout::{ASIDE, Format, KEYS, Layout, hex};
+use crate::lock::{Holder, Lock};
+use crate::log::{Log, LogStart};
+use crate::replay::{Reader, Replay, replay};
+use crate::report::{CutTail, OpenReport};
+use crate::segments::Segments;
+use crate::shared::Shared;
+
+/// A store that is ready to be written to.
+pub(crate) struct Opened {
+    pub(crate) layout: Layout,
+    pub(crate) format: Format,
+    pub(crate) log: Log,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) report: OpenReport,
+}
+
+pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
+    if !matches!(options.tier, Tier::Power | Tier::Crash) {
+        return Err(OpenError::Tier { tier: options.tier });
+    }
+    let layout = Layout::new(&options.directory);
+    layout.create_directory()?;
+    let holder = Holder {
+        pid: std::process::id(),
+        instance: hex(&options.random.ten()),
+        opened_at: options.clock.now(),
+    };
+    let lock = Lock::take(&layout.directory, &holder)?;
+    let (mut format, created) =
+        layout.open_or_create(options.runtime.as_ref(), &*options.clock, &*options.random)?;
+    check_keys(&layout)?;
+    let tag = format.tag().expect("a format without tag is not read");
+    let hint = hint::read(&layout);
+    let remembered_max = options.limits.remembered_commits;
+    let replay = replay(&layout, tag, remembered_max, Reader::Owner, hint)?;
+    let mut report = report_of(&layout, &replay)?;
+    report.created = created;
+    if report.read_only.is_none() {
+        report.cut = keep_tail_aside(&layout, &replay)?;
+        report.lineage_renewed = is_behind(hint, replay.end);
+        if report.lineage_renewed {
+            format.renew_lineage(&*options.random);
+            layout
+                .write_format(&format)
+                .map_err(|e| OpenError::io("write", &layout.directory, e))?;
+        }
+    }
+    let (log, shared) = start_log(options, &layout, tag, lock, replay, &report)?;
+    report.read_only = log.stopped().map(str::to_owned);
+    Ok(Opened {
+        layout,
+        format,
+        log,
+        shared,
+        report,
+    })
+}
+
+/// Positions that were published are gone, whatever took them (V6).
+fn is_behind(hint: Option<Hint>, end: Place) -> bool {
+    hint.is_some_and(|hint| hint.end > end)
+}
+
+pub(crate) fn check_keys(layout: &Layout) -> Result<(), OpenError> {
+    let path = layout.path(KEYS);
+    match fs::kind(&path).map_err(|e| OpenError::io("look at", &path, e))? {
+        Some(Kind::File) => Ok(()),
+        Some(Kind::Symlink) => Err(OpenError::Symlink { path }),
+        Some(Kind::Directory) | None => Err(OpenError::Missing {
+            file: KEYS.to_owned(),
+        }),
+    }
+}
+
+pub(crate) fn report_of(layout: &Layout, replay: &Replay) -> Result<OpenReport, OpenError> {
+    let fold = &replay.fold;
+    Ok(OpenReport {
+        closed_in_order: fold.closed,
+        damage: fold.damage.clone(),
+        read_only: fold.read_only(),
+        foreign: layout.foreign()?,
+        frames: fold.frames,
+        commits: fold.commits,
+        events: fold.index.head(),
+        ..OpenReport::default()
+    })
+}
+
+/// Describes what is after the end of the log.
+pub(crate) fn torn_tail(replay: &Replay) -> Option<CutTail> {
+    let bytes = replay.file_bytes.checked_sub(replay.end.offset)?;
+    (bytes > 0).then_some(CutTail {
+        segment: replay.end.segment,
+        offset: replay.end.offset,
+        bytes,
+        kept_as: None,
+        possibly_acknowledged: true,
+    })
+}
+
+/// Copies the torn tail before a new segment says that it does not count. The old file stays as
+/// it is.
+fn keep_tail_aside(layout: &Layout, replay: &Replay) -> Result<Option<CutTail>, OpenError> {
+    let Some(mut cut) = torn_tail(replay) else {
+        return Ok(None);
+    };
+    let path = layout.segment_path(cut.segment);
+    let bytes = fs::open_read(&path)
+        .and_then(|file| fs::read_range(&file, cut.offset, cut.offset + cut.bytes))
+        .map_err(|e| OpenError::io("read", &path, e))?;
+    let name = format!("{:010}-{}.tail", cut.segment, cut.offset);
+    let aside = layout.path(ASIDE);
+    fs::write_whole(&aside, &name, &bytes).map_err(|e| OpenError::io("write", &aside, e))?;
+    cut.kept_as = Some(format!("{ASIDE}/{name}"));
+    Ok(Some(cut))
+}
+
+fn start_log(
+    options: &FsStoreOptions,
+    layout: &Layout,
+    tag: StoreTag,
+    lock: Lock,
+    replay: Replay,
+    report: &OpenReport,
+) -> Result<(Log, Arc<Shared>), OpenError> {
+    let limits = options.fs_limits;
+    let segments = Segments::new(layout.clone(), tag, limits.open_segments_max);
+    let (number, incarnation) = (replay.fold.number, replay.fold.incarnation);
+    let shared = Arc::new(Shared::new(replay.fold.index, segments));
+    let log = Log::start(LogStart {
+        layout: layout.clone(),
+        tag,
+        tier: options.tier,
+        limits,
+        remembered_max: options.limits.remembered_commits,
+        shared: Arc::clone(&shared),
+        lock,
+        end: replay.end,
+        number,
+        incarnation,
+        read_only: report.read_only.clone(),
+        was_cut: report.cut.is_some(),
+    })
+    .map_err(|e| OpenError::io("write to the log in", &layout.directory, e))?;
+    Ok((log, shared))
+}

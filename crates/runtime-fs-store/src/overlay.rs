@@ -1,0 +1,270 @@
+//! The tail: what commits of the group being written will have changed. Guards are checked
+//! against it, readers do not see it.
+
+use std::collections::{HashMap, HashSet};
+
+use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey};
+use runtime_store::{
+    Commit, CommitError, Committed, Epoch, EventPlace, Found, Guard, NewEvent, Position, RowChange,
+    RowKey, Seq,
+};
+
+use crate::index::Index;
+
+/// The changes of a group, on top of an index that holds everything before it.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay {
+    /// The version of each changed row; none for a deleted one.
+    rows: HashMap<RowKey, Option<u64>>,
+    retired: HashSet<ScopeId>,
+    streams: HashMap<StreamKey, StreamTail>,
+    commits: HashMap<CommitId, (Digest, Committed)>,
+    event_ids: HashSet<EventId>,
+    events: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct StreamTail {
+    head: Seq,
+    last: Position,
+    closed: bool,
+}
+
+/// What a commit turned out to be.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// New; its events get these places.
+    New(Committed),
+    /// The same as one of this group.
+    RepeatedHere(Committed),
+    /// The same as one that is durable, with events at these positions.
+    RepeatedBefore(std::ops::Range<u64>),
+}
+
+impl Overlay {
+    /// Decides on a commit and, if it is new, takes it in. `checked` is what was found without
+    /// looking at the state; it comes after the question whether this is a repetition.
+    pub(crate) fn decide(
+        &mut self,
+        index: &Index,
+        commit: &Commit,
+        content: Digest,
+        checked: Result<(), CommitError>,
+    ) -> Result<Verdict, CommitError> {
+        if let Some(repeated) = self.repetition(index, commit.id, content)? {
+            return Ok(repeated);
+        }
+        checked?;
+        check_damage(index, commit)?;
+        self.check_owner(index, commit.owner.as_ref())?;
+        for guard in &commit.guards {
+            self.check_guard(index, guard)?;
+        }
+        self.check_streams(index, &commit.events)?;
+        let taken =
+            |event: &NewEvent| self.event_ids.contains(&event.id) || index.has_event(&event.id);
+        if commit.events.iter().any(taken) {
+            return Err(CommitError::DifferentContent { id: commit.id });
+        }
+        Ok(Verdict::New(self.take(index, commit, content)))
+    }
+
+    fn repetition(
+        &self,
+        index: &Index,
+        id: CommitId,
+        content: Digest,
+    ) -> Result<Option<Verdict>, CommitError> {
+        let different = CommitError::DifferentContent { id };
+        if let Some((first, committed)) = self.commits.get(&id) {
+            if *first != content {
+                return Err(different);
+            }
+            let repeated = Committed {
+                repeated: true,
+                ..committed.clone()
+            };
+            return Ok(Some(Verdict::RepeatedHere(repeated)));
+        }
+        match index.commit(&id) {
+            Some(entry) if entry.content == content => {
+                Ok(Some(Verdict::RepeatedBefore(entry.positions.clone())))
+            }
+            Some(_) => Err(different),
+            None if index.may_have_forgotten(&id) => Err(CommitError::TooOld { id }),
+            None => Ok(None),
+        }
+    }
+
+    fn version(&self, index: &Index, key: &RowKey) -> Option<u64> {
+        match self.rows.get(key) {
+            Some(version) => *version,
+            None if self.retired.contains(&key.scope) => None,
+            None => index.row(key).map(|row| row.version),
+        }
+    }
+
+    fn stream(&self, index: &Index, key: &StreamKey) -> StreamTail {
+        self.streams.get(key).copied().unwrap_or_else(|| {
+            index
+                .stream(key)
+                .map_or_else(StreamTail::default, |stream| StreamTail {
+                    head: stream.head,
+                    last: stream.last(),
+                    closed: stream.closed,
+                })
+        })
+    }
+
+    fn check_owner(
+        &self,
+        index: &Index,
+        owner: Option<&(ScopeId, Epoch)>,
+    ) -> Result<(), CommitError> {
+        let Some((scope, epoch)) = owner else {
+            return Ok(());
+        };
+        match self.version(index, &RowKey::epoch(scope.clone())) {
+            Some(version) if version == epoch.0 => Ok(()),
+            _ => Err(CommitError::Fenced),
+        }
+    }
+
+    fn check_guard(&self, index: &Index, guard: &Guard) -> Result<(), CommitError> {
+        let row = |key| {
+            self.version(index, key)
+                .map_or(Found::Absent, Found::Version)
+        };
+        let (found, wanted) = match guard {
+            Guard::Absent(key) => (row(key), Found::Absent),
+            Guard::Version(key, version) => (row(key), Found::Version(*version)),
+            Guard::Head(stream, seq) => (
+                Found::Head(self.stream(index, stream).head),
+                Found::Head(*seq),
+            ),
+            other => {
+                return Err(CommitError::Malformed {
+                    reason: format!("guard {other:?} is not known to this store"),
+                });
+            }
+        };
+        if found == wanted {
+            return Ok(());
+        }
+        Err(CommitError::Rejected {
+            guard: guard.clone(),
+            found,
+        })
+    }
+
+    /// Refuses an event for a stream that is closed, or that an earlier event of the same commit
+    /// closes (V5).
+    fn check_streams(&self, index: &Index, events: &[NewEvent]) -> Result<(), CommitError> {
+        let mut closing = HashSet::new();
+        for (at, event) in events.iter().enumerate() {
+            let is_closed =
+                |stream: &&StreamKey| closing.contains(stream) || self.stream(index, stream).closed;
+            if let Some(stream) = event.streams.iter().find(is_closed) {
+                let earlier = events[..at]
+                    .iter()
+                    .filter(|event| event.streams.contains(stream))
+                    .count() as u64;
+                let head = Seq(self.stream(index, stream).head.0 + earlier);
+                return Err(CommitError::Rejected {
+                    guard: Guard::Head(stream.clone(), head),
+                    found: Found::Closed,
+                });
+            }
+            if event.closes {
+                closing.extend(event.streams.first());
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, index: &Index, commit: &Commit, content: Digest) -> Committed {
+        let first = index.head() + self.events + 1;
+        let places: Vec<_> = commit
+            .events
+            .iter()
+            .map(|event| self.take_event(index, event))
+            .collect();
+        for change in &commit.rows {
+            self.take_row(index, change);
+        }
+        let committed = Committed {
+            positions: first..first + places.len() as u64,
+            places,
+            repeated: false,
+        };
+        self.commits.insert(commit.id, (content, committed.clone()));
+        committed
+    }
+
+    fn take_event(&mut self, index: &Index, event: &NewEvent) -> Vec<EventPlace> {
+        self.events += 1;
+        self.event_ids.insert(event.id);
+        let position = Position(index.head() + self.events);
+        let mut places = Vec::with_capacity(event.streams.len());
+        for (at, key) in event.streams.iter().enumerate() {
+            let before = self.stream(index, key);
+            let tail = StreamTail {
+                head: before.head.next(),
+                last: position,
+                closed: before.closed || (event.closes && at == 0),
+            };
+            self.streams.insert(key.clone(), tail);
+            places.push(EventPlace {
+                stream: key.clone(),
+                seq: tail.head,
+                previous: before.last,
+            });
+        }
+        places
+    }
+
+    fn take_row(&mut self, index: &Index, change: &RowChange) {
+        match change {
+            RowChange::Put { key, .. } => {
+                let version = self.version(index, key).map_or(1, |version| version + 1);
+                self.rows.insert(key.clone(), Some(version));
+            }
+            RowChange::Delete(key) => {
+                self.rows.insert(key.clone(), None);
+            }
+            RowChange::Retire(scope) => {
+                self.rows.retain(|key, _| key.scope != *scope);
+                self.retired.insert(scope.clone());
+            }
+            // A kind that the format cannot hold was refused with the form of the commit.
+            _ => {}
+        }
+    }
+}
+
+/// Refuses a commit that would change what damage has touched: its true state is not known (S4).
+fn check_damage(index: &Index, commit: &Commit) -> Result<(), CommitError> {
+    if !index.has_damage() {
+        return Ok(());
+    }
+    let found = names_of(commit).find_map(|name| Some((name, index.damage_of(name)?)));
+    match found {
+        None => Ok(()),
+        Some((name, place)) => Err(CommitError::ReadOnly {
+            reason: format!("{name} is damaged at {place}; run repair"),
+        }),
+    }
+}
+
+/// The scopes and streams that a commit touches.
+pub(crate) fn names_of(commit: &Commit) -> impl Iterator<Item = &str> {
+    let owner = commit.owner.iter().map(|(scope, _)| scope.as_str());
+    let rows = commit.rows.iter().filter_map(|change| match change {
+        RowChange::Put { key, .. } | RowChange::Delete(key) => Some(key.scope.as_str()),
+        RowChange::Retire(scope) => Some(scope.as_str()),
+        _ => None,
+    });
+    let events = commit.events.iter();
+    let streams = events.flat_map(|event| event.streams.iter().map(StreamKey::as_str));
+    owner.chain(rows).chain(streams)
+}

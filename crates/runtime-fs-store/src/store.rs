@@ -1,0 +1,525 @@
+//! The store itself.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtime_core::{Clock, CommitId, Digest, Random, StreamKey};
+use runtime_store::{
+    AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
+    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
+    RowQuery, Store, StoreIdentity, StoredEvent,
+};
+
+use crate::attachments::{self, Attachments};
+use crate::config::FsStoreOptions;
+use crate::error::OpenError;
+use crate::follower::Follower;
+use crate::form;
+use crate::fs;
+use crate::hint;
+use crate::inbox::Inbox;
+use crate::index::{Index, RowEntry};
+use crate::keys;
+use crate::layout::{KEYS, Layout};
+use crate::log::{Answer, Submission};
+use crate::open::{self, Opened};
+use crate::replay::{Reader, replay};
+use crate::report::OpenReport;
+use crate::segments::{Segments, unavailable};
+use crate::shared::Shared;
+use crate::writer::Writer;
+
+/// A store in one directory: tier Power or Crash, dense positions, one instance that writes and
+/// any number that read.
+///
+/// Reads look at the index in memory and fetch bodies from their segment; a page is a few reads of
+/// the page cache, done on the caller's thread. Commits are written by a thread of the store's
+/// own, many with one sync. Dropping the store without [`close`](Store::close) is taken for a
+/// crash by the next opening, and loses nothing.
+#[derive(Debug)]
+pub struct FsStore {
+    layout: Layout,
+    identity: StoreIdentity,
+    capabilities: Capabilities,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    follow_interval: Duration,
+    report: OpenReport,
+    attachments: Arc<Attachments>,
+    inbox: Inbox,
+    /// One rotation at a time.
+    rotating: Mutex<()>,
+    view: View,
+}
+
+#[derive(Debug)]
+enum View {
+    Owner { shared: Arc<Shared>, writer: Writer },
+    Beside(Follower),
+}
+
+impl FsStore {
+    /// Opens a store for writing; creates it if there is none. It blocks on the disk, for as long
+    /// as reading the log takes.
+    ///
+    /// A store whose log is damaged opens: what the damage touches is read-only, see
+    /// [`OpenReport::damage`].
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is deleted on any of them.
+    pub fn open(options: &FsStoreOptions) -> Result<Self, OpenError> {
+        let Opened {
+            layout,
+            format,
+            log,
+            shared,
+            report,
+        } = open::open(options)?;
+        let directory = layout.directory.clone();
+        let writer = Writer::start(log, Arc::clone(&options.clock), options.fs_limits)
+            .map_err(|e| OpenError::io("start a writer for", &directory, e))?;
+        let view = View::Owner { shared, writer };
+        Ok(Self::assemble(
+            layout,
+            format.identity(),
+            options,
+            report,
+            view,
+        ))
+    }
+
+    /// Opens a store for reading, beside a writer or without one. It sees what the writer has
+    /// published and follows it; it writes nothing, and cuts no tail.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::NoStore`] when there is none.
+    pub fn open_read_only(options: &FsStoreOptions) -> Result<Self, OpenError> {
+        let layout = Layout::new(&options.directory);
+        let format = layout.open_existing()?;
+        let identity = format.identity();
+        if let Some(expected) = &options.runtime
+            && *expected != identity.runtime
+        {
+            return Err(OpenError::WrongRuntime {
+                expected: expected.clone(),
+                found: identity.runtime,
+            });
+        }
+        let tag = format.tag().expect("a format without tag is not read");
+        let hint = hint::read(&layout);
+        let remembered_max = options.limits.remembered_commits;
+        let replay = replay(&layout, tag, remembered_max, Reader::Beside(hint), hint)?;
+        let mut report = open::report_of(&layout, &replay)?;
+        report.read_only = Some("opened read-only".to_owned());
+        let open_max = options.fs_limits.open_segments_max;
+        let follower = Follower::new(layout.clone(), tag, replay, open_max);
+        let view = View::Beside(follower);
+        Ok(Self::assemble(layout, identity, options, report, view))
+    }
+
+    fn assemble(
+        layout: Layout,
+        identity: StoreIdentity,
+        options: &FsStoreOptions,
+        report: OpenReport,
+        view: View,
+    ) -> Self {
+        let clock = Arc::clone(&options.clock);
+        Self {
+            attachments: Arc::new(Attachments::new(&layout, Arc::clone(&clock))),
+            inbox: Inbox::new(&layout),
+            layout,
+            identity,
+            capabilities: Capabilities {
+                tier: options.tier,
+                shared_by_processes: false,
+                dense_positions: true,
+                limits: options.limits,
+            },
+            clock,
+            random: Arc::clone(&options.random),
+            follow_interval: options.fs_limits.follow_interval,
+            report,
+            rotating: Mutex::default(),
+            view,
+        }
+    }
+
+    /// Returns what opening found: a cut tail, damage, foreign files.
+    #[must_use]
+    pub const fn report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// Returns the directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.layout.directory
+    }
+
+    /// Reads the inbox and returns the names of the files in it that are no commands.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`].
+    pub fn foreign_in_inbox(&self) -> Result<Vec<String>, ReadError> {
+        let read = self.inbox.read();
+        let (_, foreign) = read.map_err(|error| unavailable("read the inbox", error))?;
+        Ok(foreign)
+    }
+
+    fn with_index<T>(&self, read: impl FnOnce(&Index) -> T) -> Result<T, ReadError> {
+        match &self.view {
+            View::Owner { shared, .. } => Ok(read(&shared.read_index())),
+            View::Beside(follower) => follower.with_index(read),
+        }
+    }
+
+    fn segments(&self) -> &Segments {
+        match &self.view {
+            View::Owner { shared, .. } => &shared.segments,
+            View::Beside(follower) => &follower.segments,
+        }
+    }
+
+    fn limit(&self, asked: usize) -> Result<usize, ReadError> {
+        match asked {
+            0 => Err(ReadError::LimitZero),
+            limit => Ok(limit.min(self.capabilities.limits.page_entries_max)),
+        }
+    }
+
+    /// Reads events back to say what a commit did; none if its positions are `None`.
+    fn committed_at(
+        &self,
+        positions: Option<std::ops::Range<u64>>,
+    ) -> Result<Option<Committed>, ReadError> {
+        let Some(positions) = positions else {
+            return Ok(None);
+        };
+        let mut places = Vec::new();
+        for position in positions.clone() {
+            places.push(self.event_at(position)?.places);
+        }
+        Ok(Some(Committed {
+            positions,
+            places,
+            repeated: false,
+        }))
+    }
+
+    fn event_at(&self, position: u64) -> Result<StoredEvent, ReadError> {
+        match self.with_index(|index| index.extent(position))? {
+            Some(extent) if extent.bytes > 0 => self.segments().read(position, extent),
+            _ => Err(ReadError::Corrupt {
+                what: format!("event at position {position}"),
+            }),
+        }
+    }
+
+    fn read_row(&self, key: RowKey, entry: RowEntry) -> Result<Row, ReadError> {
+        Ok(Row {
+            key,
+            version: entry.version,
+            body: entry.body,
+            event: entry
+                .event
+                .map(|position| self.event_at(position))
+                .transpose()?,
+            due: entry.due,
+        })
+    }
+
+    fn submission(&self, commit: Commit) -> Submission {
+        let checked = form::check(&commit, &self.capabilities.limits)
+            .and_then(|()| self.check_attachments(&commit));
+        Submission {
+            content: commit.content_digest(),
+            commit,
+            checked,
+        }
+    }
+
+    fn check_attachments(&self, commit: &Commit) -> Result<(), CommitError> {
+        for &digest in &commit.attachments {
+            match self.attachments.has(&digest) {
+                Ok(true) => {}
+                Ok(false) => return Err(CommitError::MissingAttachment { digest }),
+                Err(error) => {
+                    return Err(CommitError::Unavailable {
+                        reason: format!("cannot look for attachment {digest}: {error}"),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, id: CommitId, answer: Answer) -> Result<Committed, CommitError> {
+        let positions = match answer {
+            Answer::Committed(committed) => return Ok(committed),
+            Answer::Repeated(positions) => positions,
+        };
+        match self.committed_at(Some(positions)) {
+            Ok(Some(committed)) => Ok(Committed {
+                repeated: true,
+                ..committed
+            }),
+            Ok(None) => unreachable!("its positions were given"),
+            // It did happen, but its places cannot be told.
+            Err(error) => Err(CommitError::Indeterminate {
+                id,
+                reason: error.to_string(),
+                source: None,
+            }),
+        }
+    }
+
+    fn read_keys(&self) -> Result<KeyRing, ReadError> {
+        let path = self.layout.path(KEYS);
+        let bytes = fs::read_all(&path).map_err(|error| unavailable("read the keys", error))?;
+        keys::from_file(&bytes).ok_or_else(|| ReadError::Corrupt {
+            what: KEYS.to_owned(),
+        })
+    }
+}
+
+fn not_owner() -> ReadError {
+    ReadError::Unavailable {
+        reason: "the store was opened read-only".to_owned(),
+        source: None,
+    }
+}
+
+#[async_trait]
+impl Store for FsStore {
+    fn identity(&self) -> &StoreIdentity {
+        &self.identity
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        let View::Owner { writer, .. } = &self.view else {
+            return Err(CommitError::ReadOnly {
+                reason: "opened read-only".to_owned(),
+            });
+        };
+        let id = commit.id;
+        let answer = writer.submit(self.submission(commit)).await?;
+        self.answer(id, answer)
+    }
+
+    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
+        let positions = self.with_index(|index| {
+            let entry = index.commit(id)?;
+            Some(entry.positions.clone())
+        })?;
+        self.committed_at(positions)
+    }
+
+    async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
+        let entry = self.with_index(|index| index.row(key).cloned())?;
+        entry
+            .map(|entry| self.read_row(key.clone(), entry))
+            .transpose()
+    }
+
+    async fn rows(
+        &self,
+        query: RowQuery,
+        page: Page<Option<RowKey>>,
+    ) -> Result<RowPage, ReadError> {
+        let page = Page {
+            limit: self.limit(page.limit)?,
+            ..page
+        };
+        let (entries, next) = self.with_index(|index| index.rows(&query, page))?;
+        let rows = entries
+            .into_iter()
+            .map(|(key, entry)| self.read_row(key, entry))
+            .collect::<Result<_, _>>()?;
+        Ok(RowPage { rows, next })
+    }
+
+    async fn events(
+        &self,
+        stream: Option<&StreamKey>,
+        page: Page<Position>,
+    ) -> Result<EventPage, ReadError> {
+        let page = Page {
+            limit: self.limit(page.limit)?,
+            ..page
+        };
+        let list = self.with_index(|index| index.events(stream, &page))?;
+        if let (true, Some(damaged)) = (list.events.is_empty(), &list.damaged) {
+            return Err(ReadError::Corrupt {
+                what: format!(
+                    "events at positions {} to {}",
+                    damaged.start,
+                    damaged.end - 1
+                ),
+            });
+        }
+        let events = list
+            .events
+            .into_iter()
+            .map(|(position, extent)| self.segments().read(position, extent))
+            .collect::<Result<_, _>>()?;
+        Ok(EventPage {
+            events,
+            next: Position(list.next),
+            has_more: list.has_more,
+            head: Position(list.head),
+            pruned: Position::default(),
+        })
+    }
+
+    async fn changed(&self, after: Position) -> Position {
+        match &self.view {
+            View::Owner { shared, .. } => {
+                // Subscribing comes before the first look, so a commit in between is not missed.
+                let mut head = shared.head();
+                *head
+                    .wait_for(|head| *head > after)
+                    .await
+                    .expect("the sender lives in this store")
+            }
+            View::Beside(follower) => loop {
+                // Damage to what follows is told by the next read, so the waiter goes there.
+                match follower.with_index(Index::head) {
+                    Ok(head) if head > after.0 => return Position(head),
+                    Ok(_) => self.clock.sleep(self.follow_interval).await,
+                    Err(_) => return after,
+                }
+            },
+        }
+    }
+
+    fn inbox(&self) -> Option<&dyn CommandInbox> {
+        match &self.view {
+            View::Owner { .. } => Some(&self.inbox),
+            View::Beside(_) => None,
+        }
+    }
+
+    async fn close(&self) -> Result<(), CommitError> {
+        let View::Owner { writer, .. } = &self.view else {
+            return Ok(());
+        };
+        writer
+            .close()
+            .await
+            .map_err(|reason| CommitError::Unavailable { reason })
+    }
+}
+
+#[async_trait]
+impl AttachmentStore for FsStore {
+    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
+        if matches!(self.view, View::Beside(_)) {
+            return Err(AttachmentError::Unavailable {
+                reason: "the store was opened read-only".to_owned(),
+                source: None,
+            });
+        }
+        let attachments = Arc::clone(&self.attachments);
+        blocking(move || attachments.put(&bytes))
+            .await
+            .map_err(|error| attachments::unavailable("write", error))
+    }
+
+    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
+        let attachments = Arc::clone(&self.attachments);
+        let digest = *digest;
+        blocking(move || attachments.get(&digest)).await
+    }
+
+    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
+        self.attachments
+            .has(digest)
+            .map_err(|error| attachments::unavailable("look for", error))
+    }
+
+    async fn sweep_attachments(
+        &self,
+        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
+        min_age: Duration,
+    ) -> Result<usize, AttachmentError> {
+        self.attachments
+            .sweep(live, min_age)
+            .map_err(|error| attachments::unavailable("sweep", error))
+    }
+}
+
+#[async_trait]
+impl KeyRingStore for FsStore {
+    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
+        self.read_keys()
+    }
+
+    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
+        if matches!(self.view, View::Beside(_)) {
+            return Err(not_owner());
+        }
+        let _one = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ring = self.read_keys()?;
+        let id = ring.signing().id + 1;
+        ring.keys.push(keys::fresh_key(id, &*self.random));
+        fs::write_whole(&self.layout.directory, KEYS, &keys::to_file(&ring))
+            .map_err(|error| unavailable("write the keys", error))?;
+        Ok(ring)
+    }
+}
+
+/// Runs what blocks on the disk for milliseconds away from the async runtime, if there is one.
+#[cfg(not(feature = "simulation"))]
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => match runtime.spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => unreachable!("a blocking task that has started is never cancelled"),
+            },
+        },
+        Err(_) => work(),
+    }
+}
+
+#[cfg(feature = "simulation")]
+#[expect(clippy::unused_async, reason = "the same signature as the other one")]
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    work()
+}
+
+/// What only a simulation may do.
+#[cfg(feature = "simulation")]
+impl FsStore {
+    /// Commits several at once, as one group with one sync.
+    #[must_use]
+    pub fn commit_group(&self, commits: Vec<Commit>) -> Vec<Result<Committed, CommitError>> {
+        let View::Owner { writer, .. } = &self.view else {
+            return Vec::new();
+        };
+        let ids: Vec<CommitId> = commits.iter().map(|commit| commit.id).collect();
+        let group = commits
+            .into_iter()
+            .map(|commit| self.submission(commit))
+            .collect();
+        let answers = writer.submit_group(group).into_iter().zip(ids);
+        answers
+            .map(|(answer, id)| answer.and_then(|answer| self.answer(id, answer)))
+            .collect()
+    }
+
+    /// Writes the mark that the writer's thread writes once it is idle.
+    pub fn mark_idle(&self) {
+        if let View::Owner { writer, .. } = &self.view {
+            writer.mark();
+        }
+    }
+}

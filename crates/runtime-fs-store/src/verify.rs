@@ -1,0 +1,40 @@
+//! Reading everything and saying what is wrong, without changing anything.
+
+use std::path::Path;
+
+use runtime_store::Limits;
+
+use crate::error::OpenError;
+use crate::hint;
+use crate::layout::{KEYS, Layout};
+use crate::open::{check_keys, report_of, torn_tail};
+use crate::replay::{Reader, replay};
+use crate::report::OpenReport;
+use crate::{fs, keys};
+
+/// Reads the whole log of a store and checks every checksum. It changes nothing and takes no
+/// lock; beside a writer it may report the tail that is just being written as torn.
+///
+/// It blocks on the disk for as long as reading the log takes.
+///
+/// # Errors
+/// [`OpenError`]: what would refuse opening.
+pub fn verify(directory: &Path) -> Result<OpenReport, OpenError> {
+    let layout = Layout::new(directory);
+    let format = layout.open_existing()?;
+    check_keys(&layout)?;
+    let path = layout.path(KEYS);
+    let bytes = fs::read_all(&path).map_err(|e| OpenError::io("read", &path, e))?;
+    if keys::from_file(&bytes).is_none() {
+        return Err(OpenError::Damaged {
+            file: KEYS.to_owned(),
+        });
+    }
+    let tag = format.tag().expect("a format without tag is not read");
+    let hint = hint::read(&layout);
+    let remembered_max = Limits::default().remembered_commits;
+    let replay = replay(&layout, tag, remembered_max, Reader::Owner, hint)?;
+    let mut report = report_of(&layout, &replay)?;
+    report.cut = torn_tail(&replay);
+    Ok(report)
+}

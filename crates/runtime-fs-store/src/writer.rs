@@ -1,0 +1,162 @@
+//! The thread that runs the log: it takes what waits as one group, so many commits share a sync.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::thread::JoinHandle;
+
+use runtime_core::{Clock, CommitId};
+use runtime_store::CommitError;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::FsLimits;
+use crate::log::{Answer, Log, Submission};
+
+type Reply = oneshot::Sender<Result<Answer, CommitError>>;
+
+/// The handle of the thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    queue: Mutex<Option<mpsc::Sender<(Submission, Reply)>>>,
+    in_order: Arc<AtomicBool>,
+    ended: watch::Receiver<Option<Result<(), String>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(crate) fn start(log: Log, clock: Arc<dyn Clock>, limits: FsLimits) -> io::Result<Self> {
+        let (queue, waiting) = mpsc::channel(limits.queue_commits_max);
+        let (end, ended) = watch::channel(None);
+        let in_order = Arc::new(AtomicBool::new(false));
+        // The clock's sleep may need a runtime around it.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        let closing = Arc::clone(&in_order);
+        let thread = std::thread::Builder::new()
+            .name("fs-store".to_owned())
+            .spawn(move || {
+                let mut log = log;
+                runtime.block_on(run(&mut log, waiting, &*clock, limits));
+                let result = if closing.load(Ordering::Acquire) {
+                    log.close()
+                } else {
+                    // Dropped without `close`: the next opening says so.
+                    Ok(())
+                };
+                // The lock goes first, so that whoever waits for the end can open again.
+                drop(log);
+                end.send_replace(Some(result));
+            })?;
+        Ok(Self {
+            queue: Mutex::new(Some(queue)),
+            in_order,
+            ended,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Hands a commit over and waits for its answer. Once it is in the queue it happens, whether
+    /// or not anybody waits.
+    pub(crate) async fn submit(&self, submission: Submission) -> Result<Answer, CommitError> {
+        let id = submission.commit.id;
+        let queue = self.lock_queue().clone().ok_or_else(closed)?;
+        let (reply, answer) = oneshot::channel();
+        queue
+            .send((submission, reply))
+            .await
+            .map_err(|_| closed())?;
+        drop(queue);
+        answer.await.unwrap_or_else(|_| Err(gone(id)))
+    }
+
+    /// Ends the thread once it has taken what waits.
+    pub(crate) async fn close(&self) -> Result<(), String> {
+        self.in_order.store(true, Ordering::Release);
+        drop(self.lock_queue().take());
+        let mut ended = self.ended.clone();
+        let result = match ended.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Ok(())),
+            Err(_) => Err("the writer panicked".to_owned()),
+        };
+        self.join();
+        result
+    }
+
+    fn join(&self) {
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the writer panicked");
+        }
+    }
+
+    fn lock_queue(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<(Submission, Reply)>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.lock_queue().take());
+        // Joined, so that the directory can be opened again at once.
+        self.join();
+    }
+}
+
+async fn run(
+    log: &mut Log,
+    mut waiting: mpsc::Receiver<(Submission, Reply)>,
+    clock: &dyn Clock,
+    limits: FsLimits,
+) {
+    let mut group = Vec::new();
+    loop {
+        let mut idle = log.needs_mark().then(|| clock.sleep(limits.idle_mark));
+        let taken = poll_fn(|context| {
+            let taken = waiting.poll_recv_many(context, &mut group, limits.group_commits_max);
+            if let Poll::Ready(taken) = taken {
+                return Poll::Ready(Some(taken));
+            }
+            match idle.as_mut().map(|idle| idle.as_mut().poll(context)) {
+                Some(Poll::Ready(())) => Poll::Ready(None),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+        match taken {
+            Some(0) => return,
+            Some(_) => answer_group(log, &mut group),
+            None => log.mark(),
+        }
+    }
+}
+
+fn answer_group(log: &mut Log, group: &mut Vec<(Submission, Reply)>) {
+    let (submissions, replies): (Vec<_>, Vec<_>) = group.drain(..).unzip();
+    for (answer, reply) in log.run(submissions).into_iter().zip(replies) {
+        // Nobody may be waiting any more; the commit has happened all the same.
+        let _ = reply.send(answer);
+    }
+}
+
+fn closed() -> CommitError {
+    CommitError::ReadOnly {
+        reason: "the store is closed".to_owned(),
+    }
+}
+
+fn gone(id: CommitId) -> CommitError {
+    CommitError::Indeterminate {
+        id,
+        reason: "the writer ended while the commit was with it".to_owned(),
+        source: None,
+    }
+}
