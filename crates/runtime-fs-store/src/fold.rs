@@ -24,6 +24,21 @@ pub(crate) struct Fold {
     after_hole: bool,
 }
 
+/// What does not follow on: damage if its bytes had been synced, else the torn tail.
+struct Bad {
+    damage: Damage,
+    header: Option<Header>,
+}
+
+impl Bad {
+    fn with_header(damage: Damage, header: Header) -> Box<Self> {
+        Box::new(Self {
+            damage,
+            header: Some(header),
+        })
+    }
+}
+
 /// How far a segment can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trust {
@@ -101,7 +116,7 @@ impl Fold {
             let offset = item.offset();
             match self.take_item(start.segment, item) {
                 Ok(()) => {}
-                Err(damage) if offset < mark => self.take_damage(damage),
+                Err(bad) if offset < mark => self.take_damage(*bad),
                 Err(_) => return offset,
             }
         }
@@ -110,7 +125,7 @@ impl Fold {
 
     /// Takes a whole frame that follows on; anything else is returned as what it would be if its
     /// bytes had been synced.
-    fn take_item(&mut self, segment: u32, item: Item<'_>) -> Result<(), (Damage, Option<Header>)> {
+    fn take_item(&mut self, segment: u32, item: Item<'_>) -> Result<(), Box<Bad>> {
         let bytes = item.offset()..item.end();
         match item {
             Item::Frame {
@@ -123,17 +138,21 @@ impl Fold {
                     segment,
                     offset: payload_at,
                 };
-                self.take_frame(header, at, payload)
-                    .map_err(|(bad, header)| {
-                        (bad_payload(segment, bytes, bad, &header), Some(header))
-                    })
+                self.take_frame(&header, at, payload).map_err(|bad| {
+                    let damage = bad_payload(segment, bytes, bad, &header);
+                    Bad::with_header(damage, header)
+                })
             }
             Item::BadPayload { header, .. } if self.follows(&header) => {
                 let damage = bad_payload(segment, bytes, BadPayload::Malformed, &header);
-                Err((damage, Some(header)))
+                Err(Bad::with_header(damage, header))
             }
             Item::Frame { .. } | Item::BadPayload { .. } | Item::Hole { .. } => {
-                Err((Damage::Header { segment, bytes }, None))
+                let damage = Damage::Header { segment, bytes };
+                Err(Box::new(Bad {
+                    damage,
+                    header: None,
+                }))
             }
         }
     }
@@ -150,23 +169,22 @@ impl Fold {
 
     fn take_frame(
         &mut self,
-        header: Header,
+        header: &Header,
         payload_at: Place,
         payload: &[u8],
-    ) -> Result<(), (BadPayload, Header)> {
+    ) -> Result<(), BadPayload> {
         if header.has(flag::MARK) {
             self.index.skip_to(header.first_position);
         } else {
             let first = header.first_position;
-            let applied = match read_commit(self.tag, payload_at, payload, first) {
-                Ok(applied) if applied.events.len() == header.events as usize => applied,
-                Ok(_) => return Err((BadPayload::Malformed, header)),
-                Err(bad) => return Err((bad, header)),
-            };
+            let applied = read_commit(self.tag, payload_at, payload, first)?;
+            if applied.events.len() != header.events as usize {
+                return Err(BadPayload::Malformed);
+            }
             self.index.apply(applied, self.remembered_max);
             self.commits += 1;
         }
-        self.step(&header);
+        self.step(header);
         Ok(())
     }
 
@@ -178,7 +196,7 @@ impl Fold {
         self.after_hole = false;
     }
 
-    fn take_damage(&mut self, (damage, header): (Damage, Option<Header>)) {
+    fn take_damage(&mut self, Bad { damage, header }: Bad) {
         match header {
             Some(header) => {
                 self.index.skip_to(header.end_position());

@@ -37,12 +37,14 @@ fn check_size(commit: &Commit, limits: &Limits) -> Result<(), CommitError> {
     let records = 2 + commit.rows.len() + commit.events.len();
     let streams: usize = commit.events.iter().map(|event| event.streams.len()).sum();
     let frame = HEADER_BYTES_MAX + bytes + records * RECORD_BYTES_MAX + streams * STREAM_BYTES;
-    // Many small rows take more room in the frame than their bytes.
-    if bytes > limits.commit_bytes_max || frame > FRAME_BYTES_MAX {
-        return Err(CommitError::TooLarge {
-            bytes: bytes.max(frame),
-            max: limits.commit_bytes_max,
-        });
+    let (bytes, max) = if bytes > limits.commit_bytes_max {
+        (bytes, limits.commit_bytes_max)
+    } else {
+        // Many small rows take more room in the frame than their bytes.
+        (frame, FRAME_BYTES_MAX)
+    };
+    if bytes > max {
+        return Err(CommitError::TooLarge { bytes, max });
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The store itself.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub struct FsStore {
     report: OpenReport,
     attachments: Arc<Attachments>,
     inbox: Inbox,
+    /// Nothing is written any more, beside the log either.
+    closed: AtomicBool,
     /// One rotation at a time.
     rotating: Mutex<()>,
     view: View,
@@ -57,7 +60,7 @@ pub struct FsStore {
 #[derive(Debug)]
 enum View {
     Owner { shared: Arc<Shared>, writer: Writer },
-    Beside(Follower),
+    Beside(Box<Follower>),
 }
 
 impl FsStore {
@@ -115,7 +118,7 @@ impl FsStore {
         report.read_only = Some("opened read-only".to_owned());
         let open_max = options.fs_limits.open_segments_max;
         let follower = Follower::new(layout.clone(), tag, replay, open_max);
-        let view = View::Beside(follower);
+        let view = View::Beside(Box::new(follower));
         Ok(Self::assemble(layout, identity, options, report, view))
     }
 
@@ -142,6 +145,7 @@ impl FsStore {
             random: Arc::clone(&options.random),
             follow_interval: options.fs_limits.follow_interval,
             report,
+            closed: AtomicBool::new(false),
             rotating: Mutex::default(),
             view,
         }
@@ -276,19 +280,33 @@ impl FsStore {
         }
     }
 
+    /// Says why nothing may be written beside the log, if so.
+    fn refuses_writes(&self) -> Option<&'static str> {
+        match self.view {
+            View::Beside(_) => Some("the store was opened read-only"),
+            View::Owner { .. } => self
+                .closed
+                .load(Ordering::Acquire)
+                .then_some("the store is closed"),
+        }
+    }
+
+    fn check_writable_attachments(&self) -> Result<(), AttachmentError> {
+        match self.refuses_writes() {
+            None => Ok(()),
+            Some(reason) => Err(AttachmentError::Unavailable {
+                reason: reason.to_owned(),
+                source: None,
+            }),
+        }
+    }
+
     fn read_keys(&self) -> Result<KeyRing, ReadError> {
         let path = self.layout.path(KEYS);
         let bytes = fs::read_all(&path).map_err(|error| unavailable("read the keys", error))?;
         keys::from_file(&bytes).ok_or_else(|| ReadError::Corrupt {
             what: KEYS.to_owned(),
         })
-    }
-}
-
-fn not_owner() -> ReadError {
-    ReadError::Unavailable {
-        reason: "the store was opened read-only".to_owned(),
-        source: None,
     }
 }
 
@@ -410,6 +428,7 @@ impl Store for FsStore {
         let View::Owner { writer, .. } = &self.view else {
             return Ok(());
         };
+        self.closed.store(true, Ordering::Release);
         writer
             .close()
             .await
@@ -420,12 +439,7 @@ impl Store for FsStore {
 #[async_trait]
 impl AttachmentStore for FsStore {
     async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
-        if matches!(self.view, View::Beside(_)) {
-            return Err(AttachmentError::Unavailable {
-                reason: "the store was opened read-only".to_owned(),
-                source: None,
-            });
-        }
+        self.check_writable_attachments()?;
         let attachments = Arc::clone(&self.attachments);
         blocking(move || attachments.put(&bytes))
             .await
@@ -449,6 +463,7 @@ impl AttachmentStore for FsStore {
         live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
         min_age: Duration,
     ) -> Result<usize, AttachmentError> {
+        self.check_writable_attachments()?;
         self.attachments
             .sweep(live, min_age)
             .map_err(|error| attachments::unavailable("sweep", error))
@@ -462,8 +477,11 @@ impl KeyRingStore for FsStore {
     }
 
     async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
-        if matches!(self.view, View::Beside(_)) {
-            return Err(not_owner());
+        if let Some(reason) = self.refuses_writes() {
+            return Err(ReadError::Unavailable {
+                reason: reason.to_owned(),
+                source: None,
+            });
         }
         let _one = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ring = self.read_keys()?;

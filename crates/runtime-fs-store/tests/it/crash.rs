@@ -1,0 +1,297 @@
+//! Truncation and flips (R5, R6): exactly a prefix, and damage is never taken for a torn tail.
+
+use std::fs;
+use std::path::Path;
+
+use runtime_fs_store::{Damage, FsStore, FsStoreOptions, verify};
+use runtime_store::{CommitError, Page, Position, ReadError, RowQuery, Store};
+
+use crate::support::{all_events, commit, numbers, options, scope, segment, stream};
+
+const RECORDS: u64 = 64;
+
+/// Writes commits one by one, so each has a sync and a mark of its own, and closes.
+async fn write(options: &FsStoreOptions, numbers: std::ops::Range<u64>) {
+    let store = FsStore::open(options).unwrap();
+    for number in numbers {
+        store.commit(commit(number)).await.unwrap();
+    }
+    store.close().await.unwrap();
+}
+
+/// A directory in memory where there is one: syncs cost nothing there, and these tests do not
+/// lose power.
+fn in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+/// Copies a store file by file.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// R5: cut anywhere in the log, opening gives exactly a prefix, appending goes on, and what was
+/// cut does not come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_truncation_at_every_byte_leaves_a_prefix() {
+    let parent = in_memory();
+    let template = options(parent.path(), 5);
+    write(&template, 0..RECORDS).await;
+    let whole = fs::read(segment(&template, 1)).unwrap();
+    // Without the hint each cut is a crash that lost everything after it.
+    fs::remove_file(template.directory.join("durable")).unwrap();
+    let work = in_memory();
+    copy(&template.directory, &work.path().join("store"));
+    let opened = options(work.path(), 6);
+    let mut cases = 0;
+    let mut known = None;
+    for length in 64..=whole.len() {
+        restore(&opened.directory, &whole[..length]);
+        let store = FsStore::open(&opened).unwrap();
+        assert_eq!(store.report().damage, [], "cut at {length}");
+        let events = store.report().events;
+        assert!(known.is_none_or(|known| events == known || events == known + 1));
+        known = Some(events);
+        store.commit(commit(1_000)).await.unwrap();
+        drop(store);
+        let expected: Vec<u64> = (0..events).chain([1_000]).collect();
+        let store = FsStore::open(&opened).unwrap();
+        assert_eq!(numbers(&store).await, expected, "cut at {length}");
+        cases += 1;
+    }
+    assert_eq!(known, Some(RECORDS));
+    assert!(cases > 10_000, "only {cases} cases");
+}
+
+/// Puts a log of one segment in place of what is there.
+fn restore(directory: &Path, segment: &[u8]) {
+    let _ = fs::remove_file(directory.join("durable"));
+    for name in ["segments", "aside"] {
+        for entry in fs::read_dir(directory.join(name)).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
+    fs::write(directory.join("segments/0000000001.log"), segment).unwrap();
+}
+
+/// R6: every flipped bit of a log is found; before the last mark it is damage and never a torn
+/// tail, and nothing that is served differs from what was written.
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_every_flipped_bit_is_found() {
+    let parent = in_memory();
+    let template = options(parent.path(), 5);
+    write(&template, 0..RECORDS).await;
+    let path = segment(&template, 1);
+    let whole = fs::read(&path).unwrap();
+    // The mark written on closing is the last frame; flipping it loses nothing.
+    let last = whole.len() - 64;
+    let (mut cases, mut torn) = (0_u32, 0_u32);
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &flipped).unwrap();
+        let report = verify(&template.directory).unwrap();
+        if bit / 8 < last {
+            assert!(!report.damage.is_empty(), "bit {bit} was not found");
+            assert_eq!(report.cut, None, "bit {bit} was taken for a torn tail");
+        } else {
+            assert!(
+                report.cut.is_some(),
+                "bit {bit} of the last mark was not found"
+            );
+            assert_eq!(report.events, RECORDS);
+            torn += 1;
+        }
+        cases += 1;
+    }
+    assert!(cases > 100_000, "only {cases} cases");
+    assert_eq!(torn, 512);
+}
+
+/// S4: a damaged payload makes what its header names read-only and its events unreadable; the rest
+/// is not touched.
+#[tokio::test]
+async fn s4_a_damaged_payload_is_isolated() {
+    let parent = in_memory();
+    let options = options(parent.path(), 5);
+    write(&options, 0..8).await;
+    flip_first(&options, &crate::support::body(3));
+    let store = FsStore::open(&options).unwrap();
+    let report = store.report();
+    assert!(
+        matches!(&report.damage[..], [Damage::Payload { positions, names, .. }]
+            if *positions == (4..5) && names.contains(&"worker/3".to_owned())),
+        "{report:?}"
+    );
+    assert_eq!(report.read_only, None);
+
+    let page = store
+        .events(None, Page::after(Position(0), 100))
+        .await
+        .unwrap();
+    assert_eq!(
+        (page.events.len(), page.next, page.has_more),
+        (3, Position(3), true)
+    );
+    let damaged = store.events(None, Page::after(Position(3), 100)).await;
+    assert!(
+        matches!(damaged, Err(ReadError::Corrupt { .. })),
+        "{damaged:?}"
+    );
+    let rest = store
+        .events(None, Page::after(Position(4), 100))
+        .await
+        .unwrap();
+    assert_eq!(rest.events.len(), 4);
+    // The stream that lost an event says so where it is, not before and not after.
+    let session = stream("session/all");
+    let page = store
+        .events(Some(&session), Page::after(Position(0), 100))
+        .await
+        .unwrap();
+    assert_eq!((page.events.len(), page.has_more), (3, true));
+    let damaged = store
+        .events(Some(&session), Page::after(Position(3), 100))
+        .await;
+    assert!(
+        matches!(damaged, Err(ReadError::Corrupt { .. })),
+        "{damaged:?}"
+    );
+    let rest = store
+        .events(Some(&session), Page::after(Position(4), 100))
+        .await
+        .unwrap();
+    assert_eq!(rest.events.len(), 4);
+
+    let refused = store.commit(commit(11)).await;
+    assert!(
+        matches!(refused, Err(CommitError::ReadOnly { .. })),
+        "{refused:?}"
+    );
+    let mut healthy = commit(12);
+    healthy.events.clear();
+    healthy.rows = vec![runtime_store::RowChange::put(
+        runtime_store::RowKey::new("state", scope("worker/0"), "x"),
+        *b"x",
+    )];
+    store.commit(healthy).await.unwrap();
+}
+
+/// S4: a damaged header stops all writing, and everything else can still be read.
+#[tokio::test]
+async fn s4_a_damaged_header_makes_the_store_read_only() {
+    let parent = in_memory();
+    let options = options(parent.path(), 5);
+    write(&options, 0..8).await;
+    let whole = fs::read(segment(&options, 1)).unwrap();
+    flip_first(&options, b"worker/3");
+    let store = FsStore::open(&options).unwrap();
+    assert!(store.report().read_only.is_some());
+    assert!(matches!(store.report().damage[..], [Damage::Header { .. }]));
+    let refused = store.commit(commit(100)).await;
+    assert!(
+        matches!(refused, Err(CommitError::ReadOnly { .. })),
+        "{refused:?}"
+    );
+    let rest = store
+        .events(None, Page::after(Position(4), 100))
+        .await
+        .unwrap();
+    assert_eq!(rest.events.len(), 4);
+    let rows = store
+        .rows(RowQuery::space("state"), Page::after(None, 100))
+        .await
+        .unwrap();
+    assert_eq!(rows.rows.len(), 7);
+    drop(store);
+    // Nothing was cut, moved or appended.
+    assert_eq!(fs::read(segment(&options, 1)).unwrap().len(), whole.len());
+}
+
+/// Flips a bit where the text first stands.
+fn flip_first(options: &FsStoreOptions, text: &[u8]) {
+    let path = segment(options, 1);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes
+        .windows(text.len())
+        .position(|found| found == text)
+        .unwrap();
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+}
+
+/// S4: damage that comes while the store is open is not served either.
+#[tokio::test]
+async fn s4_damage_under_an_open_store_is_not_served() {
+    let parent = in_memory();
+    let options = options(parent.path(), 5);
+    let store = FsStore::open(&options).unwrap();
+    store.commit(commit(3)).await.unwrap();
+    assert_eq!(all_events(&store).await.len(), 1);
+    flip_first(&options, &crate::support::body(3));
+    let read = store.events(None, Page::after(Position(0), 1)).await;
+    assert!(matches!(read, Err(ReadError::Corrupt { .. })), "{read:?}");
+}
+
+/// S4, V6: the cut tail is kept aside, and the lineage is a new one if readers may have seen it.
+#[tokio::test]
+async fn s4_a_cut_tail_is_kept_aside_and_reported() {
+    let parent = in_memory();
+    let options = options(parent.path(), 5);
+    write(&options, 0..8).await;
+    let lineage = FsStore::open(&options).unwrap().identity().lineage.clone();
+    let path = segment(&options, 1);
+    let whole = fs::read(&path).unwrap();
+    // In the middle of the last commit: closing and opening wrote marks of 64 bytes after it.
+    let cut_at = whole.len() - 3 * 64 - 5;
+    fs::write(&path, &whole[..cut_at]).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    let report = store.report().clone();
+    let cut = report.cut.expect("the last commit is torn");
+    assert!(cut.possibly_acknowledged);
+    let kept = fs::read(options.directory.join(cut.kept_as.unwrap())).unwrap();
+    let offset = usize::try_from(cut.offset).unwrap();
+    assert_eq!(kept, &whole[offset..cut_at]);
+    assert_eq!(numbers(&store).await, (0..7).collect::<Vec<_>>());
+    assert!(
+        report.lineage_renewed,
+        "the hint says that it was published"
+    );
+    assert_ne!(store.identity().lineage, lineage);
+    assert!(segment(&options, 2).exists());
+}
+
+/// R6: zeroed blocks, duplicated and misplaced blocks are found.
+#[tokio::test(flavor = "multi_thread")]
+async fn r6_zeroed_duplicated_and_misplaced_blocks_are_found() {
+    let parent = in_memory();
+    let template = options(parent.path(), 5);
+    write(&template, 0..RECORDS).await;
+    let path = segment(&template, 1);
+    let whole = fs::read(&path).unwrap();
+    let block = 512;
+    let blocks = whole.len() / block - 1;
+    for at in 0..blocks {
+        let target = at * block..(at + 1) * block;
+        let mut zeroed = whole.clone();
+        zeroed[target.clone()].fill(0);
+        let from = (at + 7) % blocks * block;
+        let mut misplaced = whole.clone();
+        misplaced.copy_within(from..from + block, target.start);
+        for damaged in [zeroed, misplaced] {
+            fs::write(&path, &damaged).unwrap();
+            let report = verify(&template.directory).unwrap();
+            assert!(!report.damage.is_empty(), "block {at} was not found");
+            assert_eq!(report.cut, None, "block {at} was taken for a torn tail");
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! Opening, locking, reading beside the writer, the inbox, permissions (S1, S7, S8, R8).
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{Classified, CommitId, Tier, Timestamp};
+use runtime_fs_store::{FsLimits, FsStore, FsStoreOptions, OpenError, submit_command, verify};
+use runtime_store::{
+    AttachmentStore, CommitError, KeyRingStore, Page, Position, Store, SystemRandom,
+};
+use runtime_testkit::SimulatedClock;
+
+use crate::support::{all_events, commit, commit_id, numbers, options, segment};
+
+/// S1: opening and closing again and again changes neither identity nor contents.
+#[tokio::test]
+async fn s1_opening_again_finds_the_same_store() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    assert!(store.report().created);
+    let identity = store.identity().clone();
+    store.commit(commit(1)).await.unwrap();
+    store.close().await.unwrap();
+    for _ in 0..5 {
+        let store = FsStore::open(&options).unwrap();
+        assert_eq!(store.identity(), &identity);
+        assert!(store.report().closed_in_order && !store.report().created);
+        assert_eq!(store.report().cut, None);
+        assert_eq!(numbers(&store).await, [1]);
+        store.close().await.unwrap();
+        store.close().await.unwrap();
+    }
+}
+
+/// U3: dropping without closing loses nothing, and the next opening knows of it.
+#[tokio::test]
+async fn s1_a_store_dropped_without_close_is_reported() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    store.commit(commit(1)).await.unwrap();
+    drop(store);
+    let store = FsStore::open(&options).unwrap();
+    assert!(!store.report().closed_in_order);
+    assert_eq!(numbers(&store).await, [1]);
+}
+
+/// S1: one directory, one runtime.
+#[test]
+fn s1_another_runtime_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1).runtime("mine".parse().unwrap());
+    drop(FsStore::open(&options).unwrap());
+    let other = options.clone().runtime("other".parse().unwrap());
+    let refused = FsStore::open(&other).unwrap_err();
+    assert_eq!(refused.code(), "store_wrong_runtime");
+    let refused = FsStore::open_read_only(&other).unwrap_err();
+    assert_eq!(refused.code(), "store_wrong_runtime");
+    assert_eq!(
+        FsStore::open(&options).unwrap().identity().runtime.as_str(),
+        "mine"
+    );
+}
+
+/// R8: of two that open at once one wins, the other is told who holds it.
+#[test]
+fn r8_two_openers_race_and_one_wins() {
+    let mut races = 0;
+    for seed in 0..200 {
+        let parent = tempfile::tempdir().unwrap();
+        let options = options(parent.path(), seed);
+        let start = std::sync::Barrier::new(2);
+        let results: Vec<_> = std::thread::scope(|threads| {
+            let open = || {
+                start.wait();
+                FsStore::open(&options)
+            };
+            let threads = [threads.spawn(open), threads.spawn(open)];
+            threads.map(|thread| thread.join().unwrap()).into()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!((won.len(), lost.len()), (1, 1));
+        match lost.into_iter().next().unwrap().unwrap_err() {
+            OpenError::Busy {
+                holder: Some(holder),
+                ..
+            } => assert_eq!(holder.pid, std::process::id()),
+            other => panic!("{other:?}"),
+        }
+        drop(won);
+        FsStore::open(&options).unwrap();
+        races += 1;
+    }
+    assert_eq!(races, 200);
+}
+
+/// R8: a killed holder's lock is free. The holder is another process of this test binary.
+#[test]
+fn r8_the_lock_of_a_killed_process_is_free() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    if let Some(directory) = std::env::var_os("FS_STORE_HOLD") {
+        let options = FsStoreOptions::new(directory);
+        let _store = FsStore::open(&options).unwrap();
+        loop {
+            std::thread::park();
+        }
+    }
+    let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "life::r8_the_lock_of_a_killed_process_is_free"])
+        .env("FS_STORE_HOLD", &options.directory)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = holder.id();
+    let held = loop {
+        match FsStore::open_read_only(&options) {
+            Ok(_) => match FsStore::open(&options) {
+                Err(busy) => break busy,
+                Ok(_) => std::thread::yield_now(),
+            },
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    match held {
+        OpenError::Busy {
+            holder: Some(found),
+            ..
+        } => assert_eq!(found.pid, pid),
+        other => panic!("{other:?}"),
+    }
+    FsStore::open(&options).unwrap();
+}
+
+/// S8: a read-only store sees what the writer has acknowledged, follows it over segments, and
+/// writes nothing.
+#[tokio::test]
+async fn s8_a_reader_follows_the_writer() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = FsStoreOptions {
+        fs_limits: FsLimits {
+            segment_bytes_first: 4096,
+            segment_bytes_max: 8192,
+            ..FsLimits::default()
+        },
+        ..options(parent.path(), 1)
+    };
+    let writer = FsStore::open(&options).unwrap();
+    let reader = FsStore::open_read_only(&options).unwrap();
+    for number in 0..200 {
+        writer.commit(commit(number)).await.unwrap();
+        let page = reader
+            .events(None, Page::after(Position(0), 1))
+            .await
+            .unwrap();
+        assert_eq!(page.head, Position(number + 1));
+    }
+    assert!(
+        segment(&options, 4).exists(),
+        "it rolled over several segments"
+    );
+    assert_eq!(all_events(&reader).await, all_events(&writer).await);
+    let late = FsStore::open_read_only(&options).unwrap();
+    assert_eq!(all_events(&late).await, all_events(&writer).await);
+    assert_eq!(
+        reader.committed(&commit_id(150)).await.unwrap(),
+        writer.committed(&commit_id(150)).await.unwrap()
+    );
+    let refused = reader.commit(commit(1_000)).await;
+    assert!(matches!(refused, Err(CommitError::ReadOnly { .. })));
+    assert!(reader.put_attachment((*b"x").into()).await.is_err());
+    assert!(reader.inbox().is_none());
+    // Without a writer and without its hint, everything that a mark covers is there.
+    writer.close().await.unwrap();
+    fs::remove_file(options.directory.join("durable")).unwrap();
+    let alone = FsStore::open_read_only(&options).unwrap();
+    assert_eq!(numbers(&alone).await, (0..200).collect::<Vec<_>>());
+    let reopened = FsStore::open(&options).unwrap();
+    assert_eq!(numbers(&reopened).await, (0..200).collect::<Vec<_>>());
+}
+
+/// S8: a reader that waits sees growth after one interval of its clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn s8_a_waiting_reader_wakes() {
+    let parent = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SimulatedClock::new(Timestamp::from_millis(0)));
+    let options = FsStoreOptions {
+        clock: Arc::clone(&clock) as _,
+        ..options(parent.path(), 1)
+    };
+    let writer = FsStore::open(&FsStoreOptions {
+        clock: Arc::new(SimulatedClock::new(Timestamp::from_millis(0))),
+        ..options.clone()
+    })
+    .unwrap();
+    let reader = Arc::new(FsStore::open_read_only(&options).unwrap());
+    let waiting = tokio::spawn({
+        let reader = Arc::clone(&reader);
+        async move { reader.changed(Position(0)).await }
+    });
+    while clock.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    writer.commit(commit(1)).await.unwrap();
+    clock.advance(Duration::from_millis(100));
+    assert_eq!(waiting.await.unwrap(), Position(1));
+}
+
+/// S4: after a while without a commit a mark is written, so a store at rest has no ambiguous tail.
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_an_idle_store_writes_a_mark() {
+    let parent = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SimulatedClock::new(Timestamp::from_millis(0)));
+    let options = FsStoreOptions {
+        clock: Arc::clone(&clock) as _,
+        ..options(parent.path(), 1)
+    };
+    let store = FsStore::open(&options).unwrap();
+    store.commit(commit(1)).await.unwrap();
+    let before = fs::metadata(segment(&options, 1)).unwrap().len();
+    while clock.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    clock.advance(Duration::from_secs(1));
+    while fs::metadata(segment(&options, 1)).unwrap().len() == before {
+        tokio::task::yield_now().await;
+    }
+    // Only one: the store is at rest.
+    clock.advance(Duration::from_secs(5));
+    assert_eq!(clock.waiting(), 0);
+    assert_eq!(
+        fs::metadata(segment(&options, 1)).unwrap().len(),
+        before + 64
+    );
+}
+
+/// S3: the other tier takes commits without a sync and keeps them over a kill.
+#[tokio::test]
+async fn s3_the_crash_tier_is_stated_and_works() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1).tier(Tier::Crash);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.capabilities().tier, Tier::Crash);
+    for number in 0..100 {
+        store.commit(commit(number)).await.unwrap();
+    }
+    drop(store);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(numbers(&store).await, (0..100).collect::<Vec<_>>());
+    let refused = FsStore::open(&options.clone().tier(Tier::Replicated)).unwrap_err();
+    assert_eq!(refused.code(), "store_tier_unsupported");
+}
+
+/// S8: commands wait in order, once each, for whoever opens the store.
+#[tokio::test]
+async fn s8_commands_wait_for_the_holder() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let missing = submit_command(&options.directory, commit_id(1), b"x").unwrap_err();
+    assert_eq!(missing.code(), "inbox_store_not_found");
+    let store = FsStore::open(&options).unwrap();
+    for number in [3, 1, 2, 1] {
+        submit_command(&options.directory, commit_id(number), &[7]).unwrap();
+    }
+    fs::write(options.directory.join("inbox/garbage"), b"?").unwrap();
+    let torn = commit_id(9).to_string();
+    fs::write(options.directory.join("inbox").join(&torn), b"ARCm????").unwrap();
+    let inbox = store.inbox().unwrap();
+    let waiting: Vec<CommitId> = inbox
+        .commands()
+        .await
+        .unwrap()
+        .iter()
+        .map(|c| c.id)
+        .collect();
+    assert_eq!(waiting, [1, 2, 3].map(commit_id));
+    let mut foreign = store.foreign_in_inbox().unwrap();
+    foreign.sort();
+    assert_eq!(foreign, [torn, "garbage".to_owned()]);
+    inbox.forget(&commit_id(1)).await.unwrap();
+    inbox.forget(&commit_id(1)).await.unwrap();
+    assert_eq!(inbox.commands().await.unwrap().len(), 2);
+}
+
+/// S8: the inbox is bounded.
+#[test]
+fn s8_the_inbox_is_bounded() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    drop(FsStore::open(&options).unwrap());
+    for number in 0..runtime_fs_store::INBOX_COMMANDS_MAX as u64 {
+        fs::write(
+            options
+                .directory
+                .join(format!("inbox/{}", commit_id(number))),
+            b"",
+        )
+        .unwrap();
+    }
+    let full = submit_command(&options.directory, commit_id(5_000), b"x").unwrap_err();
+    assert_eq!(full.code(), "inbox_full");
+}
+
+/// S7: directories 0700, files 0600.
+#[tokio::test]
+async fn s7_nobody_else_can_read_it() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    store.commit(commit(1)).await.unwrap();
+    store.put_attachment((*b"attached").into()).await.unwrap();
+    store.rotate_key_ring().await.unwrap();
+    submit_command(&options.directory, commit_id(2), b"x").unwrap();
+    let mut seen = 0;
+    let mut waiting = vec![options.directory.clone()];
+    while let Some(path) = waiting.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let expected = if metadata.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(metadata.permissions().mode() & 0o777, expected, "{path:?}");
+        if metadata.is_dir() {
+            waiting.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+        seen += 1;
+    }
+    assert!(seen >= 12, "only {seen} files were looked at");
+}
+
+/// S7: a symlink anywhere in the store is refused.
+#[test]
+fn s7_symlinks_are_refused() {
+    for name in [
+        "format",
+        "lock",
+        "segments",
+        "inbox",
+        "segments/0000000001.log",
+        "keys",
+    ] {
+        let parent = tempfile::tempdir().unwrap();
+        let options = options(parent.path(), 1);
+        drop(FsStore::open(&options).unwrap());
+        let path = options.directory.join(name);
+        let moved = parent.path().join("moved");
+        fs::rename(&path, &moved).unwrap();
+        symlink(&moved, &path).unwrap();
+        let refused = FsStore::open(&options).unwrap_err();
+        assert_eq!(refused.code(), "store_symlink", "{name}");
+    }
+    let parent = tempfile::tempdir().unwrap();
+    let store = options(parent.path(), 1);
+    drop(FsStore::open(&store).unwrap());
+    let link = parent.path().join("link");
+    symlink(&store.directory, &link).unwrap();
+    let refused = FsStore::open(&FsStoreOptions::new(&link)).unwrap_err();
+    assert_eq!(refused.code(), "store_symlink");
+}
+
+/// S4: a missing file of the store is named, nothing is created in its place.
+#[tokio::test]
+async fn s4_a_missing_file_is_named() {
+    for name in [
+        "format",
+        "keys",
+        "segments",
+        "attachments",
+        "inbox",
+        "segments/0000000001.log",
+    ] {
+        let parent = tempfile::tempdir().unwrap();
+        let options = options(parent.path(), 1);
+        let store = FsStore::open(&options).unwrap();
+        store.commit(commit(1)).await.unwrap();
+        store.close().await.unwrap();
+        let path = options.directory.join(name);
+        fs::rename(&path, options.directory.join("renamed")).unwrap();
+        let refused = FsStore::open(&options).unwrap_err();
+        assert_eq!(refused.code(), "store_missing", "{name}: {refused}");
+        assert!(refused.to_string().contains(name), "{refused}");
+        assert!(!path.exists(), "{name} was created anew");
+        fs::rename(options.directory.join("renamed"), &path).unwrap();
+        let store = FsStore::open(&options).unwrap();
+        assert_eq!(numbers(&store).await, [1]);
+    }
+}
+
+/// S4: a bad identity refuses opening, and nothing is deleted. Every flipped bit is seen.
+#[test]
+fn s4_every_flipped_bit_of_the_identity_and_the_keys_is_seen() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    drop(FsStore::open(&options).unwrap());
+    for name in ["format", "keys"] {
+        let path = options.directory.join(name);
+        let whole = fs::read(&path).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &flipped).unwrap();
+            let refused = verify(&options.directory).unwrap_err();
+            assert_eq!(refused.code(), "store_file_damaged", "bit {bit} of {name}");
+            assert!(refused.to_string().contains(name));
+        }
+        fs::write(&path, b"garbage").unwrap();
+        assert_eq!(
+            verify(&options.directory).unwrap_err().code(),
+            "store_file_damaged"
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"garbage");
+        fs::write(&path, &whole).unwrap();
+    }
+    verify(&options.directory).unwrap();
+}
+
+/// S1: a later schema is refused.
+#[test]
+fn s1_a_newer_schema_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    drop(FsStore::open(&options).unwrap());
+    let path = options.directory.join("format");
+    let text = fs::read_to_string(&path).unwrap();
+    let json = text
+        .lines()
+        .next()
+        .unwrap()
+        .replace("\"schema\":1", "\"schema\":2");
+    let checksum = crc32c::crc32c(json.as_bytes());
+    fs::write(&path, format!("{json}\n{checksum:08x}\n")).unwrap();
+    assert_eq!(
+        FsStore::open(&options).unwrap_err().code(),
+        "store_newer_schema"
+    );
+}
+
+/// S4: foreign files are left alone and reported.
+#[test]
+fn s4_foreign_files_are_left_alone() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    drop(FsStore::open(&options).unwrap());
+    for name in ["notes.txt", "segments/1.log", ".DS_Store"] {
+        fs::write(options.directory.join(name), b"mine").unwrap();
+    }
+    let store = FsStore::open(&options).unwrap();
+    let mut foreign = store.report().foreign.clone();
+    foreign.sort();
+    assert_eq!(foreign, [".DS_Store", "notes.txt", "segments/1.log"]);
+    assert_eq!(
+        fs::read(options.directory.join("notes.txt")).unwrap(),
+        b"mine"
+    );
+}
+
+/// S1: a directory without a store is not one for readers, and they create nothing.
+#[test]
+fn s1_a_reader_creates_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    assert_eq!(
+        FsStore::open_read_only(&options).unwrap_err().code(),
+        "store_not_found"
+    );
+    assert_eq!(
+        verify(&options.directory).unwrap_err().code(),
+        "store_not_found"
+    );
+    assert!(!Path::new(&options.directory).exists());
+}
+
+/// S2: many writers share syncs, and each of their commits is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn s2_many_writers_share_one_log() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = FsStoreOptions {
+        random: Arc::new(SystemRandom),
+        ..options(parent.path(), 1)
+    };
+    let store = Arc::new(FsStore::open(&options).unwrap());
+    let writers: Vec<_> = (0..32)
+        .map(|writer| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                for number in 0..16 {
+                    store.commit(commit(writer * 100 + number)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let mut found = numbers(&store).await;
+    assert_eq!(found.len(), 512);
+    let written = found.clone();
+    drop(store);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(numbers(&store).await, written);
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found.len(), 512);
+}

@@ -1,0 +1,87 @@
+//! Stores in temporary directories, and commits to put into them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use runtime_core::{CommitId, EventId, ScopeId, StreamKey, Timestamp};
+use runtime_fs_store::{FsStore, FsStoreOptions};
+use runtime_store::{Commit, NewEvent, Page, Position, RowChange, RowKey, Store, StoredEvent};
+use runtime_testkit::{SeededRandom, SimulatedClock};
+
+/// A store inside `parent` whose clock stands still and whose randomness repeats.
+pub(crate) fn options(parent: &Path, seed: u64) -> FsStoreOptions {
+    FsStoreOptions::new(parent.join("store")).world(
+        Arc::new(SimulatedClock::new(Timestamp::from_millis(1_000))),
+        Arc::new(SeededRandom::new(seed)),
+    )
+}
+
+pub(crate) fn scope(name: &str) -> ScopeId {
+    ScopeId::new(name).unwrap()
+}
+
+pub(crate) fn stream(name: &str) -> StreamKey {
+    StreamKey::new(name).unwrap()
+}
+
+fn random(number: u64) -> [u8; 10] {
+    let mut random = [0; 10];
+    random[..8].copy_from_slice(&number.to_be_bytes());
+    random
+}
+
+pub(crate) fn commit_id(number: u64) -> CommitId {
+    CommitId::generate(Timestamp::from_millis(number), random(number))
+}
+
+/// The commit of one row and one event that belong to worker `number % 4`.
+pub(crate) fn commit(number: u64) -> Commit {
+    let owner = format!("worker/{}", number % 4);
+    let event = NewEvent {
+        id: EventId::generate(Timestamp::from_millis(number), random(number)),
+        streams: vec![stream(&owner), stream("session/all")],
+        closes: false,
+        body: body(number).into(),
+    };
+    let row = RowChange::Put {
+        key: RowKey::new("state", scope(&owner), format!("{}", number % 16)),
+        body: number.to_be_bytes().into(),
+        event: Some(0),
+        due: None,
+    };
+    Commit::new(commit_id(number), Timestamp::from_millis(number))
+        .event(event)
+        .row(row)
+}
+
+pub(crate) fn body(number: u64) -> Vec<u8> {
+    let length = 16 + usize::try_from(number % 7).unwrap() * 24;
+    let mut body = vec![number.to_le_bytes()[0]; length];
+    body[..8].copy_from_slice(&number.to_be_bytes());
+    body
+}
+
+/// Reads the whole log.
+pub(crate) async fn all_events(store: &FsStore) -> Vec<StoredEvent> {
+    let mut events = Vec::new();
+    let mut after = Position(0);
+    loop {
+        let page = store.events(None, Page::after(after, 256)).await.unwrap();
+        events.extend(page.events);
+        after = page.next;
+        if !page.has_more {
+            return events;
+        }
+    }
+}
+
+/// Returns the numbers of the commits whose events are in the log, in order.
+pub(crate) async fn numbers(store: &FsStore) -> Vec<u64> {
+    let events = all_events(store).await;
+    let number = |event: &StoredEvent| u64::from_be_bytes(event.body[..8].try_into().unwrap());
+    events.iter().map(number).collect()
+}
+
+pub(crate) fn segment(options: &FsStoreOptions, number: u32) -> std::path::PathBuf {
+    options.directory.join(format!("segments/{number:010}.log"))
+}
