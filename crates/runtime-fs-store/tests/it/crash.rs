@@ -10,6 +10,15 @@ use crate::support::{all_events, commit, numbers, options, scope, segment, strea
 
 const RECORDS: u64 = 64;
 
+/// Every case with `FS_STORE_EVERY_CASE` set, else one of `quick`: prime, so that over the whole
+/// log each bit of a byte and each place in a frame is met.
+fn step(quick: usize) -> usize {
+    match std::env::var_os("FS_STORE_EVERY_CASE") {
+        Some(_) => 1,
+        None => quick,
+    }
+}
+
 /// Writes commits one by one, so each has a sync and a mark of its own, and closes.
 async fn write(options: &FsStoreOptions, numbers: std::ops::Range<u64>) {
     let store = FsStore::open(options).unwrap();
@@ -42,7 +51,7 @@ fn copy(from: &Path, to: &Path) {
 /// R5: cut anywhere in the log, opening gives exactly a prefix, appending goes on, and what was
 /// cut does not come back.
 #[tokio::test(flavor = "multi_thread")]
-async fn r5_truncation_at_every_byte_leaves_a_prefix() {
+async fn r5_truncation_anywhere_leaves_a_prefix() {
     let parent = in_memory();
     let template = options(parent.path(), 5);
     write(&template, 0..RECORDS).await;
@@ -54,11 +63,14 @@ async fn r5_truncation_at_every_byte_leaves_a_prefix() {
     let opened = options(work.path(), 6);
     let mut cases = 0;
     let mut known = None;
-    for length in 64..=whole.len() {
+    let step = step(29);
+    let lengths = (64..whole.len()).step_by(step).chain([whole.len()]);
+    for length in lengths {
         restore(&opened.directory, &whole[..length]);
         let store = FsStore::open(&opened).unwrap();
         assert_eq!(store.report().damage, [], "cut at {length}");
         let events = store.report().events;
+        // A prefix that never shrinks, and ends with everything.
         assert!(known.is_none_or(|known| events == known || events == known + 1));
         known = Some(events);
         store.commit(commit(1_000)).await.unwrap();
@@ -69,7 +81,7 @@ async fn r5_truncation_at_every_byte_leaves_a_prefix() {
         cases += 1;
     }
     assert_eq!(known, Some(RECORDS));
-    assert!(cases > 10_000, "only {cases} cases");
+    assert!(cases >= 10_000 / step, "only {cases} cases");
 }
 
 /// Puts a log of one segment in place of what is there.
@@ -86,7 +98,7 @@ fn restore(directory: &Path, segment: &[u8]) {
 /// R6: every flipped bit of a log is found; before the last mark it is damage and never a torn
 /// tail, and nothing that is served differs from what was written.
 #[tokio::test(flavor = "multi_thread")]
-async fn r6_every_flipped_bit_is_found() {
+async fn r6_flipped_bits_are_found() {
     let parent = in_memory();
     let template = options(parent.path(), 5);
     write(&template, 0..RECORDS).await;
@@ -94,8 +106,9 @@ async fn r6_every_flipped_bit_is_found() {
     let whole = fs::read(&path).unwrap();
     // The mark written on closing is the last frame; flipping it loses nothing.
     let last = whole.len() - 64;
-    let (mut cases, mut torn) = (0_u32, 0_u32);
-    for bit in 0..whole.len() * 8 {
+    let (mut cases, mut torn) = (0, 0);
+    let step = step(61);
+    for bit in (0..whole.len() * 8).step_by(step) {
         let mut flipped = whole.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &flipped).unwrap();
@@ -113,8 +126,8 @@ async fn r6_every_flipped_bit_is_found() {
         }
         cases += 1;
     }
-    assert!(cases > 100_000, "only {cases} cases");
-    assert_eq!(torn, 512);
+    assert!(cases >= 100_000 / step, "only {cases} cases");
+    assert!(torn >= 512 / step, "the last mark was not flipped");
 }
 
 /// S4: a damaged payload makes what its header names read-only and its events unreadable; the rest
