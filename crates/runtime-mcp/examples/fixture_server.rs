@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-const TOOLS: [&str; 14] = [
+const TOOLS: [&str; 15] = [
+    "process",
     "echo",
     "lookup",
     "set",
@@ -167,6 +168,7 @@ impl Server {
                 id,
                 json!({"content": [], "structuredContent": {"set": true}}),
             ),
+            "process" => answer(id, text(&std::process::id().to_string())),
             "die" => exit(3),
             "hang" => Ok(()),
             "huge" => {

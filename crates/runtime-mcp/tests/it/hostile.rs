@@ -176,3 +176,25 @@ async fn x4_a_gigabyte_in_one_line_costs_no_more_than_the_limit() {
         assert!(peak < 128 * 1024, "the peak was {peak} KiB");
     }
 }
+
+#[tokio::test]
+async fn x2_credentials_of_an_entry_are_in_no_error_and_no_debug_text() {
+    let canary = "canary-7f3a";
+    for mode in ["exits", "unlistable", "cycle", "plain"] {
+        let fixture = fixture_with(mode, |config| config.arg(canary).env("TOKEN", canary));
+        let listing = fixture.list().await;
+        let mut said = format!(
+            "{:?} {:?} {listing:?}",
+            fixture.source,
+            fixture.source.config()
+        );
+        if mode == "plain" {
+            let died = fixture
+                .call("die", nothing())
+                .await
+                .expect_err("the server dies");
+            said.push_str(&format!("{died} {died:?}"));
+        }
+        assert!(!said.contains(canary), "{said}");
+    }
+}

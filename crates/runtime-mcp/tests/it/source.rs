@@ -17,7 +17,7 @@ async fn m9_both_eras_list_all_pages_and_answer_calls() {
     for mode in ["plain", "modern"] {
         let fixture = fixture(mode);
         let listing = fixture.list().await;
-        assert_eq!(listing.tools.len(), 14, "{mode}: {:?}", listing.diagnostic);
+        assert_eq!(listing.tools.len(), 15, "{mode}: {:?}", listing.diagnostic);
         assert_eq!(listing.diagnostic, None);
         let said = fixture.call("echo", json!({"a": [1, "ä"]})).await;
         assert_eq!(said.expect("an answer"), r#"{"a":[1,"ä"]}"#);
@@ -175,6 +175,31 @@ async fn e6_a_call_under_way_when_the_server_dies_is_indeterminate_and_never_sen
 }
 
 #[tokio::test]
+async fn e6_a_server_killed_in_mid_call_leaves_the_call_indeterminate_in_both_eras() {
+    for mode in ["plain", "modern"] {
+        let fixture = fixture(mode);
+        let process = fixture.call("process", nothing()).await.expect("its id");
+        let tool = fixture.tool("hang").await;
+        let context = fixture.context();
+        let calling = tokio::spawn(async move { tool.call(nothing(), context).await });
+        fixture.noted_times("hang", 1).await;
+        let killed = std::process::Command::new("kill")
+            .args(["-9", &process])
+            .status();
+        assert!(killed.expect("kill runs").success());
+        let error = calling.await.expect("no panic").expect_err("killed");
+        assert!(matches!(error, ToolError::Indeterminate { .. }), "{error}");
+        assert!(error.to_string().contains("signal: 9"), "{error}");
+        let next = fixture
+            .call("process", nothing())
+            .await
+            .expect("a new server");
+        assert_ne!(next, process);
+        assert_eq!(fixture.count("hang"), 1, "{mode}");
+    }
+}
+
+#[tokio::test]
 async fn m9_a_call_without_an_answer_times_out_and_the_server_is_told() {
     let fixture = fixture("plain");
     let tool = fixture.tool("hang").await;
@@ -265,7 +290,7 @@ async fn m9_one_process_serves_all_who_ask_at_once() {
     let fixture = fixture("plain");
     let lists = (0..20).map(|_| fixture.list());
     let listings = futures_util::future::join_all(lists).await;
-    assert!(listings.iter().all(|listing| listing.tools.len() == 14));
+    assert!(listings.iter().all(|listing| listing.tools.len() == 15));
     assert_eq!(fixture.count("list"), 2, "two pages, once");
 }
 
