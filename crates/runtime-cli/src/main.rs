@@ -1,2 +1,97 @@
-//! The command line.
-fn main() {}
+//! The command line of the durable agent runtime.
+
+mod answer;
+mod args;
+mod crash;
+mod demo_agent;
+mod exit;
+mod follow;
+mod inspect;
+mod ledger;
+mod mcp_server;
+mod open;
+mod output;
+mod work;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use runtime::RuntimeError;
+use runtime::workers::Command as RuntimeCommand;
+
+use crate::args::{Arguments, Command};
+use crate::exit::Exit;
+use crate::output::Output;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::new(arguments.common.json);
+    let exit = match execute(arguments, output).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            output.error(&output::wire(&error));
+            if open::is_busy(&error) {
+                Exit::Busy
+            } else {
+                Exit::Error
+            }
+        }
+    };
+    ExitCode::from(exit)
+}
+
+async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
+    let common = &arguments.common;
+    let command = match arguments.command {
+        Command::Demo {
+            yes,
+            crash_at,
+            patience,
+        } => {
+            let demo = work::Demo {
+                yes,
+                crash_at,
+                patience,
+            };
+            return work::demo(common, output, demo).await;
+        }
+        Command::Run {
+            worker,
+            text,
+            submission,
+            patience,
+        } => {
+            let submission = submission.as_deref();
+            return work::run(common, output, &worker, &text, submission, patience).await;
+        }
+        Command::Resume { patience } => return work::resume(common, output, patience).await,
+        Command::Workers => return inspect::workers(common, output).await,
+        Command::Show { worker } => return inspect::show(common, output, &worker).await,
+        Command::Tail {
+            worker,
+            from,
+            follow,
+        } => {
+            return inspect::tail(common, output, worker.as_deref(), &from, follow).await;
+        }
+        Command::Pending => return inspect::pending(common, output).await,
+        Command::Verify => return open::verify(common, output),
+        Command::McpServer => {
+            mcp_server::serve().await?;
+            return Ok(Exit::Done);
+        }
+        Command::Approve { target, arguments } => answer::approve(target, arguments.as_deref())?,
+        Command::Deny { target, reason } => {
+            let decision = runtime::turn::ApprovalDecision::Deny { reason };
+            RuntimeCommand::Decide { target, decision }
+        }
+        Command::Resolve { token, value } => answer::resolve(token, &value)?,
+        Command::InDoubt { call, ruling } => answer::in_doubt(call, ruling)?,
+        Command::Cancel { worker, reason } => {
+            let worker = worker.parse().map_err(RuntimeError::from)?;
+            RuntimeCommand::CancelWorker { worker, reason }
+        }
+    };
+    answer::carry_out(common, output, command).await
+}

@@ -8,6 +8,7 @@ use runtime_core::{
 };
 use runtime_effects::{
     PendingEffect, PendingKind, PendingPromise, ResolveAnswer, Ruling, RulingAnswer,
+    StoreEffectHost,
 };
 use serde_json::Value;
 
@@ -55,26 +56,9 @@ impl Instance {
         resolution: Resolution,
         id: Option<CommitId>,
     ) -> Result<CommandAnswer, RuntimeError> {
-        let mut named: Vec<(PendingEffect, PendingPromise)> = Vec::new();
-        for effect in pending_effects(&self.host).await? {
-            let of_call = |promise: &&PendingPromise| {
-                promise.kind == PendingKind::Approval
-                    && promise
-                        .call
-                        .as_ref()
-                        .is_some_and(|call| call.as_str() == target)
-            };
-            if let Some(promise) = effect.promises.iter().find(of_call).cloned() {
-                named.push((effect, promise));
-            }
-        }
-        match named.len() {
-            0 if looks_like_token(target) => self.resolve_token(target, resolution, id).await,
-            0 => Err(RuntimeError::NothingPending {
-                target: target.to_owned(),
-            }),
-            1 => {
-                let (effect, promise) = named.swap_remove(0);
+        match approval_named(&self.host, target).await? {
+            None => self.resolve_token(target, resolution, id).await,
+            Some((effect, promise)) => {
                 let (scope, identity) = (&effect.scope, &promise.identity);
                 let answer = self
                     .promises
@@ -82,10 +66,6 @@ impl Instance {
                     .await;
                 self.resolved(scope, answer.map_err(|error| error.to_wire())?)
             }
-            count => Err(RuntimeError::Ambiguous {
-                target: target.to_owned(),
-                count,
-            }),
         }
     }
 
@@ -128,25 +108,7 @@ impl Instance {
         ruling: InDoubtRuling,
         id: Option<CommitId>,
     ) -> Result<CommandAnswer, RuntimeError> {
-        let mut named = pending_effects(&self.host).await?;
-        named.retain(|effect| {
-            let of_call = effect.call.as_ref().is_some_and(|id| id.as_str() == call);
-            effect.kind == PendingKind::InDoubt && (of_call || effect.key.as_str() == call)
-        });
-        let effect = match named.len() {
-            0 => {
-                return Err(RuntimeError::NothingPending {
-                    target: call.to_owned(),
-                });
-            }
-            1 => named.swap_remove(0),
-            count => {
-                return Err(RuntimeError::Ambiguous {
-                    target: call.to_owned(),
-                    count,
-                });
-            }
-        };
+        let effect = in_doubt_named(&self.host, call).await?;
         let ruling = match ruling {
             InDoubtRuling::RunAgain => Ruling::RunAgain,
             InDoubtRuling::Done { value } => Ruling::RecordOutcome(outcome_of(&effect, value)?),
@@ -192,6 +154,59 @@ impl Instance {
         if let Some(session) = scope.session() {
             self.wake(&WorkerId::from(session));
         }
+    }
+}
+
+/// Finds the approval that hangs on a call; none if the target must be a token.
+pub(crate) async fn approval_named(
+    host: &StoreEffectHost,
+    target: &str,
+) -> Result<Option<(PendingEffect, PendingPromise)>, RuntimeError> {
+    let mut named = Vec::new();
+    for effect in pending_effects(host).await? {
+        let of_call = |promise: &&PendingPromise| {
+            promise.kind == PendingKind::Approval
+                && promise
+                    .call
+                    .as_ref()
+                    .is_some_and(|call| call.as_str() == target)
+        };
+        if let Some(promise) = effect.promises.iter().find(of_call).cloned() {
+            named.push((effect, promise));
+        }
+    }
+    if named.is_empty() && looks_like_token(target) {
+        return Ok(None);
+    }
+    only(named, target).map(Some)
+}
+
+/// Finds the effect in doubt that a call, or a replay key, names.
+pub(crate) async fn in_doubt_named(
+    host: &StoreEffectHost,
+    target: &str,
+) -> Result<PendingEffect, RuntimeError> {
+    let mut named = pending_effects(host).await?;
+    named.retain(|effect| {
+        let of_call = effect
+            .call
+            .as_ref()
+            .is_some_and(|call| call.as_str() == target);
+        effect.kind == PendingKind::InDoubt && (of_call || effect.key.as_str() == target)
+    });
+    only(named, target)
+}
+
+fn only<T>(mut named: Vec<T>, target: &str) -> Result<T, RuntimeError> {
+    match named.len() {
+        0 => Err(RuntimeError::NothingPending {
+            target: target.to_owned(),
+        }),
+        1 => Ok(named.swap_remove(0)),
+        count => Err(RuntimeError::Ambiguous {
+            target: target.to_owned(),
+            count,
+        }),
     }
 }
 

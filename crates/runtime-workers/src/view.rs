@@ -13,9 +13,10 @@ use runtime_store::{Page, Row, RowQuery, Store, SystemClock, SystemRandom};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::answers::{approval_named, in_doubt_named};
 use crate::turn::TURN_SPACE;
 use crate::worker::{worker_key, worker_scope};
-use crate::{RuntimeError, TurnRecord, WorkerRecord};
+use crate::{Command, RuntimeError, TurnRecord, WorkerRecord};
 
 /// Something that waits for somebody.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -83,11 +84,47 @@ pub async fn unfinished_turns(
 /// # Errors
 /// [`RuntimeError`] when the store or its key ring cannot be read.
 pub async fn pending(store: Arc<dyn Store>) -> Result<Vec<PendingItem>, RuntimeError> {
-    let clock = Arc::new(SystemClock::new());
-    let limits = EffectLimits::default();
-    let host = StoreEffectHost::new(store, clock, Arc::new(SystemRandom), limits);
+    let host = reading_host(store);
     let promises = host.await_events().await?;
     pending_items(&host, &promises).await
+}
+
+/// Checks a command against what is stored, so that a wrong one is refused before anything is
+/// written or sent. What it finds may change before the command is carried out.
+///
+/// # Errors
+/// What carrying it out would answer now: an unknown worker, a refused token, nothing pending.
+pub async fn check(store: Arc<dyn Store>, command: &Command) -> Result<(), RuntimeError> {
+    let host = reading_host(Arc::clone(&store));
+    match command {
+        Command::Input { worker: id, .. } | Command::CancelWorker { worker: id, .. } => {
+            worker(&*store, id).await.map(|_| ())
+        }
+        Command::Decide { target, .. } => match approval_named(&host, target).await? {
+            Some(_) => Ok(()),
+            None => check_token(&host, target).await,
+        },
+        Command::Resolve { token, .. } => check_token(&host, token).await,
+        Command::RuleInDoubt { call, .. } => in_doubt_named(&host, call).await.map(|_| ()),
+    }
+}
+
+async fn check_token(host: &StoreEffectHost, token: &str) -> Result<(), RuntimeError> {
+    let verified = host.await_events().await?.verify(token).await;
+    verified
+        .map(|_| ())
+        .map_err(|error| RuntimeError::from_part(&error))
+}
+
+/// A host that only reads: nothing runs through it.
+fn reading_host(store: Arc<dyn Store>) -> StoreEffectHost {
+    let clock = Arc::new(SystemClock::new());
+    StoreEffectHost::new(
+        store,
+        clock,
+        Arc::new(SystemRandom),
+        EffectLimits::default(),
+    )
 }
 
 pub(crate) async fn pending_items(

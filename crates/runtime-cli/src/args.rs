@@ -1,0 +1,186 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Durable agents from the command line.
+#[derive(Debug, Parser)]
+#[command(name = "agent-runtime", version, about, after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 error, 2 usage, 3 parked (waits for a person, or an effect is in doubt), \
+4 store busy.";
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// The directory of the runtime.
+    #[arg(
+        long,
+        global = true,
+        default_value = ".agent-runtime",
+        value_name = "DIR"
+    )]
+    pub(crate) dir: PathBuf,
+    /// Print one JSON object per line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Common {
+    /// Where the store itself lives.
+    pub(crate) fn store_dir(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a scripted turn with two tools, one of them behind an approval.
+    ///
+    /// An unfinished demo turn goes on instead of a new one. Nothing is needed: no key, no
+    /// network, no service.
+    Demo {
+        /// Approve without asking.
+        #[arg(long)]
+        yes: bool,
+        /// Kill the process (SIGKILL) at this point, to see it go on when run again.
+        #[arg(long, value_name = "POINT")]
+        crash_at: Option<CrashPoint>,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Send an input to a worker and follow its turn. Creates the worker if there is none.
+    ///
+    /// The model is the scripted one: it looks something up, and if the text has the word
+    /// "ledger", it asks for approval and appends a line to the demo ledger.
+    Run {
+        /// The worker.
+        #[arg(long, value_name = "NAME")]
+        worker: String,
+        /// The input.
+        text: String,
+        /// Names the input: sending the same again does not repeat it.
+        #[arg(long, value_name = "ID")]
+        submission: Option<String>,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Let everything unfinished go on.
+    Resume {
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// List the workers.
+    Workers,
+    /// Show a worker: what it did, what it waits for, and what a restart would do.
+    Show {
+        /// The worker.
+        worker: String,
+    },
+    /// Print the events of a worker, or of the whole runtime.
+    Tail {
+        /// The worker; without one, the whole runtime.
+        worker: Option<String>,
+        /// Where to start: `start`, `now`, or a cursor.
+        #[arg(long, default_value = "start", value_name = "WHERE")]
+        from: String,
+        /// Go on with new events until interrupted.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// List what waits for somebody: approvals, other waits, effects in doubt.
+    Pending,
+    /// Approve a call.
+    Approve {
+        /// The token, or the id of the call.
+        target: String,
+        /// Run it with these arguments instead (JSON).
+        #[arg(long, value_name = "JSON")]
+        arguments: Option<String>,
+    },
+    /// Deny a call; the model reads the reason.
+    Deny {
+        /// The token, or the id of the call.
+        target: String,
+        /// Why.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Resolve a promise.
+    Resolve {
+        /// The token.
+        token: String,
+        /// The value (JSON).
+        value: String,
+    },
+    /// Rule on an effect of which nobody knows whether it happened.
+    InDoubt {
+        /// The id of the call.
+        call: String,
+        #[command(subcommand)]
+        ruling: Ruling,
+    },
+    /// Cancel a worker and what it does.
+    Cancel {
+        /// The worker.
+        worker: String,
+        /// Why.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Read the whole store and report damage.
+    Verify,
+    /// Serve the demo's tools over standard input and output.
+    #[command(hide = true)]
+    McpServer,
+}
+
+/// How long to stay when a turn waits.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Patience {
+    /// Stay and wait for answers from other processes instead of exiting with 3.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Ruling {
+    /// It did not happen, or may happen again.
+    RunAgain,
+    /// It happened, and gave this.
+    Done {
+        /// What the model reads (JSON).
+        value: String,
+    },
+    /// Treat it as failed.
+    Fail,
+}
+
+/// Where `demo --crash-at` kills its own process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CrashPoint {
+    /// The input is accepted; nothing has run.
+    AfterInput,
+    /// A part of the first answer has been streamed.
+    DuringModel,
+    /// The first answer is recorded.
+    AfterModel,
+    /// The ledger call is approved; it has not been declared started.
+    BeforeTool,
+    /// The ledger call runs.
+    DuringTool,
+    /// The ledger call is done; its outcome is not recorded.
+    AfterToolBeforeRecord,
+    /// The ledger call's outcome is recorded.
+    AfterRecord,
+    /// Everything is done but the end of the turn.
+    BeforeTerminal,
+}

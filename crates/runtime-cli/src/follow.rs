@@ -1,0 +1,288 @@
+//! Following turns to their end, and answering what they ask on the way.
+
+use std::collections::HashSet;
+use std::io::BufRead;
+
+use futures_util::StreamExt;
+use runtime::core::{EventKind, RuntimeEvent, SessionId, Topic, WorkerId};
+use runtime::effects::PendingKind;
+use runtime::events::{Cursor, DeltaTarget, StreamItem};
+use runtime::turn::ApprovalDecision;
+use runtime::workers::view::{self, PendingItem};
+use runtime::workers::{Command, TurnStatus};
+use runtime::{Runtime, RuntimeError};
+use tokio::sync::mpsc;
+
+use crate::exit::Exit;
+use crate::inspect::{pending_line, pending_value};
+use crate::output::Output;
+
+/// Who answers requests for approval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Approver {
+    /// Everything is approved.
+    Yes,
+    /// The person at the terminal.
+    Person,
+    /// Nobody here.
+    Nobody,
+}
+
+/// Follows unfinished turns until each has ended, or waits for somebody who is not here.
+pub(crate) struct Follower<'a> {
+    runtime: &'a Runtime,
+    output: Output,
+    approver: Approver,
+    wait: bool,
+    /// Whose turns; without one, everybody's.
+    worker: Option<&'a WorkerId>,
+    seen: Cursor,
+    /// Tokens of the approvals that were answered from here.
+    answered: HashSet<String>,
+    /// The approval that the person is asked about.
+    asked: Option<PendingItem>,
+    /// A piece of an answer has been shown, and its line not ended.
+    in_line: bool,
+    /// How the worst turn ended.
+    exit: Exit,
+}
+
+impl<'a> Follower<'a> {
+    /// Starts after a cursor. With `wait` it stays when turns wait for others.
+    pub(crate) fn new(
+        runtime: &'a Runtime,
+        output: Output,
+        approver: Approver,
+        wait: bool,
+        seen: Cursor,
+    ) -> Self {
+        Self {
+            runtime,
+            output,
+            approver,
+            wait,
+            worker: None,
+            seen,
+            answered: HashSet::new(),
+            asked: None,
+            in_line: false,
+            exit: Exit::Done,
+        }
+    }
+
+    /// Follows one worker only.
+    pub(crate) const fn of(mut self, worker: &'a WorkerId) -> Self {
+        self.worker = Some(worker);
+        self
+    }
+
+    /// Shows what happens until there is nothing left to follow.
+    pub(crate) async fn follow(mut self) -> anyhow::Result<Exit> {
+        let mut stream = self.runtime.subscribe(self.topic(), Some(self.seen));
+        let mut lines = self.lines();
+        let mut failures = self.runtime.failures();
+        // Whether something has happened since the last look at what is left.
+        let mut look = true;
+        loop {
+            tokio::select! {
+                biased;
+                interrupted = tokio::signal::ctrl_c() => {
+                    interrupted?;
+                    self.output.say("\ninterrupted; what is unfinished goes on when run again");
+                    return Ok(Exit::Error);
+                }
+                item = stream.next() => {
+                    let Some(item) = item else { return Err(RuntimeError::Closed.into()) };
+                    self.show(item.map_err(|error| RuntimeError::from_part(&error))?).await?;
+                    look = true;
+                }
+                error = failures.next() => return Err(RuntimeError::Part(error).into()),
+                line = lines.recv(), if self.asked.is_some() => {
+                    self.decide(line).await?;
+                    look = true;
+                }
+                () = self.runtime.settled(), if look => {
+                    look = false;
+                    if let Some(exit) = self.left().await? {
+                        return Ok(exit);
+                    }
+                }
+            }
+        }
+    }
+
+    fn topic(&self) -> Topic {
+        match self.worker {
+            Some(worker) => Topic::Session {
+                session: SessionId::from(worker),
+            },
+            None => Topic::Runtime,
+        }
+    }
+
+    /// The lines that the person types. The thread ends with the process: a blocked read of a
+    /// terminal cannot be taken back.
+    fn lines(&self) -> mpsc::Receiver<String> {
+        let (sender, receiver) = mpsc::channel(16);
+        if self.approver == Approver::Person {
+            std::thread::spawn(move || {
+                for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+                    if sender.blocking_send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        receiver
+    }
+
+    async fn show(&mut self, item: StreamItem) -> anyhow::Result<()> {
+        match item {
+            StreamItem::Event(event) => self.event(&event).await,
+            StreamItem::Delta(delta) => {
+                if delta.target == DeltaTarget::Text {
+                    self.in_line = true;
+                    self.output.stream(&delta.text);
+                }
+                Ok(())
+            }
+            StreamItem::Gap { oldest } => {
+                self.output
+                    .say(&format!("events before {oldest} have been removed"));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn event(&mut self, event: &RuntimeEvent) -> anyhow::Result<()> {
+        self.end_line();
+        self.output.event(event);
+        self.seen = self.runtime.cursor_after(event.position);
+        match event.kind() {
+            EventKind::ApprovalRequested => self.answer().await,
+            EventKind::TurnFailed | EventKind::TurnCancelled => {
+                self.exit = Exit::Error;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end_line(&mut self) {
+        if std::mem::take(&mut self.in_line) {
+            self.output.stream("\n");
+        }
+    }
+
+    /// Nothing is driven: says how to end, if there is nothing to wait for.
+    async fn left(&mut self) -> anyhow::Result<Option<Exit>> {
+        self.answer().await?;
+        let turns = view::unfinished_turns(self.runtime.store(), self.worker).await?;
+        if turns.is_empty() {
+            self.show_rest().await?;
+            return Ok(Some(self.exit));
+        }
+        let parked = turns
+            .iter()
+            .any(|turn| matches!(turn.status, TurnStatus::Parked { .. }));
+        let pending = self.pending().await?;
+        let answered_here = self.approver != Approver::Nobody
+            && pending
+                .iter()
+                .any(|item| item.kind == PendingKind::Approval);
+        let by_itself = !pending.is_empty() && pending.iter().all(|item| item.due.is_some());
+        if !parked || self.wait || answered_here || by_itself {
+            return Ok(None);
+        }
+        self.show_rest().await?;
+        self.tell_parked(&pending);
+        Ok(Some(Exit::Parked))
+    }
+
+    /// Shows what is stored and has not come through the stream yet.
+    async fn show_rest(&mut self) -> anyhow::Result<()> {
+        loop {
+            let read = self.runtime.read(self.topic(), self.seen, 256).await?;
+            for event in &read.events {
+                self.event(event).await?;
+            }
+            if !read.has_more {
+                self.end_line();
+                return Ok(());
+            }
+        }
+    }
+
+    fn tell_parked(&self, pending: &[PendingItem]) {
+        self.output.say("\nparked; it waits for:");
+        for item in pending {
+            self.output
+                .print(|| pending_line(item), &pending_value(item));
+        }
+        self.output
+            .say("answer with `approve`, `deny`, `resolve` or `in-doubt`, then `resume`");
+    }
+
+    async fn pending(&self) -> anyhow::Result<Vec<PendingItem>> {
+        let mut pending = self.runtime.pending().await?;
+        pending.retain(|item| self.worker.is_none() || item.worker.as_ref() == self.worker);
+        Ok(pending)
+    }
+
+    /// Answers what is asked for, or asks the person.
+    async fn answer(&mut self) -> anyhow::Result<()> {
+        if self.approver == Approver::Nobody || self.asked.is_some() {
+            return Ok(());
+        }
+        for item in self.pending().await? {
+            let Some(token) = item
+                .token
+                .clone()
+                .filter(|_| item.kind == PendingKind::Approval)
+            else {
+                continue;
+            };
+            if self.answered.contains(&token) {
+                continue;
+            }
+            if self.approver == Approver::Person {
+                self.end_line();
+                self.output
+                    .stream(&format!("{}\napprove? [y/N] ", pending_line(&item)));
+                self.asked = Some(item);
+                return Ok(());
+            }
+            self.answered.insert(token.clone());
+            self.apply(token, ApprovalDecision::Approve).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the person typed; the end of the input is a no.
+    async fn decide(&mut self, line: Option<String>) -> anyhow::Result<()> {
+        let Some(token) = self.asked.take().and_then(|item| item.token) else {
+            return Ok(());
+        };
+        self.answered.insert(token.clone());
+        let typed = line.unwrap_or_default();
+        let decision = match typed.trim() {
+            "y" | "Y" | "yes" => ApprovalDecision::Approve,
+            _ => ApprovalDecision::Deny { reason: None },
+        };
+        self.apply(token, decision).await?;
+        self.answer().await
+    }
+
+    async fn apply(&self, target: String, decision: ApprovalDecision) -> anyhow::Result<()> {
+        // Somebody else may have answered first: then there is nothing left to say.
+        match self
+            .runtime
+            .apply(Command::Decide { target, decision })
+            .await
+        {
+            Ok(_) | Err(RuntimeError::NothingPending { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

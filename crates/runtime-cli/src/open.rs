@@ -1,0 +1,106 @@
+//! Opening the store of a directory.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use runtime::OpenError;
+use runtime::core::{CommitId, ErrorClass};
+use runtime::fs_store::{self, Damage, FsStore, FsStoreOptions, OpenReport};
+use runtime::store::Store;
+use runtime::workers::RuntimeError;
+use serde_json::json;
+
+use crate::args::Common;
+use crate::exit::Exit;
+use crate::output::{Output, wire};
+
+fn options(common: &Common) -> FsStoreOptions {
+    FsStoreOptions::new(common.store_dir())
+}
+
+/// Opens the store for writing; makes it when there is none.
+pub(crate) async fn exclusive(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
+    create_private(&common.dir)
+        .with_context(|| format!("cannot make directory {}", common.dir.display()))?;
+    let options = options(common);
+    let store = tokio::task::spawn_blocking(move || FsStore::open(&options)).await?;
+    Ok(Arc::new(store.map_err(OpenError::from)?))
+}
+
+/// Makes the directory, for its owner's eyes only, when there is none.
+fn create_private(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+}
+
+/// Opens the store for reading, also beside the process that has it open.
+pub(crate) async fn read_only(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
+    let options = options(common);
+    let store = tokio::task::spawn_blocking(move || FsStore::open_read_only(&options)).await?;
+    Ok(Arc::new(store.map_err(OpenError::from)?))
+}
+
+/// Refuses when there is no store, where the command would otherwise make an empty one.
+pub(crate) fn existing(common: &Common) -> anyhow::Result<()> {
+    let directory = common.store_dir();
+    if directory.exists() {
+        return Ok(());
+    }
+    Err(OpenError::from(fs_store::OpenError::NoStore { directory }).into())
+}
+
+/// Leaves a command for the process that has the store open (S8).
+pub(crate) fn submit(common: &Common, id: CommitId, body: &[u8]) -> anyhow::Result<()> {
+    let submitted = fs_store::submit_command(&common.store_dir(), id, body);
+    Ok(submitted.map_err(|error| RuntimeError::from_part(&error))?)
+}
+
+/// Whether another process has the store open.
+pub(crate) fn is_busy(error: &anyhow::Error) -> bool {
+    let wire = wire(error);
+    wire.class == ErrorClass::Busy && wire.code == "store_busy"
+}
+
+/// `verify`
+pub(crate) fn verify(common: &Common, output: Output) -> anyhow::Result<Exit> {
+    let report = fs_store::verify(&common.store_dir()).map_err(OpenError::from)?;
+    output.print(|| report_lines(&report), &json!(report));
+    Ok(if report.damage.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Error
+    })
+}
+
+fn report_lines(report: &OpenReport) -> String {
+    let mut lines = vec![format!(
+        "{} frames, {} commits, {} events; {} damaged places",
+        report.frames,
+        report.commits,
+        report.events,
+        report.damage.len()
+    )];
+    lines.extend(report.damage.iter().map(damage_line));
+    if let Some(cut) = &report.cut {
+        let (bytes, segment, offset) = (cut.bytes, cut.segment, cut.offset);
+        lines.push(format!(
+            "an unfinished tail of {bytes} bytes in segment {segment} at {offset}"
+        ));
+    }
+    lines.extend(
+        report
+            .foreign
+            .iter()
+            .map(|file| format!("not of this store: {file}")),
+    );
+    lines.join("\n")
+}
+
+fn damage_line(damage: &Damage) -> String {
+    format!("damaged: {}", json!(damage))
+}

@@ -1,0 +1,160 @@
+//! Commands that run turns: `demo`, `run`, `resume`.
+
+use std::sync::Arc;
+
+use runtime::core::{SubmissionId, WorkerId};
+use runtime::workers::{CreateWorker, WorkerStatus, view};
+use runtime::{Runtime, RuntimeError};
+
+use crate::args::{Common, CrashPoint, Patience};
+use crate::crash::CrashStore;
+use crate::exit::Exit;
+use crate::follow::{Approver, Follower};
+use crate::ledger::LEDGER;
+use crate::output::Output;
+use crate::{demo_agent, open};
+
+const DEMO_WORKER: &str = "demo";
+
+/// What `demo` is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Demo {
+    pub(crate) yes: bool,
+    pub(crate) crash_at: Option<CrashPoint>,
+    pub(crate) patience: Patience,
+}
+
+/// `demo`
+pub(crate) async fn demo(common: &Common, output: Output, demo: Demo) -> anyhow::Result<Exit> {
+    let runtime = open_runtime(common, demo.crash_at).await?;
+    let approver = if demo.yes {
+        Approver::Yes
+    } else {
+        person(output)
+    };
+    let ended = demo_turn(&runtime, output, approver, demo.patience).await;
+    close(&runtime, ended).await
+}
+
+async fn demo_turn(
+    runtime: &Runtime,
+    output: Output,
+    approver: Approver,
+    patience: Patience,
+) -> anyhow::Result<Exit> {
+    let worker = demo_worker(runtime).await?;
+    let seen = runtime.cursor_now().await?;
+    if view::unfinished_turns(runtime.store(), Some(&worker))
+        .await?
+        .is_empty()
+    {
+        runtime.send(&worker, demo_agent::DEMO_INPUT).await?;
+    } else {
+        output.say("an unfinished turn goes on");
+        runtime.resume_worker(&worker);
+    }
+    Follower::new(runtime, output, approver, patience.wait, seen)
+        .of(&worker)
+        .follow()
+        .await
+}
+
+/// The first of `demo`, `demo-2`, `demo-3`, … that takes inputs: a cancelled worker never does
+/// again (W2).
+async fn demo_worker(runtime: &Runtime) -> anyhow::Result<WorkerId> {
+    let mut name = DEMO_WORKER.to_owned();
+    for number in 2.. {
+        let id: WorkerId = name.parse().map_err(RuntimeError::from)?;
+        match view::worker(runtime.store(), &id).await {
+            Ok(worker) if worker.status == WorkerStatus::Running => return Ok(id),
+            Ok(_) => name = format!("{DEMO_WORKER}-{number}"),
+            Err(RuntimeError::UnknownWorker { .. }) => {
+                runtime.create(CreateWorker::assistant(id.clone())).await?;
+                return Ok(id);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    unreachable!("numbers do not end")
+}
+
+/// `run --worker NAME TEXT`
+pub(crate) async fn run(
+    common: &Common,
+    output: Output,
+    worker: &str,
+    text: &str,
+    submission: Option<&str>,
+    patience: Patience,
+) -> anyhow::Result<Exit> {
+    let submission: Option<SubmissionId> = submission
+        .map(str::parse)
+        .transpose()
+        .map_err(RuntimeError::from)?;
+    let worker: WorkerId = worker.parse().map_err(RuntimeError::from)?;
+    let runtime = open_runtime(common, None).await?;
+    let ended = async {
+        let seen = runtime.cursor_now().await?;
+        let handle = runtime.worker(worker.as_str()).await?;
+        let receipt = match submission {
+            Some(submission) => handle.submit(submission, text).await?,
+            None => handle.send(text).await?,
+        };
+        if receipt.repeated {
+            output.say(&format!("accepted before, as turn {}", receipt.turn));
+        }
+        runtime.resume_worker(&worker);
+        Follower::new(&runtime, output, person(output), patience.wait, seen)
+            .of(&worker)
+            .follow()
+            .await
+    };
+    let ended = ended.await;
+    close(&runtime, ended).await
+}
+
+/// `resume`
+pub(crate) async fn resume(
+    common: &Common,
+    output: Output,
+    patience: Patience,
+) -> anyhow::Result<Exit> {
+    // Only an existing runtime can go on: do not make a new one by a mistyped directory.
+    open::existing(common)?;
+    let runtime = open_runtime(common, None).await?;
+    let ended = async {
+        let seen = runtime.cursor_now().await?;
+        runtime.resume_unfinished().await?;
+        Follower::new(&runtime, output, person(output), patience.wait, seen)
+            .follow()
+            .await
+    };
+    let ended = ended.await;
+    close(&runtime, ended).await
+}
+
+fn person(output: Output) -> Approver {
+    if output.is_interactive() {
+        Approver::Person
+    } else {
+        Approver::Nobody
+    }
+}
+
+async fn open_runtime(common: &Common, crash: Option<CrashPoint>) -> anyhow::Result<Runtime> {
+    let store = open::exclusive(common).await?;
+    let agent = demo_agent::build(&common.dir, crash)?;
+    let builder = match crash {
+        Some(point) => runtime::builder().store(Arc::new(CrashStore::new(store, point, LEDGER))),
+        None => runtime::builder().store(store),
+    };
+    Ok(builder.agent(agent).resume(false).open().await?)
+}
+
+/// Closes whatever happened; the first error counts.
+async fn close(runtime: &Runtime, ended: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
+    let closed = runtime.close().await;
+    let exit = ended?;
+    closed?;
+    Ok(exit)
+}

@@ -1,0 +1,67 @@
+//! SIGKILL at moments that nobody chose (R3, for the demo).
+
+use std::io::Read;
+use std::time::Instant;
+
+use crate::command_line::{Home, completed};
+use crate::crash_points::recorded_calls_were_not_repeated;
+
+/// How many kills; each is a run of its own.
+const KILLS: usize = 24;
+
+/// Kills the demo after each of many amounts of output, and lets it go on. The amounts walk
+/// through the whole turn, its streamed answers included.
+#[test]
+fn r3_the_demo_goes_on_after_a_kill_at_any_moment() {
+    let started = Instant::now();
+    let whole = Home::new().run(&["demo", "--yes"]).expect(0).stdout.len();
+    let mut failures = 0;
+    let mut in_doubt = 0;
+    for kill in 0..KILLS {
+        let after = 1 + kill * whole / KILLS;
+        match std::panic::catch_unwind(|| kill_and_go_on(after)) {
+            Ok(doubts) => in_doubt += doubts,
+            Err(_) => failures += 1,
+        }
+    }
+    println!(
+        "R3-demo {KILLS} {failures} {:.1}",
+        started.elapsed().as_secs_f64()
+    );
+    println!("in doubt and ruled: {in_doubt}");
+    assert_eq!(failures, 0);
+}
+
+fn kill_and_go_on(after_bytes: usize) -> usize {
+    let home = Home::new();
+    let mut child = home.spawn(&["demo", "--yes"]);
+    let mut output = vec![0; after_bytes];
+    // Fewer bytes mean that the demo ended first, which is a case as well.
+    let _ = child.stdout.take().expect("piped").read_exact(&mut output);
+    child.kill().expect("the child is ours");
+    child.wait().expect("the child is ours");
+
+    let recorded = home
+        .events()
+        .iter()
+        .filter(|e| e["kind"] == "message_committed")
+        .count();
+    let calls = home.model_calls();
+    let before = completed(&home.events());
+    let again = home.run(&["demo", "--yes"]);
+    let mut doubts = 0;
+    if again.code == Some(3) {
+        assert!(home.ledger().len() <= 1);
+        doubts = home.rule_truthfully();
+        assert_eq!(doubts, 1);
+        home.run(&["resume"]).expect(0);
+    } else {
+        again.expect(0);
+    }
+    let ended = completed(&home.events());
+    // A turn that had ended before the kill is followed by a new one.
+    assert_eq!(ended, before + 1, "the turn ended once");
+    assert_eq!(home.ledger().len(), ended, "one line for each turn");
+    recorded_calls_were_not_repeated(&calls, recorded, &home.model_calls());
+    doubts
+}

@@ -1,0 +1,7 @@
+//! The command line as a user runs it: real processes, real files, real kills.
+
+mod command_line;
+mod crash_points;
+mod kills;
+mod processes;
+mod refusals;

@@ -1,0 +1,176 @@
+//! Several processes on one directory (S1, S8).
+
+use std::process::Child;
+
+use serde_json::Value;
+
+use crate::command_line::{Home, completed, kinds, text};
+
+/// Starts a demo that waits for somebody to approve, and returns once it does.
+fn waiting_demo(home: &Home) -> (Child, Value) {
+    let mut child = home.spawn(&["demo", "--wait"]);
+    // Each look is a whole process, so this is no busy loop; the bound is generous.
+    for _ in 0..2_000 {
+        let looked = home.run(&["pending", "--json"]);
+        if looked.code == Some(0)
+            && let Some(item) = looked
+                .json()
+                .into_iter()
+                .find(|item| item["kind"] == "approval")
+        {
+            return (child, item);
+        }
+        assert!(
+            child.try_wait().expect("the child is ours").is_none(),
+            "the demo still waits"
+        );
+    }
+    panic!("the demo never asked for approval");
+}
+
+fn exit_code(child: Child) -> Option<i32> {
+    child
+        .wait_with_output()
+        .expect("the child is ours")
+        .status
+        .code()
+}
+
+#[test]
+fn s1_the_second_writer_says_who_holds_the_store() {
+    let home = Home::new();
+    let (mut child, _) = waiting_demo(&home);
+    let second = home.run(&["demo", "--yes"]).expect(4);
+    assert!(
+        second.stderr.contains(&child.id().to_string()),
+        "names the holder: {}",
+        second.stderr
+    );
+    let second = home
+        .run(&["--json", "run", "--worker", "other", "hello"])
+        .expect(4);
+    assert_eq!(second.json()[0]["error"]["code"], "store_busy");
+    child.kill().expect("the child is ours");
+    child.wait().expect("the child is ours");
+    // The lock of a killed holder is free.
+    home.run(&["demo", "--yes"]).expect(0);
+    assert_eq!(completed(&home.events()), 1);
+}
+
+#[test]
+fn s1_readers_work_beside_the_writer() {
+    let home = Home::new();
+    let (mut child, item) = waiting_demo(&home);
+    for key in ["kind", "worker", "turn", "call", "token", "since"] {
+        assert!(!item[key].is_null(), "{key} of {item}");
+    }
+    assert!(kinds(&home.events()).contains(&"approval_requested"));
+    let shown = home.run(&["show", "demo", "--json"]).expect(0).json();
+    assert_eq!(shown[0]["worker"], "demo");
+    assert_eq!(shown[0]["pending"][0]["call"], item["call"]);
+    assert_eq!(home.run(&["workers", "--json"]).expect(0).json().len(), 1);
+    child.kill().expect("the child is ours");
+    child.wait().expect("the child is ours");
+}
+
+#[test]
+fn s8_an_approval_reaches_the_running_writer() {
+    let home = Home::new();
+    let (child, item) = waiting_demo(&home);
+    home.run(&["approve", &text(&item["token"])]).expect(0);
+    assert_eq!(exit_code(child), Some(0));
+    assert_eq!(home.ledger().len(), 1);
+    assert_eq!(completed(&home.events()), 1);
+}
+
+#[test]
+fn s8_a_denial_by_call_reaches_the_running_writer() {
+    let home = Home::new();
+    let (child, item) = waiting_demo(&home);
+    home.run(&["deny", &text(&item["call"]), "--reason", "not today"])
+        .expect(0);
+    assert_eq!(exit_code(child), Some(0));
+    assert_eq!(home.ledger().len(), 0, "a denied call does not run");
+    assert_eq!(
+        completed(&home.events()),
+        1,
+        "a denial is an ordinary result (T3)"
+    );
+}
+
+#[test]
+fn s8_a_cancel_reaches_the_running_writer() {
+    let home = Home::new();
+    let (child, _) = waiting_demo(&home);
+    home.run(&["cancel", "demo"]).expect(0);
+    assert_eq!(exit_code(child), Some(1));
+    let events = home.events();
+    assert!(kinds(&events).contains(&"turn_cancelled"));
+    assert_eq!(home.ledger().len(), 0);
+    let shown = home.run(&["show", "demo", "--json"]).expect(0).json();
+    assert_eq!(shown[0]["status"], "cancelled");
+    // Cancelled for good (W2): it takes no inputs, and the demo goes on under another name.
+    home.run(&["run", "--worker", "demo", "hello"]).expect(1);
+    home.run(&["demo", "--yes"]).expect(0);
+}
+
+#[test]
+fn t3_a_parked_approval_is_answered_by_another_process_after_a_restart() {
+    let home = Home::new();
+    let parked = home.run(&["demo"]).expect(3);
+    assert!(
+        parked.stdout.contains("approve"),
+        "says how to go on: {}",
+        parked.stdout
+    );
+    let item = home.pending().remove(0);
+    home.run(&["approve", &text(&item["call"])]).expect(0);
+    home.run(&["resume"]).expect(0);
+    assert_eq!(home.ledger().len(), 1);
+    assert_eq!(completed(&home.events()), 1);
+    // Answers are idempotent: nothing waits any more, and nothing changes.
+    home.run(&["approve", &text(&item["call"])]).expect(1);
+    assert_eq!(home.ledger().len(), 1);
+}
+
+#[test]
+fn a_worker_answers_and_a_repeated_submission_is_accepted_once() {
+    let home = Home::new();
+    let arguments = ["run", "--worker", "alice", "Bergen", "--submission", "one"];
+    home.run(&arguments).expect(0);
+    home.run(&arguments).expect(0);
+    assert_eq!(completed(&home.events()), 1);
+    let other = [
+        "run",
+        "--worker",
+        "alice",
+        "Paris",
+        "--submission",
+        "one",
+        "--json",
+    ];
+    let refused = home.run(&other).expect(1).json();
+    assert_eq!(refused[0]["error"]["code"], "submission_conflict");
+}
+
+#[test]
+fn v4_tail_follow_goes_on_while_a_writer_is_killed_and_restarted() {
+    use std::io::{BufRead, BufReader};
+    let home = Home::new();
+    home.run(&["demo"]).expect(3);
+    let mut tail = home.spawn(&["tail", "--json", "--from", "start", "--follow"]);
+    home.command(&["demo", "--yes", "--crash-at", "before-tool"])
+        .output()
+        .expect("starts");
+    home.run(&["demo", "--yes"]).expect(0);
+    let whole = home
+        .run(&["tail", "--json", "--from", "start"])
+        .expect(0)
+        .stdout;
+    let followed = BufReader::new(tail.stdout.take().expect("piped"));
+    let followed = followed.lines().take(whole.lines().count());
+    let followed: Vec<String> = followed.map(|line| line.expect("UTF-8")).collect();
+    assert_eq!(followed, whole.lines().collect::<Vec<_>>());
+    tail.kill().expect("the child is ours");
+    tail.wait().expect("the child is ours");
+}

@@ -1,0 +1,171 @@
+//! Wiring a runtime: the store is one line (U1).
+
+#[cfg(feature = "fs-store")]
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use runtime_agent::Agent;
+use runtime_core::{Classified, ErrorClass, Random, RuntimeId, WireError};
+use runtime_store::{MemoryStore, Store, SystemClock, SystemRandom};
+use runtime_workers::{AgentResolver, Runtime, RuntimeConfig, RuntimeError, RuntimeParts};
+
+/// Starts to wire a runtime: memory, unless another store is given.
+#[must_use]
+pub fn builder() -> Builder {
+    Builder {
+        store: Storage::Memory,
+        agents: None,
+        config: RuntimeConfig::default(),
+        resume: true,
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Storage {
+    Memory,
+    #[cfg(feature = "fs-store")]
+    Directory(PathBuf),
+    Given(Arc<dyn Store>),
+}
+
+#[derive(Debug, Clone)]
+enum Agents {
+    One(Arc<Agent>),
+    Resolved(Arc<dyn AgentResolver>),
+}
+
+/// Wires a runtime. The order of the calls does not count.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    store: Storage,
+    agents: Option<Agents>,
+    config: RuntimeConfig,
+    resume: bool,
+}
+
+/// Why a runtime could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// No agent was given.
+    #[error("a runtime needs an agent: call agent(…) or agents(…)")]
+    NoAgent,
+    /// The embedded store could not be opened.
+    #[cfg(feature = "fs-store")]
+    #[error(transparent)]
+    Store(#[from] runtime_fs_store::OpenError),
+    /// The runtime could not be opened over its store.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+}
+
+impl Classified for OpenError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NoAgent => "builder_no_agent",
+            #[cfg(feature = "fs-store")]
+            Self::Store(error) => error.code(),
+            Self::Runtime(error) => error.code(),
+        }
+    }
+
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::NoAgent => ErrorClass::Invalid,
+            #[cfg(feature = "fs-store")]
+            Self::Store(error) => error.class(),
+            Self::Runtime(error) => error.class(),
+        }
+    }
+
+    fn to_wire(&self) -> WireError {
+        match self {
+            Self::NoAgent => WireError::new(self.code(), self.class(), self),
+            #[cfg(feature = "fs-store")]
+            Self::Store(error) => error.to_wire(),
+            Self::Runtime(error) => error.to_wire(),
+        }
+    }
+}
+
+impl Builder {
+    /// Keeps everything in memory: gone with the process (tier Volatile).
+    #[must_use]
+    pub fn memory(mut self) -> Self {
+        self.store = Storage::Memory;
+        self
+    }
+
+    /// Keeps everything in one directory, made when it does not exist (tier Power).
+    #[cfg(feature = "fs-store")]
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.store = Storage::Directory(directory.into());
+        self
+    }
+
+    /// Keeps everything in that store.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Storage::Given(store);
+        self
+    }
+
+    /// Lets one agent work for every worker.
+    #[must_use]
+    pub fn agent(mut self, agent: impl Into<Arc<Agent>>) -> Self {
+        self.agents = Some(Agents::One(agent.into()));
+        self
+    }
+
+    /// Lets a resolver say which agent works for which worker.
+    #[must_use]
+    pub fn agents(mut self, agents: Arc<dyn AgentResolver>) -> Self {
+        self.agents = Some(Agents::Resolved(agents));
+        self
+    }
+
+    /// Sets the limits.
+    #[must_use]
+    pub fn config(mut self, config: RuntimeConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Says whether unfinished turns go on as soon as the runtime is open; they do unless told
+    /// otherwise.
+    #[must_use]
+    pub const fn resume(mut self, resume: bool) -> Self {
+        self.resume = resume;
+        self
+    }
+
+    /// Opens the runtime.
+    ///
+    /// # Errors
+    /// [`OpenError`]; for a directory that another process holds, one that names the holder.
+    pub async fn open(self) -> Result<Runtime, OpenError> {
+        let agents = self.agents.ok_or(OpenError::NoAgent)?;
+        let store: Arc<dyn Store> = match self.store {
+            Storage::Memory => Arc::new(MemoryStore::new(fresh_runtime_id())),
+            #[cfg(feature = "fs-store")]
+            Storage::Directory(directory) => {
+                let options = runtime_fs_store::FsStoreOptions::new(directory);
+                Arc::new(runtime_fs_store::FsStore::open(&options)?)
+            }
+            Storage::Given(store) => store,
+        };
+        let mut parts = match agents {
+            Agents::One(agent) => RuntimeParts::new(store, agent),
+            Agents::Resolved(agents) => RuntimeParts::with_agents(store, agents),
+        };
+        parts.config = self.config;
+        parts.resume = self.resume;
+        Ok(Runtime::open(parts).await?)
+    }
+}
+
+fn fresh_runtime_id() -> RuntimeId {
+    use runtime_core::Clock;
+    RuntimeId::generate(SystemClock::new().now(), SystemRandom.ten())
+}
