@@ -102,6 +102,14 @@ impl Record {
         refreshed_at: None,
     };
 
+    /// Returns the age of a value that is fresh, and that nothing is wrong with.
+    #[inline]
+    pub(crate) fn fresh_age(&self, now: Moment) -> Option<Duration> {
+        let life = self.life?;
+        let fresh = now < life.stale_at && self.trouble == Trouble::None;
+        fresh.then(|| now.saturating_sub(life.fetched_at))
+    }
+
     /// Returns when a stale value may be fetched anew, if that must wait at all.
     fn refresh_at(&self, config: &CacheConfig) -> Option<Moment> {
         let after_failure = match self.trouble {
@@ -222,6 +230,8 @@ mod tests {
 
     #[test]
     fn m1_a_value_is_fresh_then_stale_then_cold() {
+        assert_eq!(fetched().fresh_age(at(9)), Some(9 * SECOND));
+        assert_eq!(fetched().fresh_age(at(10)), None);
         let decide = |now| decide(&fetched(), &config(), now);
         assert_eq!(decide(at(9)), Decision::Fresh { age: 9 * SECOND });
         let stale = |age, refresh| Decision::Stale {
@@ -282,6 +292,7 @@ mod tests {
     #[test]
     fn m1_a_refused_credential_blocks_even_a_fresh_value_for_ever() {
         let refused = fetched().refused(at(2));
+        assert_eq!(refused.fresh_age(at(3)), None);
         for now in [2, 5, 1_000_000] {
             assert!(matches!(
                 decide(&refused, &config(), at(now)),
