@@ -59,7 +59,10 @@ pub struct FsStore {
 
 #[derive(Debug)]
 enum View {
-    Owner { shared: Arc<Shared>, writer: Writer },
+    Owner {
+        shared: Arc<Shared>,
+        writer: Box<Writer>,
+    },
     Beside(Box<Follower>),
 }
 
@@ -83,7 +86,10 @@ impl FsStore {
         let directory = layout.directory.clone();
         let writer = Writer::start(log, Arc::clone(&options.clock), options.fs_limits)
             .map_err(|e| OpenError::io("start a writer for", &directory, e))?;
-        let view = View::Owner { shared, writer };
+        let view = View::Owner {
+            shared,
+            writer: Box::new(writer),
+        };
         Ok(Self::assemble(
             layout,
             format.identity(),

@@ -18,7 +18,6 @@ pub(crate) struct Writer {
 impl Writer {
     #[expect(
         clippy::unnecessary_wraps,
-        clippy::needless_pass_by_value,
         reason = "the same signature as the thread's"
     )]
     pub(crate) fn start(log: Log, _: Arc<dyn Clock>, _: FsLimits) -> io::Result<Self> {

@@ -4,9 +4,15 @@
     clippy::unwrap_used,
     reason = "a helper that fails has found what its test looks for"
 )]
-#![cfg(not(feature = "simulation"))]
 
+#[cfg(not(feature = "simulation"))]
 mod crash;
+#[cfg(not(feature = "simulation"))]
+mod golden;
+#[cfg(not(feature = "simulation"))]
 mod laws;
+#[cfg(not(feature = "simulation"))]
 mod life;
+#[cfg(feature = "simulation")]
+mod power;
 mod support;

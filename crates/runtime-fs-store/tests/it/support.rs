@@ -1,5 +1,10 @@
 //! Stores in temporary directories, and commits to put into them.
 
+#![cfg_attr(
+    feature = "simulation",
+    allow(dead_code, reason = "the simulation makes stores of its own")
+)]
+
 use std::path::Path;
 use std::sync::Arc;
 
