@@ -47,6 +47,8 @@ mod join;
 mod live;
 mod log;
 mod memory;
+#[cfg(all(test, shuttle))]
+mod model;
 mod observe;
 mod progress;
 mod read;
