@@ -21,7 +21,9 @@ pub struct Hints {
     pub era: Era,
     /// `ttlMs`, if it was there.
     pub ttl_ms: Option<i64>,
-    /// `cacheScope` was `private`.
+    /// `cacheScope` was `private`. Each entry is kept per owner, connection and authorisation
+    /// (see [`CacheKey`](crate::CacheKey)), so no list is shared across authorisations, public
+    /// or not.
     pub private: bool,
 }
 

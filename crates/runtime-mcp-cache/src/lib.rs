@@ -10,7 +10,8 @@
 //!
 //! Limits: [`CacheConfig`] names each. Fetches run on the tokio runtime of the caller.
 //!
-//! Start with [`DiscoveryCache`], [`CacheKey`] and [`CatalogueBuilder`].
+//! Start with [`DiscoveryCache`], [`CacheKey`] and [`CatalogueBuilder`]; [`PinBoard`] withholds
+//! definitions that nobody has approved yet.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -203,3 +203,26 @@ async fn close_ends_fetches_answers_their_callers_and_starts_no_more() {
     assert_eq!((server.asked(), world.cache.flights()), (asked, 0));
     world.cache.close().await;
 }
+
+/// Callers on several threads board while the flight lands: whoever finds no flight must find
+/// what it stored, or the server is asked twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn m2_callers_on_several_threads_never_ask_twice() {
+    const KEYS: u64 = 400;
+    let (world, server) = (World::new(), Server::new(page(1)));
+    for number in 0..KEYS {
+        let key = key(&number.to_string());
+        let calls: Vec<_> = (0..8)
+            .map(|_| {
+                let (cache, key, server) = (world.cache.clone(), key.clone(), Arc::clone(&server));
+                tokio::spawn(async move { cache.get(&key, &server).await })
+            })
+            .collect();
+        for call in calls {
+            let answer = call.await.unwrap();
+            assert_eq!(answer.value.unwrap().number, 1);
+        }
+        assert_eq!(server.asked(), number + 1, "asked twice for one key");
+    }
+    assert_eq!((world.cache.len() as u64, world.cache.flights()), (KEYS, 0));
+}
