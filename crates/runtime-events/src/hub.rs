@@ -236,15 +236,19 @@ impl EventHub {
         shared.closing.store(true, Ordering::SeqCst);
         shared.adapter.close();
         shared.signals.stop.notify_one();
+        let mut grace = shared.clock.sleep(shared.config.close_grace);
         let follower = lock(&shared.follower).take();
-        if let Some(follower) = follower {
-            // A follower that panicked has nothing left to wait for.
-            let _ = follower.await;
+        if let Some(mut follower) = follower {
+            tokio::select! {
+                // A follower that panicked has nothing left to wait for.
+                _ = &mut follower => {}
+                // The store does not answer: the hub must not hang on it.
+                () = &mut grace => follower.abort(),
+            }
         }
-        let grace = shared.clock.sleep(shared.config.close_grace);
         tokio::select! {
             () = shared.all_streams_gone() => {}
-            () = grace => {}
+            () = shared.clock.sleep(shared.config.close_grace) => {}
         }
         shared.counts()
     }
