@@ -6,7 +6,7 @@ use std::path::Path;
 use runtime_fs_store::{Damage, FsStore, FsStoreOptions, verify};
 use runtime_store::{CommitError, Page, Position, ReadError, RowQuery, Store};
 
-use crate::support::{all_events, commit, numbers, options, scope, segment, stream};
+use crate::support::{all_events, commit, numbers, options, print_row, scope, segment, stream};
 
 const RECORDS: u64 = 64;
 
@@ -52,6 +52,7 @@ fn copy(from: &Path, to: &Path) {
 /// cut does not come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn r5_truncation_anywhere_leaves_a_prefix() {
+    let started = std::time::Instant::now();
     let parent = in_memory();
     let template = options(parent.path(), 5);
     write(&template, 0..RECORDS).await;
@@ -82,6 +83,7 @@ async fn r5_truncation_anywhere_leaves_a_prefix() {
     }
     assert_eq!(known, Some(RECORDS));
     assert!(cases >= 10_000 / step, "only {cases} cases");
+    print_row("R5", cases, started);
 }
 
 /// Puts a log of one segment in place of what is there.
@@ -99,6 +101,7 @@ fn restore(directory: &Path, segment: &[u8]) {
 /// tail, and nothing that is served differs from what was written.
 #[tokio::test(flavor = "multi_thread")]
 async fn r6_flipped_bits_are_found() {
+    let started = std::time::Instant::now();
     let parent = in_memory();
     let template = options(parent.path(), 5);
     write(&template, 0..RECORDS).await;
@@ -128,6 +131,7 @@ async fn r6_flipped_bits_are_found() {
     }
     assert!(cases >= 100_000 / step, "only {cases} cases");
     assert!(torn >= 512 / step, "the last mark was not flipped");
+    print_row("R6", cases, started);
 }
 
 /// S4: a damaged payload makes what its header names read-only and its events unreadable; the rest

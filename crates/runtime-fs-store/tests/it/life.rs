@@ -13,7 +13,7 @@ use runtime_store::{
 };
 use runtime_testkit::SimulatedClock;
 
-use crate::support::{all_events, commit, commit_id, numbers, options, segment};
+use crate::support::{all_events, commit, commit_id, numbers, options, print_row, segment};
 
 /// S1: opening and closing again and again changes neither identity nor contents.
 #[tokio::test]
@@ -69,6 +69,7 @@ fn s1_another_runtime_is_refused() {
 /// R8: of two that open at once one wins, the other is told who holds it.
 #[test]
 fn r8_two_openers_race_and_one_wins() {
+    let started = std::time::Instant::now();
     let mut races = 0;
     for seed in 0..200 {
         let parent = tempfile::tempdir().unwrap();
@@ -96,6 +97,7 @@ fn r8_two_openers_race_and_one_wins() {
         races += 1;
     }
     assert_eq!(races, 200);
+    print_row("R8", races, started);
 }
 
 /// R8: a killed holder's lock is free. The holder is another process of this test binary.

@@ -2,7 +2,8 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "a helper that fails has found what its test looks for"
+    clippy::print_stdout,
+    reason = "a helper that fails has found what its test looks for; rows of the scoreboard are printed"
 )]
 
 #[cfg(not(feature = "simulation"))]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use turmoil_fs::Fs;
 use turmoil_fs::shim::std::fs as simulated;
 
-use crate::support::{commit, numbers};
+use crate::support::{commit, numbers, print_row};
 
 const LIVES: u64 = 4;
 
@@ -130,6 +130,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 /// R1: whatever is lost with the power, nothing acknowledged is, and nothing comes twice.
 #[test]
 fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
+    let started = std::time::Instant::now();
     let seeds = std::env::var("FS_STORE_SEEDS").map_or(300, |text| text.parse().unwrap());
     let mut sum = Met::default();
     for seed in 0..seeds {
@@ -140,7 +141,6 @@ fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
         sum.cuts += met.cuts;
         sum.rolled += met.rolled;
     }
-    println!("R1 {sum:?}");
     assert!(
         sum.crashes == seeds * LIVES && sum.acknowledged > seeds,
         "{sum:?}"
@@ -150,15 +150,19 @@ fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
         sum.indeterminate > 0 && sum.cuts > 0 && sum.rolled > 0,
         "{sum:?}"
     );
+    print_row("R1", usize::try_from(sum.crashes).unwrap(), started);
 }
 
 /// R2: without a sync of files, or of directories, the same run finds losses.
 #[test]
 fn r2_a_missing_sync_is_found() {
+    let started = std::time::Instant::now();
+    let mut cases = 0;
     for fault in [Fault::NoFileSync, Fault::NoDirectorySync] {
         let broken = (0..50).filter(|&seed| run(live(seed, Some(fault))).is_err());
         let broken = broken.count();
-        println!("R2 {fault:?} found in {broken} of 50");
         assert!(broken > 0, "{fault:?} was not found");
+        cases += 50;
     }
+    print_row("R2", cases, started);
 }
