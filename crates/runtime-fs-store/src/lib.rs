@@ -8,8 +8,9 @@
 //! and isolated to what it touches.
 //!
 //! Not here: what rows and events mean; several processes that write at once. Not yet:
-//! checkpoints (opening reads the whole log, and the index in memory grows with it, about 100
-//! bytes per event), retention, repair, export, import, backup. Linux and macOS. Limits:
+//! checkpoints (opening reads the whole log, and the index in memory grows with it; row bodies are
+//! in memory), retention, repair, export, import, backup; at tier Crash the loss of power does not
+//! renew the lineage reliably. Linux; written for macOS too, not yet tried there. Limits:
 //! [`FsLimits`] and [`Limits`](runtime_store::Limits).
 //!
 //! ```
