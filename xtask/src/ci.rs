@@ -4,13 +4,14 @@ use anyhow::Result;
 use xshell::Shell;
 
 use crate::steps::{self, Step};
-use crate::{deps, lint, reliability, test};
+use crate::{deps, lint, reliability, schedules, test};
 
 const STEPS: &[Step] = &[
     ("lint", lint::run),
     ("deps", deps::run),
     ("test", test::run),
     ("reliability", reliability::run),
+    ("schedules", schedules::run),
 ];
 
 /// Runs every step.

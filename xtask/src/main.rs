@@ -16,6 +16,7 @@ mod features;
 mod layers;
 mod lint;
 mod reliability;
+mod schedules;
 mod scoreboard;
 mod shape;
 mod steps;
@@ -55,6 +56,8 @@ enum Command {
     Features,
     /// The quick rows of the reliability scoreboard.
     Reliability,
+    /// The models of concurrent protocols, under a schedule checker.
+    Schedules,
     /// The table of the last reliability run.
     Scoreboard,
 }
@@ -82,6 +85,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Deps => deps::run(&shell),
         Command::Features => features::run(&shell),
         Command::Reliability => reliability::run(&shell),
+        Command::Schedules => schedules::run(&shell),
         Command::Scoreboard => scoreboard::run(),
     }
 }
