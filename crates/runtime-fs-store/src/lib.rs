@@ -40,6 +40,7 @@
 mod attachments;
 mod bytes;
 mod config;
+mod counts;
 mod error;
 mod fold;
 mod follower;
@@ -67,6 +68,7 @@ mod verify;
 mod writer;
 
 pub use config::{FsLimits, FsStoreOptions};
+pub use counts::WriteCounts;
 pub use error::{InboxError, OpenError};
 #[cfg(feature = "simulation")]
 pub use fs::fault::{Fault, plant};

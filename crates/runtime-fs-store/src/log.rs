@@ -113,7 +113,7 @@ impl Log {
             return Ok(log);
         }
         // A killed predecessor may have left whole frames that only the page cache holds.
-        fs::sync_data(&log.file)?;
+        log.sync_file()?;
         if start.was_cut {
             log.begin_segment()?;
         }
@@ -229,21 +229,32 @@ impl Log {
         }
         self.number += part.applied.len() as u64;
         self.unmarked = true;
+        self.shared.written.add_group(part.applied.len());
         self.publish(part.applied);
         answers
     }
 
     /// Writes at the end, and syncs if the tier asks for it.
     fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        fs::write_all_at(&self.file, bytes, self.end.offset)?;
+        self.write(bytes)?;
         if self.tier == Tier::Power {
-            fs::sync_data(&self.file)?;
+            self.sync_file()?;
         }
         self.end.offset += bytes.len() as u64;
         if self.tier == Tier::Power {
             self.synced = self.end.offset;
         }
         Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
+        self.shared.written.add_bytes(bytes.len());
+        fs::write_all_at(&self.file, bytes, self.end.offset)
+    }
+
+    fn sync_file(&self) -> std::io::Result<()> {
+        self.shared.written.add_sync();
+        fs::sync_data(&self.file)
     }
 
     /// Shows readers what is durable now.
@@ -286,7 +297,7 @@ impl Log {
 
     fn sync(&mut self) -> std::io::Result<()> {
         if self.synced < self.end.offset {
-            fs::sync_data(&self.file)?;
+            self.sync_file()?;
             self.synced = self.end.offset;
         }
         Ok(())
@@ -303,8 +314,8 @@ impl Log {
         header.durable_mark = self.synced;
         let mut bytes = Vec::new();
         header.write(self.tag, self.end, &[], &mut bytes);
-        fs::write_all_at(&self.file, &bytes, self.end.offset)?;
-        fs::sync_data(&self.file)?;
+        self.write(&bytes)?;
+        self.sync_file()?;
         self.end.offset += bytes.len() as u64;
         self.synced = self.end.offset;
         self.number += 1;

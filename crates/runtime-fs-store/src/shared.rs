@@ -5,6 +5,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use runtime_store::Position;
 use tokio::sync::watch;
 
+use crate::counts::WriteCounters;
 use crate::index::Index;
 use crate::segments::Segments;
 
@@ -12,6 +13,7 @@ use crate::segments::Segments;
 pub(crate) struct Shared {
     index: RwLock<Index>,
     pub(crate) segments: Segments,
+    pub(crate) written: WriteCounters,
     head: watch::Sender<Position>,
 }
 
@@ -21,6 +23,7 @@ impl Shared {
         Self {
             index: RwLock::new(index),
             segments,
+            written: WriteCounters::default(),
             head: watch::Sender::new(head),
         }
     }

@@ -15,6 +15,7 @@ use runtime_store::{
 
 use crate::attachments::{self, Attachments};
 use crate::config::FsStoreOptions;
+use crate::counts::WriteCounts;
 use crate::error::OpenError;
 use crate::follower::Follower;
 use crate::form;
@@ -167,6 +168,15 @@ impl FsStore {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.layout.directory
+    }
+
+    /// Counts what has been written since opening; nothing for a store opened read-only.
+    #[must_use]
+    pub fn written(&self) -> WriteCounts {
+        match &self.view {
+            View::Owner { shared, .. } => shared.written.read(),
+            View::Beside(_) => WriteCounts::default(),
+        }
     }
 
     /// Reads the inbox and returns the names of the files in it that are no commands.

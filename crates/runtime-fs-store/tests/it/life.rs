@@ -36,6 +36,25 @@ async fn s1_opening_again_finds_the_same_store() {
     }
 }
 
+/// S3: at tier Power every group is synced; a refused or repeated commit is none.
+#[tokio::test]
+async fn s3_what_was_written_is_counted() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    let before = store.written();
+    for number in [1, 2, 2] {
+        store.commit(commit(number)).await.unwrap();
+    }
+    let after = store.written();
+    assert_eq!((before.commits, after.commits), (0, 2));
+    assert_eq!(after.groups, 2);
+    assert_eq!(after.syncs - before.syncs, 2);
+    assert!(after.bytes > before.bytes);
+    let beside = FsStore::open_read_only(&options).unwrap();
+    assert_eq!(beside.written(), runtime_fs_store::WriteCounts::default());
+}
+
 /// U3: dropping without closing loses nothing, and the next opening knows of it.
 #[tokio::test]
 async fn s1_a_store_dropped_without_close_is_reported() {

@@ -9,8 +9,6 @@
 #[cfg(not(feature = "simulation"))]
 mod crash;
 #[cfg(not(feature = "simulation"))]
-mod effects;
-#[cfg(not(feature = "simulation"))]
 mod golden;
 #[cfg(not(feature = "simulation"))]
 mod laws;
