@@ -8,6 +8,7 @@
     reason = "a program for people prints"
 )]
 
+mod bench;
 mod ci;
 mod codes;
 mod deps;
@@ -60,6 +61,14 @@ enum Command {
     Schedules,
     /// The table of the last reliability run.
     Scoreboard,
+    /// Benchmarks against the floor of the machine; all groups if none is named.
+    Bench {
+        /// What to measure.
+        groups: Vec<bench::Group>,
+        /// A few short rounds, to see that it runs; for figures leave it out.
+        #[arg(long)]
+        quick: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -87,5 +96,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Reliability => reliability::run(&shell),
         Command::Schedules => schedules::run(&shell),
         Command::Scoreboard => scoreboard::run(),
+        Command::Bench { groups, quick } => bench::run(&shell, &groups, quick),
     }
 }

@@ -9,6 +9,7 @@ mod desk;
 mod durable;
 mod environment;
 mod files;
+mod journal;
 mod live;
 mod replay;
 mod tools;
