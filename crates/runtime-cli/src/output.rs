@@ -51,7 +51,7 @@ impl Output {
     }
 
     pub(crate) fn event(self, event: &RuntimeEvent) {
-        self.print(|| event_line(event), &json!(event));
+        self.print(|| event_line(event), &event_value(event));
     }
 
     pub(crate) fn error(self, error: &WireError) {
@@ -71,6 +71,18 @@ impl Output {
             std::process::exit(crate::exit::Exit::Error as i32);
         }
     }
+}
+
+/// The JSON of an event: `position`, `seq`, `turn` and `kind` are always there, null where an
+/// event belongs to no turn.
+fn event_value(event: &RuntimeEvent) -> Value {
+    let mut value = json!(event);
+    for member in ["seq", "turn"] {
+        if value.get(member).is_none() {
+            value[member] = Value::Null;
+        }
+    }
+    value
 }
 
 fn event_line(event: &RuntimeEvent) -> String {
