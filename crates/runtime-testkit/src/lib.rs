@@ -1,6 +1,7 @@
-//! What tests of the workspace share: the law of a store ([`mod@store_laws`]), a model to hold a
-//! store against ([`check_against_model`]), a store that fails on plan ([`FaultStore`]), a
-//! simulated clock and repeatable randomness.
+//! What tests of the workspace share: the law of a store ([`mod@store_laws`]) and of effects over
+//! it ([`mod@effect_laws`]), a model to hold a store against ([`check_against_model`]), a store
+//! that fails on plan ([`FaultStore`]), a controller that is keyed or deliberately ordinal
+//! ([`JournalController`]), a simulated clock and repeatable randomness.
 //!
 //! Not for production: nothing here is durable or secret.
 //!
@@ -21,12 +22,15 @@
 //! ```
 
 mod clock;
+mod effect_journal;
+pub mod effect_laws;
 mod fault_store;
 mod random;
 pub mod store_laws;
 mod store_model;
 
 pub use clock::SimulatedClock;
+pub use effect_journal::{EffectJournal, JournalController};
 pub use fault_store::{Fault, FaultStore, RecordedCommit};
 pub use random::SeededRandom;
 pub use store_model::check_against_model;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use runtime_agent::{Agent, AgentBuilder, LiveSink, TurnRun, Unwatched, drive_turn};
+use runtime_agent::{Agent, AgentBuilder, LiveSink, TurnProjector, TurnRun, Unwatched, drive_turn};
 use runtime_core::{
     ApprovalPolicy, Message, ModelRequest, Resolution, Role, RuntimeId, Timestamp, ToolDefinition,
     ToolHints, WaitIdentity, WaitSource,
@@ -12,12 +12,10 @@ use runtime_core::{
 use runtime_effects::{Addressing, Interrupt};
 use runtime_model::{Model, ModelError, ModelStream, ScriptStep, ScriptedModel};
 use runtime_store::MemoryStore;
-use runtime_testkit::SimulatedClock;
+use runtime_testkit::{EffectJournal, JournalController, SimulatedClock};
 use runtime_tools::{Tool, ToolContext, ToolError, ToolOutput};
 use runtime_turn::{ApprovalDecision, ContextMark, TurnEnd, TurnStart};
 use serde_json::{Value, json};
-
-use crate::journal::{Controller, Journal};
 
 pub(crate) type Answer = Result<ToolOutput, ToolError>;
 
@@ -141,7 +139,7 @@ pub(crate) fn write() -> Arc<Counted> {
 
 /// What outlives a crash, and what comes with a process.
 pub(crate) struct Desk {
-    pub(crate) journal: Arc<Journal>,
+    pub(crate) journal: Arc<EffectJournal>,
     pub(crate) addressing: Addressing,
     pub(crate) store: MemoryStore,
     pub(crate) model: Arc<Recording>,
@@ -171,8 +169,8 @@ impl Desk {
             .tool(Arc::clone(&self.write) as _)
     }
 
-    pub(crate) fn controller(&self) -> Controller {
-        Controller::new(&self.journal, self.addressing)
+    pub(crate) fn controller(&self) -> JournalController {
+        JournalController::new(&self.journal, Arc::new(TurnProjector), self.addressing)
     }
 
     pub(crate) async fn drive(&self) -> Result<TurnEnd, Interrupt> {
@@ -183,7 +181,7 @@ impl Desk {
     pub(crate) async fn drive_with(
         &self,
         agent: &Agent,
-        controller: &Controller,
+        controller: &JournalController,
     ) -> Result<TurnEnd, Interrupt> {
         self.drive_watched(agent, controller, &Unwatched).await
     }
@@ -191,7 +189,7 @@ impl Desk {
     pub(crate) async fn drive_watched(
         &self,
         agent: &Agent,
-        controller: &Controller,
+        controller: &JournalController,
         live: &dyn LiveSink,
     ) -> Result<TurnEnd, Interrupt> {
         drive_turn(TurnRun {
@@ -214,7 +212,7 @@ impl Desk {
             matches!(suspended, Err(Interrupt::Suspended { .. })),
             "{suspended:?}"
         );
-        let sources = controller.asked.lock().unwrap();
+        let sources = controller.asked();
         let promises = sources.iter().filter_map(|source| match source {
             WaitSource::Promise { identity, .. } => Some(identity.clone()),
             _ => None,

@@ -9,7 +9,6 @@ mod desk;
 mod durable;
 mod environment;
 mod files;
-mod journal;
 mod live;
 mod replay;
 mod tools;

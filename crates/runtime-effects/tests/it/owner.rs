@@ -1,7 +1,5 @@
-//! Owners: a host that borrows, a zombie that wakes, a store that others write to (E1, E5, R9).
+//! A host that borrows from its engine (E1).
 
-use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -10,15 +8,8 @@ use runtime_effects::{
     Addressing, AttemptContext, Concurrency, EffectController, EffectError, EffectHost, Interrupt,
     LocalExecutor, ScopeOpening, ScopedEffectController, WaitRequest,
 };
-use runtime_store::{Epoch, Store};
-use tokio::sync::oneshot;
-
-use crate::support::{Runs, World, desk, opening, result, stands_still, tool_call};
-
-laws![
-    r9_a_zombies_result_is_refused,
-    e5_the_executor_gets_a_fencing_token_and_an_idempotency_key,
-];
+use runtime_store::Epoch;
+use runtime_testkit::effect_laws::{desk, opening, result, tool_call};
 
 /// A handler's context as an engine lends it: nothing about it is `'static`.
 #[derive(Debug)]
@@ -120,80 +111,4 @@ async fn e1_a_host_over_a_borrowed_context_compiles_and_runs() {
     assert_eq!(calls.load(Ordering::SeqCst), 1);
     let parallel = host.scoped_static(opening(&desk(), Epoch(1)));
     assert!(parallel.expect("answers").is_none());
-}
-
-/// The first owner stands still in the middle of a call; the second takes over; the first ends.
-async fn r9_a_zombies_result_is_refused(store: Arc<dyn Store>) {
-    for retry_safe in [true, false] {
-        let world = World::new(Arc::clone(&store));
-        let scope = crate::support::turn("desk", if retry_safe { "1" } else { "2" });
-        let envelope = || tool_call(&scope, 0, "write").retry_safe(retry_safe);
-        let (wake, paused) = oneshot::channel::<()>();
-        let mut paused = Some(paused);
-        let zombie_host = world.host();
-        let zombie = world.open(&zombie_host, &scope).await;
-        let sleepy = LocalExecutor::new(EffectKind::ToolCall, move |_| {
-            let paused = paused.take().expect("one attempt");
-            async move {
-                paused.await.expect("is woken");
-                Ok(result("stale"))
-            }
-        });
-        let mut stale = pin!(zombie.execute_effect(envelope(), sleepy));
-        assert!(stands_still(stale.as_mut()).await);
-
-        let successor = world.host();
-        let owner = world.open(&successor, &scope).await;
-        let runs = Runs::default();
-        let outcome = owner
-            .execute_effect(envelope(), runs.succeeds("fresh"))
-            .await;
-        wake.send(()).expect("is waited for");
-        assert_eq!(
-            stale.await,
-            Err(Interrupt::Fenced),
-            "retry_safe {retry_safe}"
-        );
-        if retry_safe {
-            assert_eq!(outcome, Ok(EffectOutcome::Completed(result("fresh"))));
-        } else {
-            assert!(
-                matches!(outcome, Err(Interrupt::InDoubt { .. })),
-                "{outcome:?}"
-            );
-        }
-        assert_eq!(runs.count(), u32::from(retry_safe));
-        // What the successor recorded stands.
-        let replayed = owner
-            .execute_effect(envelope(), runs.succeeds("later"))
-            .await;
-        assert_eq!(replayed, outcome);
-    }
-}
-
-async fn e5_the_executor_gets_a_fencing_token_and_an_idempotency_key(store: Arc<dyn Store>) {
-    let world = World::new(store);
-    let scope = desk();
-    let host = world.host();
-    world.next_epoch(&scope).await;
-    let controller = world.open(&host, &scope).await;
-    let envelope = tool_call(&scope, 0, "write");
-    let expected = (1, envelope.idempotency_key(), 2);
-    let (tell, told) = oneshot::channel();
-    let mut tell = Some(tell);
-    let executor = LocalExecutor::new(EffectKind::ToolCall, move |context: AttemptContext| {
-        let seen = (
-            context.attempt,
-            context.idempotency_key,
-            context.fencing_token,
-        );
-        let tell = tell.take().expect("one attempt");
-        tell.send(seen).expect("is waited for");
-        async { Ok(result("done")) }
-    });
-    controller
-        .execute_effect(envelope, executor)
-        .await
-        .expect("runs");
-    assert_eq!(told.await.expect("was told"), expected);
 }

@@ -14,8 +14,8 @@ use runtime_store::{
     KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
     RowQuery, Store, StoreIdentity,
 };
-
-use crate::support::{World, custom, desk, fresh_id, stands_still, wait_for};
+use runtime_testkit::effect_laws::{World, custom, desk, fresh_id, wait_for};
+use runtime_testkit::store_laws::StoreFixture;
 
 /// A store that says that other processes write to it.
 #[derive(Debug)]
@@ -35,6 +35,15 @@ impl SharedStore {
             inner,
             capabilities,
         }
+    }
+}
+
+struct Shared;
+
+#[async_trait]
+impl StoreFixture for Shared {
+    async fn open(&self) -> Arc<dyn Store> {
+        Arc::new(SharedStore::new())
     }
 }
 
@@ -124,12 +133,12 @@ impl KeyRingStore for SharedStore {
 /// E14: a promise resolved by another process rings no bell here; the change of the log does.
 #[tokio::test]
 async fn e14_a_wait_sees_what_another_process_resolved() {
-    let world = World::new(Arc::new(SharedStore::new()));
+    let world = World::new(&Shared).await;
     let (scope, identity) = (desk(), custom("answer"));
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     let mut waiting = pin!(controller.wait_any(wait_for(&scope, &identity, None)));
-    assert!(stands_still(waiting.as_mut()).await);
+    assert!(world.stands_still(waiting.as_mut()).await);
     // The bells of this host are not those of the other one.
     let elsewhere = world.host().await_events().await.expect("loads");
     let resolution = Resolution::Ok {
@@ -153,7 +162,7 @@ async fn e14_a_wait_sees_what_another_process_resolved() {
 /// E10: processes that all found the promise open have one winner, by the guard of the commit.
 #[tokio::test]
 async fn e10_resolving_from_several_processes_at_once_has_one_winner() {
-    let world = World::new(Arc::new(SharedStore::new()));
+    let world = World::new(&Shared).await;
     world.next_epoch(&desk()).await;
     let racers = (0..8).map(|racer| {
         let host = world.host();

@@ -9,6 +9,8 @@
 #[cfg(not(feature = "simulation"))]
 mod crash;
 #[cfg(not(feature = "simulation"))]
+mod effects;
+#[cfg(not(feature = "simulation"))]
 mod golden;
 #[cfg(not(feature = "simulation"))]
 mod laws;

@@ -5,29 +5,18 @@ use std::sync::Arc;
 
 use runtime_core::{EffectKind, EffectOutcome, ErrorClass};
 use runtime_effects::{Applied, Interrupt, LocalExecutor};
-use runtime_store::Store;
-use runtime_testkit::FaultStore;
 use tokio::sync::oneshot;
 
-use crate::effect::assert_terminal;
-use crate::support::{Runs, World, desk, failure, patient, result, stands_still, tool_call};
-
-laws![
-    e1_results_come_in_the_order_of_the_input,
-    e1_effects_run_side_by_side,
-    e1_each_outcome_is_committed_as_it_ends,
-    e1_a_batch_makes_one_intent_commit,
-    e1_one_in_doubt_does_not_stop_the_others,
-    e1_a_key_that_is_asked_for_twice_runs_once,
-    e4_a_batch_is_answered_from_the_record,
-];
+use super::world::{Runs, World, assert_terminal, desk, failure, patient, result, tool_call};
+use crate::store_laws::StoreFixture;
 
 fn completed(text: &str) -> Result<EffectOutcome, Interrupt> {
     Ok(EffectOutcome::Completed(result(text)))
 }
 
-async fn e1_results_come_in_the_order_of_the_input(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E1: results come in the order of the input.
+pub async fn e1_results_come_in_the_order_of_the_input(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -46,8 +35,9 @@ async fn e1_results_come_in_the_order_of_the_input(store: Arc<dyn Store>) {
     assert_eq!(results, [completed("slow"), completed("quick")]);
 }
 
-async fn e1_effects_run_side_by_side(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E1: effects run side by side.
+pub async fn e1_effects_run_side_by_side(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let scope = desk();
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -68,8 +58,9 @@ async fn e1_effects_run_side_by_side(store: Arc<dyn Store>) {
     assert_eq!(results, [completed("met"), completed("met")]);
 }
 
-async fn e1_each_outcome_is_committed_as_it_ends(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E1: each outcome is committed as it ends.
+pub async fn e1_each_outcome_is_committed_as_it_ends(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let scope = desk();
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -90,16 +81,17 @@ async fn e1_each_outcome_is_committed_as_it_ends(store: Arc<dyn Store>) {
         ),
     ];
     let mut batch = pin!(controller.execute_batch(items));
-    assert!(stands_still(batch.as_mut()).await, "it is a barrier");
+    assert!(world.stands_still(batch.as_mut()).await, "it is a barrier");
     let told = ["effect_started", "effect_started", "effect_finished"];
     assert_eq!(world.kinds().await, told);
     release.send(()).expect("is waited for");
     assert_eq!(batch.await, [completed("late"), completed("early")]);
 }
 
-async fn e1_a_batch_makes_one_intent_commit(store: Arc<dyn Store>) {
-    let faults = FaultStore::new(store);
-    let world = World::new(faults.clone());
+/// E1: a batch makes one intent commit.
+pub async fn e1_a_batch_makes_one_intent_commit(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
+    let faults = &world.store;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -119,8 +111,9 @@ async fn e1_a_batch_makes_one_intent_commit(store: Arc<dyn Store>) {
     assert_eq!((intents.rows.len(), intents.events.len()), (2, 2));
 }
 
-async fn e1_one_in_doubt_does_not_stop_the_others(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E1: one in doubt does not stop the others.
+pub async fn e1_one_in_doubt_does_not_stop_the_others(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -146,8 +139,9 @@ async fn e1_one_in_doubt_does_not_stop_the_others(store: Arc<dyn Store>) {
     assert_eq!((count("effect_finished"), count("effect_in_doubt")), (1, 2));
 }
 
-async fn e1_a_key_that_is_asked_for_twice_runs_once(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E1: a key that is asked for twice runs once.
+pub async fn e1_a_key_that_is_asked_for_twice_runs_once(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -157,8 +151,9 @@ async fn e1_a_key_that_is_asked_for_twice_runs_once(store: Arc<dyn Store>) {
     assert_eq!((results.remove(0), runs.count()), (completed("done"), 1));
 }
 
-async fn e4_a_batch_is_answered_from_the_record(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E4: a batch is answered from the record.
+pub async fn e4_a_batch_is_answered_from_the_record(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let item = |ordinal| (tool_call(&scope, ordinal, "write"), runs.succeeds("done"));
     let host = world.host();
@@ -166,6 +161,7 @@ async fn e4_a_batch_is_answered_from_the_record(store: Arc<dyn Store>) {
     // The first is recorded already; the batch runs only the others.
     controller.execute_batch(vec![item(0)]).await;
     controller.execute_batch((0..3).map(item).collect()).await;
+    world.restart().await;
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     let replayed = controller.execute_batch((0..3).map(item).collect()).await;

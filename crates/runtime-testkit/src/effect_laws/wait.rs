@@ -1,6 +1,5 @@
 //! Waits: promises, times, parking, cancelling (E8–E11, E14).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{
@@ -8,24 +7,11 @@ use runtime_core::{
     Resolution, Timestamp, WaitOutput,
 };
 use runtime_effects::{Interrupt, PendingKind, ResolveAnswer};
-use runtime_store::{Page, Store};
+use runtime_store::Page;
 use serde_json::json;
 
-use crate::effect::assert_terminal;
-use crate::support::{Runs, World, custom, desk, stands_still, tool_call, wait_for};
-
-laws![
-    e9_a_wait_that_is_not_ready_parks_and_is_listed,
-    e11_a_wait_records_the_resolution_that_it_saw,
-    e10_a_resolution_before_the_wait_is_kept,
-    e11_a_deadline_ends_the_wait_and_settles_nothing,
-    e11_a_resolution_comes_before_a_deadline_that_has_passed_too,
-    e8_a_sleep_keeps_its_due_time_across_hosts,
-    e9_cancelling_wakes_a_wait,
-    e9_a_wait_wakes_within_its_process_at_once,
-    e3_a_wait_and_a_run_are_not_confused,
-    e10_the_index_of_what_waits_goes_with_the_wait,
-];
+use super::world::{Runs, World, assert_terminal, custom, desk, tool_call, wait_for};
+use crate::store_laws::StoreFixture;
 
 fn approved() -> Resolution {
     Resolution::Ok {
@@ -40,11 +26,13 @@ fn saw(resolution: Resolution) -> EffectOutcome {
     }))
 }
 
-async fn e9_a_wait_that_is_not_ready_parks_and_is_listed(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E9: a wait that is not ready parks and is listed.
+pub async fn e9_a_wait_that_is_not_ready_parks_and_is_listed(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     let scope = desk();
     let began = world.clock.now();
     for _ in 0..2 {
+        world.restart().await;
         let host = world.host();
         let controller = world.open(&host, &scope).await;
         let wait = wait_for(&scope, &custom("approval:1"), Some(Duration::from_secs(60)));
@@ -64,8 +52,9 @@ async fn e9_a_wait_that_is_not_ready_parks_and_is_listed(store: Arc<dyn Store>) 
     assert_eq!(world.kinds().await, ["effect_started"], "it began once");
 }
 
-async fn e11_a_wait_records_the_resolution_that_it_saw(store: Arc<dyn Store>) {
-    let mut world = World::new(store);
+/// E11: a wait records the resolution that it saw.
+pub async fn e11_a_wait_records_the_resolution_that_it_saw(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     world.limits.park_after = Duration::ZERO;
     let (scope, identity) = (desk(), custom("answer"));
     let host = world.host();
@@ -89,23 +78,27 @@ async fn e11_a_wait_records_the_resolution_that_it_saw(store: Arc<dyn Store>) {
     assert_eq!(world.kinds().await, expected);
 }
 
-async fn e10_a_resolution_before_the_wait_is_kept(store: Arc<dyn Store>) {
-    let mut world = World::new(store);
+/// E10: a resolution before the wait is kept.
+pub async fn e10_a_resolution_before_the_wait_is_kept(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     world.limits.park_after = Duration::ZERO;
     let (scope, identity) = (desk(), custom("answer"));
-    let host = world.host();
-    let controller = world.open(&host, &scope).await;
-    let promises = host.await_events().await.expect("loads");
+    world.next_epoch(&scope).await;
+    let promises = world.promises().await;
     promises
         .resolve_identity(&scope, &identity, approved(), None)
         .await
         .expect("decides");
+    world.restart().await;
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
     let wait = wait_for(&scope, &identity, None);
     assert_eq!(controller.wait_any(wait).await, Ok(saw(approved())));
 }
 
-async fn e11_a_deadline_ends_the_wait_and_settles_nothing(store: Arc<dyn Store>) {
-    let mut world = World::new(store);
+/// E11: a deadline ends the wait and settles nothing.
+pub async fn e11_a_deadline_ends_the_wait_and_settles_nothing(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     world.limits.park_after = Duration::from_secs(3600);
     let (scope, identity) = (desk(), custom("answer"));
     let host = world.host();
@@ -127,11 +120,17 @@ async fn e11_a_deadline_ends_the_wait_and_settles_nothing(store: Arc<dyn Store>)
         "the promise was still open"
     );
     // Replay sees what the wait saw, though the promise is settled by now.
+    world.restart().await;
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
     assert_eq!(controller.wait_any(wait()).await, elapsed);
 }
 
-async fn e11_a_resolution_comes_before_a_deadline_that_has_passed_too(store: Arc<dyn Store>) {
-    let mut world = World::new(store);
+/// E11: a resolution comes before a deadline that has passed too.
+pub async fn e11_a_resolution_comes_before_a_deadline_that_has_passed_too(
+    fixture: &dyn StoreFixture,
+) {
+    let mut world = World::new(fixture).await;
     world.limits.park_after = Duration::ZERO;
     let (scope, identity) = (desk(), custom("answer"));
     let host = world.host();
@@ -148,8 +147,9 @@ async fn e11_a_resolution_comes_before_a_deadline_that_has_passed_too(store: Arc
     assert_eq!(controller.wait_any(wait()).await, Ok(saw(approved())));
 }
 
-async fn e8_a_sleep_keeps_its_due_time_across_hosts(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E8: a sleep keeps its due time across hosts.
+pub async fn e8_a_sleep_keeps_its_due_time_across_hosts(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     let scope = desk();
     let due = world.clock.now().after(Duration::from_secs(60));
     let sleep = || {
@@ -171,6 +171,7 @@ async fn e8_a_sleep_keeps_its_due_time_across_hosts(store: Arc<dyn Store>) {
             .is_empty()
     );
 
+    world.restart().await;
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     world.clock.advance(Duration::from_secs(60));
@@ -189,25 +190,27 @@ async fn e8_a_sleep_keeps_its_due_time_across_hosts(store: Arc<dyn Store>) {
     );
 }
 
-async fn e9_cancelling_wakes_a_wait(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E9: cancelling wakes a wait.
+pub async fn e9_cancelling_wakes_a_wait(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let scope = desk();
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     let mut waiting =
         std::pin::pin!(controller.wait_any(wait_for(&scope, &custom("answer"), None)));
-    assert!(stands_still(waiting.as_mut()).await);
+    assert!(world.stands_still(waiting.as_mut()).await);
     assert!(host.cancel_scope(&scope.scope_id()));
     assert_eq!(waiting.await, Err(Interrupt::Cancelled));
 }
 
-async fn e9_a_wait_wakes_within_its_process_at_once(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E9: a wait wakes within its process at once.
+pub async fn e9_a_wait_wakes_within_its_process_at_once(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, identity) = (desk(), custom("answer"));
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     let mut waiting = std::pin::pin!(controller.wait_any(wait_for(&scope, &identity, None)));
-    assert!(stands_still(waiting.as_mut()).await);
+    assert!(world.stands_still(waiting.as_mut()).await);
     let promises = host.await_events().await.expect("loads");
     promises
         .resolve_identity(&scope, &identity, approved(), None)
@@ -217,8 +220,9 @@ async fn e9_a_wait_wakes_within_its_process_at_once(store: Arc<dyn Store>) {
     assert_eq!(world.drive(waiting).await, Ok(saw(approved())));
 }
 
-async fn e3_a_wait_and_a_run_are_not_confused(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E3: a wait and a run are not confused.
+pub async fn e3_a_wait_and_a_run_are_not_confused(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let scope = desk();
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -232,8 +236,9 @@ async fn e3_a_wait_and_a_run_are_not_confused(store: Arc<dyn Store>) {
     );
 }
 
-async fn e10_the_index_of_what_waits_goes_with_the_wait(store: Arc<dyn Store>) {
-    let mut world = World::new(store);
+/// E10: the index of what waits goes with the wait.
+pub async fn e10_the_index_of_what_waits_goes_with_the_wait(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     world.limits.park_after = Duration::ZERO;
     let (scope, identity) = (desk(), custom("answer"));
     let host = world.host();

@@ -1,7 +1,6 @@
 //! Promises: one winner, early resolutions, revocation, retirement (E10, E12, E13).
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{
@@ -12,24 +11,8 @@ use runtime_effects::{AwaitEvents, Interrupt, ResolveAnswer, Revocation, TokenRi
 use runtime_store::{Commit, RowChange, Store};
 use serde_json::json;
 
-use crate::support::{World, custom, desk, fresh_id, stands_still, turn, wait_for};
-
-laws![
-    e10_the_first_resolution_wins,
-    e10_a_resolve_only_token_does_not_see_the_winner,
-    e10_rights_are_apart,
-    e10_a_repeated_command_is_accepted_again,
-    e10_resolving_at_once_has_one_winner,
-    e10_early_resolutions_have_a_quota,
-    e10_a_resolution_has_a_limit,
-    e10_the_public_name_gives_no_rights,
-    e13_a_scope_that_is_not_there_or_retired_is_unknown,
-    e13_revoking_one_promise_leaves_the_others,
-    e13_revoking_a_scope_wakes_its_waiters_and_only_those,
-    e13_revoking_a_session_covers_its_later_turns,
-    e13_a_settled_promise_is_not_revoked,
-    e1_identities_are_bounded,
-];
+use super::world::{World, custom, desk, fresh_id, turn, wait_for};
+use crate::store_laws::StoreFixture;
 
 fn yes() -> Resolution {
     Resolution::Ok {
@@ -53,24 +36,29 @@ async fn token(promises: &AwaitEvents, rights: TokenRights) -> String {
 }
 
 /// A world in which the turns are open, and its promises.
-async fn opened(store: Arc<dyn Store>, scopes: &[ExecutionScope]) -> (World, AwaitEvents) {
-    let mut world = World::new(store);
+async fn opened<'fixture>(
+    fixture: &'fixture dyn StoreFixture,
+    scopes: &[ExecutionScope],
+) -> (World<'fixture>, AwaitEvents) {
+    let mut world = World::new(fixture).await;
     world.limits.early_resolutions_max = 3;
     world.limits.resolution_bytes_max = 1024;
     for scope in scopes {
         world.next_epoch(scope).await;
     }
-    let promises = world.host().await_events().await.expect("loads");
+    let promises = world.promises().await;
     (world, promises)
 }
 
-async fn e10_the_first_resolution_wins(store: Arc<dyn Store>) {
-    let (world, promises) = opened(store, &[desk()]).await;
+/// E10: the first resolution wins.
+pub async fn e10_the_first_resolution_wins(fixture: &dyn StoreFixture) {
+    let (mut world, promises) = opened(fixture, &[desk()]).await;
     let token = token(&promises, TokenRights::ALL).await;
     let first = promises.resolve(&token, yes(), None).await;
     assert_eq!(first.expect("decides"), ResolveAnswer::Accepted);
-    // From another process as well.
-    let elsewhere = world.host().await_events().await.expect("loads");
+    // From the next process as well.
+    world.restart().await;
+    let elsewhere = world.promises().await;
     for late in [no(), yes(), Resolution::Cancelled] {
         let answer = elsewhere.resolve(&token, late, None).await;
         let winner = Some(yes());
@@ -82,8 +70,9 @@ async fn e10_the_first_resolution_wins(store: Arc<dyn Store>) {
     assert_eq!(world.kinds().await, ["promise_resolved"]);
 }
 
-async fn e10_a_resolve_only_token_does_not_see_the_winner(store: Arc<dyn Store>) {
-    let (_, promises) = opened(store, &[desk()]).await;
+/// E10: a resolve only token does not see the winner.
+pub async fn e10_a_resolve_only_token_does_not_see_the_winner(fixture: &dyn StoreFixture) {
+    let (_, promises) = opened(fixture, &[desk()]).await;
     let token = token(&promises, TokenRights::RESOLVE).await;
     promises
         .resolve(&token, yes(), None)
@@ -96,8 +85,9 @@ async fn e10_a_resolve_only_token_does_not_see_the_winner(store: Arc<dyn Store>)
     );
 }
 
-async fn e10_rights_are_apart(store: Arc<dyn Store>) {
-    let (world, promises) = opened(store, &[desk()]).await;
+/// E10: rights are apart.
+pub async fn e10_rights_are_apart(fixture: &dyn StoreFixture) {
+    let (world, promises) = opened(fixture, &[desk()]).await;
     let waits = token(&promises, TokenRights::WAIT).await;
     let resolves = token(&promises, TokenRights::RESOLVE).await;
     let cancels = token(&promises, TokenRights::CANCEL).await;
@@ -117,11 +107,15 @@ async fn e10_rights_are_apart(store: Arc<dyn Store>) {
     assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
 }
 
-async fn e10_a_repeated_command_is_accepted_again(store: Arc<dyn Store>) {
-    let (world, promises) = opened(store, &[desk()]).await;
+/// E10: a repeated command is accepted again.
+pub async fn e10_a_repeated_command_is_accepted_again(fixture: &dyn StoreFixture) {
+    let (mut world, promises) = opened(fixture, &[desk()]).await;
     let token = token(&promises, TokenRights::ALL).await;
     let command = Some(fresh_id());
+    drop(promises);
     for _ in 0..2 {
+        world.restart().await;
+        let promises = world.promises().await;
         let answer = promises.resolve(&token, yes(), command).await;
         assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
     }
@@ -130,8 +124,9 @@ async fn e10_a_repeated_command_is_accepted_again(store: Arc<dyn Store>) {
     assert_eq!(events[0].draft.caused_by, command.map(|id| id.to_string()));
 }
 
-async fn e10_resolving_at_once_has_one_winner(store: Arc<dyn Store>) {
-    let (world, promises) = opened(store, &[desk()]).await;
+/// E10: resolving at once has one winner.
+pub async fn e10_resolving_at_once_has_one_winner(fixture: &dyn StoreFixture) {
+    let (world, promises) = opened(fixture, &[desk()]).await;
     let token = token(&promises, TokenRights::ALL).await;
     let racers = (0..16).map(|racer| {
         let resolution = Resolution::Ok {
@@ -147,8 +142,9 @@ async fn e10_resolving_at_once_has_one_winner(store: Arc<dyn Store>) {
     assert_eq!(world.kinds().await, ["promise_resolved"]);
 }
 
-async fn e10_early_resolutions_have_a_quota(store: Arc<dyn Store>) {
-    let (world, promises) = opened(store, &[desk()]).await;
+/// E10: early resolutions have a quota.
+pub async fn e10_early_resolutions_have_a_quota(fixture: &dyn StoreFixture) {
+    let (world, promises) = opened(fixture, &[desk()]).await;
     let host = world.host();
     let resolve = |key: &'static str| {
         let promises = promises.clone();
@@ -179,8 +175,9 @@ async fn e10_early_resolutions_have_a_quota(store: Arc<dyn Store>) {
     );
 }
 
-async fn e10_a_resolution_has_a_limit(store: Arc<dyn Store>) {
-    let (world, promises) = opened(store, &[desk()]).await;
+/// E10: a resolution has a limit.
+pub async fn e10_a_resolution_has_a_limit(fixture: &dyn StoreFixture) {
+    let (world, promises) = opened(fixture, &[desk()]).await;
     let long = Resolution::Ok {
         value: json!("x".repeat(2000)),
     };
@@ -191,8 +188,9 @@ async fn e10_a_resolution_has_a_limit(store: Arc<dyn Store>) {
     assert!(world.events().await.is_empty());
 }
 
-async fn e10_the_public_name_gives_no_rights(store: Arc<dyn Store>) {
-    let (_, promises) = opened(store, &[desk()]).await;
+/// E10: the public name gives no rights.
+pub async fn e10_the_public_name_gives_no_rights(fixture: &dyn StoreFixture) {
+    let (_, promises) = opened(fixture, &[desk()]).await;
     let name = promises.public_name(&desk(), &custom("answer"));
     assert_eq!(name, promises.public_name(&desk(), &custom("answer")));
     assert_ne!(
@@ -204,8 +202,9 @@ async fn e10_the_public_name_gives_no_rights(store: Arc<dyn Store>) {
     assert!(!token(&promises, TokenRights::ALL).await.contains(&name));
 }
 
-async fn e13_a_scope_that_is_not_there_or_retired_is_unknown(store: Arc<dyn Store>) {
-    let (world, promises) = opened(store, &[desk()]).await;
+/// E13: a scope that is not there or retired is unknown.
+pub async fn e13_a_scope_that_is_not_there_or_retired_is_unknown(fixture: &dyn StoreFixture) {
+    let (world, promises) = opened(fixture, &[desk()]).await;
     let later = turn("desk", "2");
     let answer = promises
         .resolve_identity(&later, &custom("answer"), yes(), None)
@@ -223,8 +222,9 @@ async fn e13_a_scope_that_is_not_there_or_retired_is_unknown(store: Arc<dyn Stor
     assert_eq!(answer.expect("decides"), ResolveAnswer::UnknownOrRevoked);
 }
 
-async fn e13_revoking_one_promise_leaves_the_others(store: Arc<dyn Store>) {
-    let (_, promises) = opened(store, &[desk()]).await;
+/// E13: revoking one promise leaves the others.
+pub async fn e13_revoking_one_promise_leaves_the_others(fixture: &dyn StoreFixture) {
+    let (_, promises) = opened(fixture, &[desk()]).await;
     let revoked = token(&promises, TokenRights::ALL).await;
     let other = promises
         .mint(&desk(), &custom("other"), TokenRights::ALL, None)
@@ -254,8 +254,9 @@ async fn e13_revoking_one_promise_leaves_the_others(store: Arc<dyn Store>) {
     assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
 }
 
-async fn e13_revoking_a_scope_wakes_its_waiters_and_only_those(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E13: revoking a scope wakes its waiters and only those.
+pub async fn e13_revoking_a_scope_wakes_its_waiters_and_only_those(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let host = world.host();
     let promises = host.await_events().await.expect("loads");
     let (mine, other) = (desk(), turn("desk", "2"));
@@ -263,8 +264,8 @@ async fn e13_revoking_a_scope_wakes_its_waiters_and_only_those(store: Arc<dyn St
     let bystander = world.open(&host, &other).await;
     let mut waiting = pin!(controller.wait_any(wait_for(&mine, &custom("answer"), None)));
     let mut standing = pin!(bystander.wait_any(wait_for(&other, &custom("answer"), None)));
-    assert!(stands_still(waiting.as_mut()).await);
-    assert!(stands_still(standing.as_mut()).await);
+    assert!(world.stands_still(waiting.as_mut()).await);
+    assert!(world.stands_still(standing.as_mut()).await);
     let revocation = Revocation::Scope(mine);
     assert!(promises.revoke(revocation, None).await.expect("revokes"));
     let seen = EffectOutput::AwaitEvent(WaitOutput::Resolved {
@@ -272,17 +273,20 @@ async fn e13_revoking_a_scope_wakes_its_waiters_and_only_those(store: Arc<dyn St
         resolution: Resolution::Cancelled,
     });
     assert_eq!(waiting.await, Ok(EffectOutcome::Completed(seen)));
-    assert!(stands_still(standing.as_mut()).await);
+    assert!(world.stands_still(standing.as_mut()).await);
     world.clock.advance(Duration::from_secs(1));
     assert!(matches!(standing.await, Err(Interrupt::Suspended { .. })));
 }
 
-async fn e13_revoking_a_session_covers_its_later_turns(store: Arc<dyn Store>) {
+/// E13: revoking a session covers its later turns.
+pub async fn e13_revoking_a_session_covers_its_later_turns(fixture: &dyn StoreFixture) {
     let (later, elsewhere) = (turn("desk", "2"), turn("shop", "1"));
-    let (world, promises) = opened(store, &[desk(), elsewhere.clone()]).await;
+    let (mut world, promises) = opened(fixture, &[desk(), elsewhere.clone()]).await;
     let token = token(&promises, TokenRights::ALL).await;
     let session = Revocation::Session("desk".parse().expect("legal"));
     assert!(promises.revoke(session, None).await.expect("revokes"));
+    world.restart().await;
+    let promises = world.promises().await;
     world.next_epoch(&later).await;
     let refused = promises.verify(&token).await.expect_err("is revoked");
     assert_eq!(refused.code(), "token_refused");
@@ -297,8 +301,9 @@ async fn e13_revoking_a_session_covers_its_later_turns(store: Arc<dyn Store>) {
     }
 }
 
-async fn e13_a_settled_promise_is_not_revoked(store: Arc<dyn Store>) {
-    let (world, promises) = opened(store, &[desk()]).await;
+/// E13: a settled promise is not revoked.
+pub async fn e13_a_settled_promise_is_not_revoked(fixture: &dyn StoreFixture) {
+    let (world, promises) = opened(fixture, &[desk()]).await;
     let token = token(&promises, TokenRights::ALL).await;
     promises
         .resolve(&token, yes(), None)
@@ -312,8 +317,9 @@ async fn e13_a_settled_promise_is_not_revoked(store: Arc<dyn Store>) {
     assert_eq!(world.kinds().await, ["promise_resolved"]);
 }
 
-async fn e1_identities_are_bounded(store: Arc<dyn Store>) {
-    let (_, promises) = opened(store, &[desk()]).await;
+/// E1: identities are bounded.
+pub async fn e1_identities_are_bounded(fixture: &dyn StoreFixture) {
+    let (_, promises) = opened(fixture, &[desk()]).await;
     let signal = |name: &str, ordinal| WaitIdentity::ProcessSignal {
         process: "p".parse().expect("legal"),
         name: name.to_owned(),

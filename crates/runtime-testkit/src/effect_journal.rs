@@ -1,11 +1,12 @@
 //! A journal in memory with a controller over it: keyed and concurrent, or ordinal and serial.
+//!
+//! Drivers must be right on both kinds (E1); no store has the second kind.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use runtime_agent::TurnProjector;
 use runtime_core::{
     Digest, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput, EventDraft,
     ReplayKey, Resolution, Timestamp, WaitIdentity, WaitOutput, WaitSource,
@@ -16,9 +17,9 @@ use runtime_effects::{
 };
 use serde_json::json;
 
-/// What outlives a crash.
+/// What a [`JournalController`] records: it outlives a crash of the driver, not of the test.
 #[derive(Debug, Default)]
-pub(crate) struct Journal {
+pub struct EffectJournal {
     state: Mutex<State>,
 }
 
@@ -33,65 +34,110 @@ struct State {
     events: Vec<EventDraft>,
 }
 
-impl Journal {
-    pub(crate) fn ran(&self) -> Vec<String> {
-        let state = self.state.lock().unwrap();
+impl EffectJournal {
+    fn state(&self) -> MutexGuard<'_, State> {
+        locked(&self.state)
+    }
+
+    /// Returns the keys of the effects that really ran, one for each attempt, in their order.
+    #[must_use]
+    pub fn ran(&self) -> Vec<String> {
+        let state = self.state();
         state.ran.iter().map(ToString::to_string).collect()
     }
 
-    pub(crate) fn ran_of(&self, kind: EffectKind) -> usize {
+    /// Says how many attempts of a kind of effect really ran.
+    #[must_use]
+    pub fn ran_of(&self, kind: EffectKind) -> usize {
         let part = format!(".{kind}.");
         self.ran().iter().filter(|key| key.contains(&part)).count()
     }
 
-    pub(crate) fn records(&self) -> usize {
-        self.state.lock().unwrap().records.len()
+    /// Says how many outcomes are recorded.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.state().records.len()
     }
 
-    pub(crate) fn events(&self) -> Vec<EventDraft> {
-        self.state.lock().unwrap().events.clone()
+    /// Returns the events of the outcomes, with the payload that a real controller gives them.
+    #[must_use]
+    pub fn events(&self) -> Vec<EventDraft> {
+        self.state().events.clone()
     }
 
-    pub(crate) fn outcome(&self, key: &str) -> EffectOutcome {
-        self.state.lock().unwrap().records[key].1.clone()
+    /// Returns a recorded outcome.
+    ///
+    /// # Panics
+    /// When there is none under this key (or place).
+    #[must_use]
+    pub fn outcome(&self, key: &str) -> EffectOutcome {
+        self.state().records[key].1.clone()
     }
 
     /// Resolves a promise, from wherever.
-    pub(crate) fn resolve(&self, identity: WaitIdentity, resolution: Resolution) {
-        let mut state = self.state.lock().unwrap();
+    pub fn resolve(&self, identity: WaitIdentity, resolution: Resolution) {
+        let mut state = self.state();
         state.answers.push((identity, resolution));
     }
 }
 
-/// One run over a journal. It crashes before it records more than `records_max` outcomes.
+/// One run over an [`EffectJournal`]. It crashes before it records more than `records_max` outcomes.
 #[derive(Debug)]
-pub(crate) struct Controller {
-    journal: Arc<Journal>,
+pub struct JournalController {
+    journal: Arc<EffectJournal>,
     addressing: Addressing,
     records_max: usize,
     place: Mutex<usize>,
-    /// The last wait that was not ready.
-    pub(crate) asked: Mutex<Vec<WaitSource>>,
+    asked: Mutex<Vec<WaitSource>>,
+    projector: Arc<dyn Projector>,
 }
 
-impl Controller {
-    pub(crate) fn new(journal: &Arc<Journal>, addressing: Addressing) -> Self {
+impl JournalController {
+    /// Runs by key, the effects of a batch side by side, as over a store.
+    #[must_use]
+    pub fn keyed(journal: &Arc<EffectJournal>, projector: Arc<dyn Projector>) -> Self {
+        Self::new(journal, projector, Addressing::Keyed)
+    }
+
+    /// Runs by place in the order of calls, one effect after another, as over an engine that
+    /// replays a history.
+    #[must_use]
+    pub fn ordinal(journal: &Arc<EffectJournal>, projector: Arc<dyn Projector>) -> Self {
+        Self::new(journal, projector, Addressing::Ordinal)
+    }
+
+    /// Runs in the way of an addressing.
+    #[must_use]
+    pub fn new(
+        journal: &Arc<EffectJournal>,
+        projector: Arc<dyn Projector>,
+        addressing: Addressing,
+    ) -> Self {
         Self {
             journal: Arc::clone(journal),
             addressing,
             records_max: usize::MAX,
             place: Mutex::new(0),
             asked: Mutex::default(),
+            projector,
         }
     }
 
-    pub(crate) fn crashing_after(mut self, records: usize) -> Self {
+    /// Returns the sources of the last wait that was not ready.
+    #[must_use]
+    pub fn asked(&self) -> Vec<WaitSource> {
+        locked(&self.asked).clone()
+    }
+
+    /// Lets the process die before it records more than so many outcomes.
+    #[must_use]
+    pub fn crashing_after(mut self, records: usize) -> Self {
         self.records_max = records;
         self
     }
 
     fn address(&self, envelope: &EffectEnvelope) -> String {
-        let mut place = self.place.lock().unwrap();
+        let mut place = locked(&self.place);
         *place += 1;
         match self.addressing {
             Addressing::Keyed => envelope.key().to_string(),
@@ -101,7 +147,7 @@ impl Controller {
 
     /// The recorded outcome; a conflict is a bug of the driver here.
     fn recorded(&self, address: &str, envelope: &EffectEnvelope) -> Option<EffectOutcome> {
-        let state = self.journal.state.lock().unwrap();
+        let state = self.journal.state();
         let (digest, outcome) = state.records.get(address)?;
         assert_eq!(*digest, envelope.digest(), "{address} changed on replay");
         Some(outcome.clone())
@@ -113,14 +159,14 @@ impl Controller {
         envelope: &EffectEnvelope,
         outcome: EffectOutcome,
     ) -> Result<EffectOutcome, Interrupt> {
-        let mut state = self.journal.state.lock().unwrap();
+        let mut state = self.journal.state();
         if state.records.len() >= self.records_max {
             return Err(Interrupt::Fenced);
         }
         // What is recorded is what JSON keeps.
-        let text = serde_json::to_string(&outcome).unwrap();
-        let outcome: EffectOutcome = serde_json::from_str(&text).unwrap();
-        let told = TurnProjector.outcome(envelope, &outcome);
+        let text = serde_json::to_string(&outcome).expect("an outcome is plain data");
+        let outcome: EffectOutcome = serde_json::from_str(&text).expect("what was written is read");
+        let told = self.projector.outcome(envelope, &outcome);
         let payload = json!({ "identity": envelope.identity(), "outcome": outcome });
         state.events.push(told.carrier.with_payload(payload));
         state.events.extend(told.further);
@@ -147,7 +193,7 @@ impl Controller {
         loop {
             attempt += 1;
             let key = envelope.key().clone();
-            self.journal.state.lock().unwrap().ran.push(key.clone());
+            self.journal.state().ran.push(key.clone());
             let context = AttemptContext {
                 attempt,
                 idempotency_key: envelope.idempotency_key(),
@@ -174,22 +220,26 @@ impl Controller {
     }
 
     fn seen(&self, sources: &[WaitSource]) -> Option<WaitOutput> {
-        let state = self.journal.state.lock().unwrap();
+        let state = self.journal.state();
         sources.iter().enumerate().find_map(|(at, source)| {
             let WaitSource::Promise { identity, .. } = source else {
                 return None;
             };
             let answer = state.answers.iter().find(|(known, _)| known == identity);
             answer.map(|(_, resolution)| WaitOutput::Resolved {
-                source: u32::try_from(at).unwrap(),
+                source: u32::try_from(at).expect("few sources"),
                 resolution: resolution.clone(),
             })
         })
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[async_trait]
-impl EffectController for Controller {
+impl EffectController for JournalController {
     fn concurrency(&self) -> Concurrency {
         match self.addressing {
             Addressing::Keyed => Concurrency::Concurrent,
@@ -247,7 +297,7 @@ impl EffectController for Controller {
                 self.record(address, &envelope, outcome)
             }
             None => {
-                *self.asked.lock().unwrap() = sources.clone();
+                *locked(&self.asked) = sources.clone();
                 let key = envelope.key().clone();
                 Err(Interrupt::Suspended { key, due: None })
             }

@@ -1,37 +1,24 @@
 //! Rulings on effects in doubt (E7).
 
-use std::sync::Arc;
-
 use runtime_core::{Classified, EffectOutcome, EffectOutput, ErrorClass, ReplayKey, WireError};
 use runtime_effects::{Applied, Interrupt, Ruling, RulingAnswer, RulingError, StoreEffectHost};
 use runtime_store::{Commit, Page, RowChange, Store};
 use serde_json::json;
 
-use crate::support::{Runs, World, desk, failure, fresh_id, result, tool_call};
+use super::world::{Runs, World, desk, failure, fresh_id, result, tool_call};
+use crate::store_laws::StoreFixture;
 
-laws![
-    e7_run_again_runs_once_more,
-    e7_a_ruled_outcome_is_answered_and_told,
-    e7_a_ruled_failure_is_answered,
-    e7_repeating_a_ruling_does_nothing,
-    e7_another_ruling_comes_too_late,
-    e7_what_is_not_in_doubt_is_not_ruled,
-    e7_a_ruled_outcome_must_fit,
-    e7_doubt_after_run_again_is_ruled_anew,
-    e16_a_retired_scope_has_nothing_to_rule,
-];
-
-struct Doubt {
-    world: World,
+struct Doubt<'fixture> {
+    world: World<'fixture>,
     host: StoreEffectHost,
     runs: Runs,
     key: ReplayKey,
 }
 
-impl Doubt {
+impl<'fixture> Doubt<'fixture> {
     /// A world with one effect in doubt, that ran once.
-    async fn new(store: Arc<dyn Store>) -> Self {
-        let world = World::new(store);
+    async fn new(fixture: &'fixture dyn StoreFixture) -> Self {
+        let world = World::new(fixture).await;
         let host = world.host();
         let doubt = Self {
             key: tool_call(&desk(), 0, "write").key().clone(),
@@ -65,30 +52,41 @@ impl Doubt {
             .await
     }
 
+    /// Ends the process and starts the next one.
+    async fn restart(&mut self) {
+        self.world.restart().await;
+        self.host = self.world.host();
+    }
+
     async fn pending(&self) -> usize {
         let page = self.host.pending(Page::after(None, 8)).await;
         page.expect("reads").items.len()
     }
 }
 
-async fn e7_run_again_runs_once_more(store: Arc<dyn Store>) {
-    let doubt = Doubt::new(store).await;
+/// E7: run again runs once more.
+pub async fn e7_run_again_runs_once_more(fixture: &dyn StoreFixture) {
+    let mut doubt = Doubt::new(fixture).await;
+    doubt.restart().await;
     assert_eq!(doubt.pending().await, 1);
     let ruled = doubt.rule(Ruling::RunAgain).await.expect("rules");
     assert_eq!((ruled, doubt.pending().await), (RulingAnswer::Ruled, 0));
     for _ in 0..2 {
+        doubt.restart().await;
         let again = Ok(EffectOutcome::Completed(result("again")));
         assert_eq!(doubt.drive().await, again);
     }
     assert_eq!(doubt.runs.count(), 2);
 }
 
-async fn e7_a_ruled_outcome_is_answered_and_told(store: Arc<dyn Store>) {
-    let doubt = Doubt::new(store).await;
+/// E7: a ruled outcome is answered and told.
+pub async fn e7_a_ruled_outcome_is_answered_and_told(fixture: &dyn StoreFixture) {
+    let mut doubt = Doubt::new(fixture).await;
     let outcome = EffectOutcome::Completed(result("it was there"));
     let ruling = Ruling::RecordOutcome(outcome.clone());
     doubt.rule(ruling).await.expect("rules");
     for _ in 0..2 {
+        doubt.restart().await;
         assert_eq!(doubt.drive().await, Ok(outcome.clone()));
     }
     assert_eq!(doubt.runs.count(), 1);
@@ -103,8 +101,9 @@ async fn e7_a_ruled_outcome_is_answered_and_told(store: Arc<dyn Store>) {
     assert_eq!(kinds, expected);
 }
 
-async fn e7_a_ruled_failure_is_answered(store: Arc<dyn Store>) {
-    let doubt = Doubt::new(store).await;
+/// E7: a ruled failure is answered.
+pub async fn e7_a_ruled_failure_is_answered(fixture: &dyn StoreFixture) {
+    let doubt = Doubt::new(fixture).await;
     let error = WireError::new("ledger_closed", ErrorClass::Terminal, "nobody wrote it");
     doubt
         .rule(Ruling::Fail(error.clone()))
@@ -114,8 +113,9 @@ async fn e7_a_ruled_failure_is_answered(store: Arc<dyn Store>) {
     assert_eq!(doubt.runs.count(), 1);
 }
 
-async fn e7_repeating_a_ruling_does_nothing(store: Arc<dyn Store>) {
-    let doubt = Doubt::new(store).await;
+/// E7: repeating a ruling does nothing.
+pub async fn e7_repeating_a_ruling_does_nothing(fixture: &dyn StoreFixture) {
+    let mut doubt = Doubt::new(fixture).await;
     let scope = desk().scope_id();
     let command = Some(fresh_id());
     for expected in [RulingAnswer::Ruled, RulingAnswer::AlreadyRuled] {
@@ -125,6 +125,7 @@ async fn e7_repeating_a_ruling_does_nothing(store: Arc<dyn Store>) {
             .await;
         assert_eq!(ruled.expect("rules"), expected);
     }
+    doubt.restart().await;
     // The same without the identity of the request, before and after the effect has ended.
     assert_eq!(
         doubt.rule(Ruling::RunAgain).await.expect("rules"),
@@ -143,16 +144,18 @@ async fn e7_repeating_a_ruling_does_nothing(store: Arc<dyn Store>) {
     assert_eq!((ruled, doubt.runs.count()), (1, 2));
 }
 
-async fn e7_another_ruling_comes_too_late(store: Arc<dyn Store>) {
-    let doubt = Doubt::new(store).await;
+/// E7: another ruling comes too late.
+pub async fn e7_another_ruling_comes_too_late(fixture: &dyn StoreFixture) {
+    let doubt = Doubt::new(fixture).await;
     doubt.rule(Ruling::RunAgain).await.expect("rules");
     let error = WireError::new("ledger_closed", ErrorClass::Terminal, "nobody wrote it");
     let late = doubt.rule(Ruling::Fail(error)).await.expect_err("is late");
     assert_eq!(late.code(), "ruling_contradicted");
 }
 
-async fn e7_what_is_not_in_doubt_is_not_ruled(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E7: what is not in doubt is not ruled.
+pub async fn e7_what_is_not_in_doubt_is_not_ruled(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, host) = (desk(), world.host());
     let controller = world.open(&host, &scope).await;
     let envelope = tool_call(&scope, 0, "write");
@@ -174,8 +177,9 @@ async fn e7_what_is_not_in_doubt_is_not_ruled(store: Arc<dyn Store>) {
     );
 }
 
-async fn e7_a_ruled_outcome_must_fit(store: Arc<dyn Store>) {
-    let doubt = Doubt::new(store).await;
+/// E7: a ruled outcome must fit.
+pub async fn e7_a_ruled_outcome_must_fit(fixture: &dyn StoreFixture) {
+    let doubt = Doubt::new(fixture).await;
     let step = EffectOutput::DurableStep { value: json!(1) };
     let ruling = Ruling::RecordOutcome(EffectOutcome::Completed(step));
     let refused = doubt.rule(ruling).await.expect_err("does not fit");
@@ -183,8 +187,9 @@ async fn e7_a_ruled_outcome_must_fit(store: Arc<dyn Store>) {
     assert_eq!(doubt.pending().await, 1);
 }
 
-async fn e7_doubt_after_run_again_is_ruled_anew(store: Arc<dyn Store>) {
-    let doubt = Doubt::new(store).await;
+/// E7: doubt after run again is ruled anew.
+pub async fn e7_doubt_after_run_again_is_ruled_anew(fixture: &dyn StoreFixture) {
+    let doubt = Doubt::new(fixture).await;
     doubt.rule(Ruling::RunAgain).await.expect("rules");
     let controller = doubt.world.open(&doubt.host, &desk()).await;
     let lost = doubt
@@ -206,8 +211,9 @@ async fn e7_doubt_after_run_again_is_ruled_anew(store: Arc<dyn Store>) {
     assert_eq!((doubt.drive().await, doubt.runs.count()), (again, 3));
 }
 
-async fn e16_a_retired_scope_has_nothing_to_rule(store: Arc<dyn Store>) {
-    let doubt = Doubt::new(store).await;
+/// E16: a retired scope has nothing to rule.
+pub async fn e16_a_retired_scope_has_nothing_to_rule(fixture: &dyn StoreFixture) {
+    let doubt = Doubt::new(fixture).await;
     let retire = Commit::new(fresh_id(), runtime_core::Timestamp::from_millis(2))
         .row(RowChange::Retire(desk().scope_id()));
     doubt.world.store.commit(retire).await.expect("commits");

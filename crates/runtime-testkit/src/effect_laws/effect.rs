@@ -1,44 +1,23 @@
 //! One effect: the replay contract (E4), attempts (E6), doubt (E7).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{Classified, EffectKind, EffectOutcome, ErrorClass};
 use runtime_effects::{Applied, EffectHost, Interrupt, LocalExecutor, PendingKind};
-use runtime_store::{Page, Store};
+use runtime_store::Page;
 use serde_json::json;
 
-use crate::support::{
-    Runs, World, desk, failure, opening, patient, result, stands_still, tool_call, turn,
+use super::world::{
+    Runs, World, assert_terminal, desk, failure, opening, patient, result, tool_call, turn,
 };
+use crate::store_laws::StoreFixture;
 
-laws![
-    e4_a_recorded_outcome_is_answered_without_running,
-    e4_another_envelope_under_the_same_key_is_a_conflict,
-    e4_strict_replay_runs_nothing_new,
-    e2_an_envelope_of_another_scope_is_refused,
-    e3_an_executor_of_another_kind_is_refused,
-    e3_an_outcome_of_another_kind_is_never_used,
-    e5_a_retry_safe_effect_costs_one_commit_and_any_other_two,
-    e5_a_later_owner_fences_the_earlier,
-    e6_a_final_error_is_recorded,
-    e6_a_retryable_error_that_had_no_effect_is_tried_again,
-    e6_attempts_come_to_an_end,
-    e6_a_long_pause_parks_and_is_kept_across_hosts,
-    e7_an_unknown_failure_is_in_doubt,
-    e7_a_timed_out_attempt_is_in_doubt,
-    e9_a_panic_is_caught_and_keeps_its_text,
-    e7_a_dropped_driver_leaves_its_effect_in_doubt,
-    e6_cancelling_what_must_not_run_twice_is_doubt,
-    e9_cancelling_what_may_run_twice_is_cancelled,
-    e5_one_effect_is_not_run_twice_at_once,
-    e16_an_outcome_over_the_limit_is_recorded_as_such,
-];
-
-async fn e4_a_recorded_outcome_is_answered_without_running(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E4: a recorded outcome is answered without running.
+pub async fn e4_a_recorded_outcome_is_answered_without_running(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     for _ in 0..3 {
+        world.restart().await;
         let host = world.host();
         let controller = world.open(&host, &scope).await;
         let envelope = tool_call(&scope, 0, "write");
@@ -50,8 +29,9 @@ async fn e4_a_recorded_outcome_is_answered_without_running(store: Arc<dyn Store>
     assert_eq!(runs.count(), 1);
 }
 
-async fn e4_another_envelope_under_the_same_key_is_a_conflict(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E4: another envelope under the same key is a conflict.
+pub async fn e4_another_envelope_under_the_same_key_is_a_conflict(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -60,6 +40,9 @@ async fn e4_another_envelope_under_the_same_key_is_a_conflict(store: Arc<dyn Sto
         .execute_effect(first, runs.succeeds("done"))
         .await
         .expect("runs");
+    world.restart().await;
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
     let before = world.events().await.len();
     let other = tool_call(&scope, 0, "erase");
     let conflict = controller
@@ -81,8 +64,9 @@ async fn e4_another_envelope_under_the_same_key_is_a_conflict(store: Arc<dyn Sto
     assert_eq!((runs.count(), world.events().await.len()), (1, before));
 }
 
-async fn e4_strict_replay_runs_nothing_new(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E4: strict replay runs nothing new.
+pub async fn e4_strict_replay_runs_nothing_new(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let mut strict = opening(&scope, world.next_epoch(&scope).await);
@@ -98,8 +82,9 @@ async fn e4_strict_replay_runs_nothing_new(store: Arc<dyn Store>) {
     assert_eq!((error.code.as_str(), runs.count()), ("effect_missing", 0));
 }
 
-async fn e2_an_envelope_of_another_scope_is_refused(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E2: an envelope of another scope is refused.
+pub async fn e2_an_envelope_of_another_scope_is_refused(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -113,8 +98,9 @@ async fn e2_an_envelope_of_another_scope_is_refused(store: Arc<dyn Store>) {
     assert_eq!(runs.count(), 0);
 }
 
-async fn e3_an_executor_of_another_kind_is_refused(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E3: an executor of another kind is refused.
+pub async fn e3_an_executor_of_another_kind_is_refused(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let scope = desk();
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -127,8 +113,9 @@ async fn e3_an_executor_of_another_kind_is_refused(store: Arc<dyn Store>) {
     );
 }
 
-async fn e3_an_outcome_of_another_kind_is_never_used(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E3: an outcome of another kind is never used.
+pub async fn e3_an_outcome_of_another_kind_is_never_used(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let scope = desk();
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -143,8 +130,9 @@ async fn e3_an_outcome_of_another_kind_is_never_used(store: Arc<dyn Store>) {
     assert!(world.events().await.is_empty());
 }
 
-async fn e5_a_retry_safe_effect_costs_one_commit_and_any_other_two(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E5: a retry safe effect costs one commit and any other two.
+pub async fn e5_a_retry_safe_effect_costs_one_commit_and_any_other_two(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -165,8 +153,9 @@ async fn e5_a_retry_safe_effect_costs_one_commit_and_any_other_two(store: Arc<dy
     assert_eq!(payload["outcome"]["status"], "completed");
 }
 
-async fn e5_a_later_owner_fences_the_earlier(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E5: a later owner fences the earlier.
+pub async fn e5_a_later_owner_fences_the_earlier(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let zombie = world.open(&host, &scope).await;
@@ -185,8 +174,9 @@ async fn e5_a_later_owner_fences_the_earlier(store: Arc<dyn Store>) {
     assert_eq!(outcome, Ok(EffectOutcome::Completed(result("fresh"))));
 }
 
-async fn e6_a_final_error_is_recorded(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E6: a final error is recorded.
+pub async fn e6_a_final_error_is_recorded(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -203,8 +193,9 @@ async fn e6_a_final_error_is_recorded(store: Arc<dyn Store>) {
     assert_eq!((error.class, runs.count()), (ErrorClass::NotFound, 1));
 }
 
-async fn e6_a_retryable_error_that_had_no_effect_is_tried_again(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E6: a retryable error that had no effect is tried again.
+pub async fn e6_a_retryable_error_that_had_no_effect_is_tried_again(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -232,8 +223,9 @@ async fn e6_a_retryable_error_that_had_no_effect_is_tried_again(store: Arc<dyn S
     );
 }
 
-async fn e6_attempts_come_to_an_end(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E6: attempts come to an end.
+pub async fn e6_attempts_come_to_an_end(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -253,8 +245,9 @@ async fn e6_attempts_come_to_an_end(store: Arc<dyn Store>) {
     assert_eq!(runs.count(), 3);
 }
 
-async fn e6_a_long_pause_parks_and_is_kept_across_hosts(store: Arc<dyn Store>) {
-    let mut world = World::new(store);
+/// E6: a long pause parks and is kept across hosts.
+pub async fn e6_a_long_pause_parks_and_is_kept_across_hosts(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     world.limits.park_after = Duration::from_millis(50);
     let (scope, runs) = (desk(), Runs::default());
     let executor = || {
@@ -273,6 +266,7 @@ async fn e6_a_long_pause_parks_and_is_kept_across_hosts(store: Arc<dyn Store>) {
     let early = host.due(runtime_core::Clock::now(&world.clock), 8).await;
     assert!(early.expect("reads").is_empty());
 
+    world.restart().await;
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     let again = controller.execute_effect(envelope(), executor()).await;
@@ -285,10 +279,12 @@ async fn e6_a_long_pause_parks_and_is_kept_across_hosts(store: Arc<dyn Store>) {
     assert!(host.due(due, 8).await.expect("reads").is_empty());
 }
 
-async fn e7_an_unknown_failure_is_in_doubt(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E7: an unknown failure is in doubt.
+pub async fn e7_an_unknown_failure_is_in_doubt(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     for _ in 0..3 {
+        world.restart().await;
         let host = world.host();
         let controller = world.open(&host, &scope).await;
         let executor = runs.answers(|_| Err(failure(ErrorClass::Unavailable, Applied::Unknown)));
@@ -306,8 +302,9 @@ async fn e7_an_unknown_failure_is_in_doubt(store: Arc<dyn Store>) {
     assert_eq!(pending.reason.as_ref().expect("has").code, "test_failure");
 }
 
-async fn e7_a_timed_out_attempt_is_in_doubt(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E7: a timed out attempt is in doubt.
+pub async fn e7_a_timed_out_attempt_is_in_doubt(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -321,8 +318,9 @@ async fn e7_a_timed_out_attempt_is_in_doubt(store: Arc<dyn Store>) {
     assert_eq!(reason, "effect_attempt_timed_out");
 }
 
-async fn e9_a_panic_is_caught_and_keeps_its_text(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E9: a panic is caught and keeps its text.
+pub async fn e9_a_panic_is_caught_and_keeps_its_text(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
@@ -353,15 +351,16 @@ async fn e9_a_panic_is_caught_and_keeps_its_text(store: Arc<dyn Store>) {
     assert!(matches!(doubt, Err(Interrupt::InDoubt { .. })), "{doubt:?}");
 }
 
-async fn e7_a_dropped_driver_leaves_its_effect_in_doubt(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E7: a dropped driver leaves its effect in doubt.
+pub async fn e7_a_dropped_driver_leaves_its_effect_in_doubt(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     {
         let running = controller.execute_effect(tool_call(&scope, 0, "write"), runs.hangs());
         let mut running = std::pin::pin!(running);
-        assert!(stands_still(running.as_mut()).await);
+        assert!(world.stands_still(running.as_mut()).await);
     }
     assert_eq!(runs.count(), 1);
     // Even in the same process and epoch.
@@ -372,22 +371,24 @@ async fn e7_a_dropped_driver_leaves_its_effect_in_doubt(store: Arc<dyn Store>) {
     assert_eq!(runs.count(), 1);
 }
 
-async fn e6_cancelling_what_must_not_run_twice_is_doubt(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E6: cancelling what must not run twice is doubt.
+pub async fn e6_cancelling_what_must_not_run_twice_is_doubt(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     let running = controller.execute_effect(tool_call(&scope, 0, "write"), runs.hangs());
     let mut running = std::pin::pin!(running);
-    assert!(stands_still(running.as_mut()).await);
+    assert!(world.stands_still(running.as_mut()).await);
     assert!(host.cancel_scope(&scope.scope_id()));
     let doubt = running.await;
     assert!(matches!(doubt, Err(Interrupt::InDoubt { .. })), "{doubt:?}");
     assert_eq!(world.kinds().await, ["effect_started", "effect_in_doubt"]);
 }
 
-async fn e9_cancelling_what_may_run_twice_is_cancelled(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E9: cancelling what may run twice is cancelled.
+pub async fn e9_cancelling_what_may_run_twice_is_cancelled(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     assert!(!host.cancel_scope(&scope.scope_id()), "it is not open");
@@ -395,7 +396,7 @@ async fn e9_cancelling_what_may_run_twice_is_cancelled(store: Arc<dyn Store>) {
     let envelope = tool_call(&scope, 0, "read").retry_safe(true);
     let running = controller.execute_effect(envelope, runs.hangs());
     let mut running = std::pin::pin!(running);
-    assert!(stands_still(running.as_mut()).await);
+    assert!(world.stands_still(running.as_mut()).await);
     assert!(host.cancel_scope(&scope.scope_id()));
     assert_eq!(running.await, Err(Interrupt::Cancelled));
     // Nothing new starts in a cancelled opening; what is recorded is still answered.
@@ -406,15 +407,16 @@ async fn e9_cancelling_what_may_run_twice_is_cancelled(store: Arc<dyn Store>) {
     assert!(world.events().await.is_empty());
 }
 
-async fn e5_one_effect_is_not_run_twice_at_once(store: Arc<dyn Store>) {
-    let world = World::new(store);
+/// E5: one effect is not run twice at once.
+pub async fn e5_one_effect_is_not_run_twice_at_once(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
     let controller = world.open(&host, &scope).await;
     let envelope = || tool_call(&scope, 0, "read").retry_safe(true);
     let running = controller.execute_effect(envelope(), runs.hangs());
     let mut running = std::pin::pin!(running);
-    assert!(stands_still(running.as_mut()).await);
+    assert!(world.stands_still(running.as_mut()).await);
     assert_terminal(
         controller
             .execute_effect(envelope(), runs.succeeds("second"))
@@ -424,8 +426,9 @@ async fn e5_one_effect_is_not_run_twice_at_once(store: Arc<dyn Store>) {
     assert_eq!(runs.count(), 1);
 }
 
-async fn e16_an_outcome_over_the_limit_is_recorded_as_such(store: Arc<dyn Store>) {
-    let mut world = World::new(store);
+/// E16: an outcome over the limit is recorded as such.
+pub async fn e16_an_outcome_over_the_limit_is_recorded_as_such(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     world.limits.outcome_bytes_max = 64;
     let (scope, runs) = (desk(), Runs::default());
     let host = world.host();
@@ -441,11 +444,4 @@ async fn e16_an_outcome_over_the_limit_is_recorded_as_such(store: Arc<dyn Store>
         assert_eq!(error.code, "effect_outcome_too_large");
     }
     assert_eq!(runs.count(), 1);
-}
-
-pub(crate) fn assert_terminal(result: Result<EffectOutcome, Interrupt>, code: &str) {
-    match result {
-        Err(Interrupt::Terminal(error)) => assert_eq!(error.code, code),
-        other => panic!("{other:?} is not {code}"),
-    }
 }

@@ -1,21 +1,12 @@
 //! Crashes at every commit of a batch (E7, R4): what was journaled is never executed again, what
 //! must not run twice is reported in doubt.
 
-use std::sync::Arc;
-
 use runtime_core::{EffectEnvelope, EffectOutcome, ErrorClass, ExecutionScope};
 use runtime_effects::{Applied, Interrupt, LocalExecutor};
-use runtime_store::Store;
-use runtime_testkit::{Fault, FaultStore};
 
-use crate::support::{Runs, World, failure, patient, result, tool_call, turn};
-
-laws![
-    r4_a_crash_at_any_commit_of_a_batch,
-    r4_a_crash_at_any_commit_of_an_attempt_that_failed,
-    r4_a_lost_answer_at_any_commit_changes_nothing,
-    r4_an_unavailable_store_changes_nothing,
-];
+use super::world::{Runs, World, failure, patient, result, tool_call, turn};
+use crate::Fault;
+use crate::store_laws::StoreFixture;
 
 /// The effects of the batch: whether each may run again.
 const BATCHES: [[bool; 2]; 4] = [[true, true], [true, false], [false, true], [false, false]];
@@ -47,19 +38,18 @@ fn busy_once<'run>(runs: &Runs) -> LocalExecutor<'run> {
     })
 }
 
-/// Runs a batch over a store with a fault at one of its commits, then again as the next process.
+/// Runs a batch with a fault at one of its commits, then again as the next process.
 async fn crash_and_drive(
-    store: Arc<dyn Store>,
+    world: &mut World<'_>,
     safe: [bool; 2],
     scope: &ExecutionScope,
     number: usize,
     fault: Fault,
 ) -> Case {
-    let faults = FaultStore::new(store);
-    let mut world = World::new(faults.clone());
     let runs = [Runs::default(), Runs::default()];
     let host = world.host();
     let controller = world.open(&host, scope).await;
+    let faults = &world.store;
     faults.fault_at(faults.commits() + number, fault);
     world
         .drive(controller.execute_batch(items(scope, safe, &runs)))
@@ -67,7 +57,7 @@ async fn crash_and_drive(
     let crashed = faults.is_crashed();
     drop(controller);
 
-    world.store = faults.reopen();
+    world.restart().await;
     let host = world.host();
     let controller = world.open(&host, scope).await;
     let results = world
@@ -81,7 +71,9 @@ async fn crash_and_drive(
     }
 }
 
-async fn r4_a_crash_at_any_commit_of_a_batch(store: Arc<dyn Store>) {
+/// R4: a crash at any commit of a batch.
+pub async fn r4_a_crash_at_any_commit_of_a_batch(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     let done = Ok(EffectOutcome::Completed(result("done")));
     let mut crashes = 0;
     for (batch, safe) in BATCHES.into_iter().enumerate() {
@@ -89,7 +81,7 @@ async fn r4_a_crash_at_any_commit_of_a_batch(store: Arc<dyn Store>) {
         for number in 1..=intents + 2 {
             for fault in [Fault::CrashBefore, Fault::CrashAfter] {
                 let scope = turn("desk", &format!("{batch}-{number}-{fault:?}"));
-                let case = crash_and_drive(Arc::clone(&store), safe, &scope, number, fault).await;
+                let case = crash_and_drive(&mut world, safe, &scope, number, fault).await;
                 assert!(case.crashed, "{safe:?} {number} {fault:?}");
                 crashes += 1;
                 for (index, (result, runs)) in case.results.iter().zip(&case.runs).enumerate() {
@@ -138,22 +130,23 @@ fn assert_exact(case: &Case, safe: [bool; 2], number: usize, fault: Fault) {
     }
 }
 
-async fn r4_a_crash_at_any_commit_of_an_attempt_that_failed(store: Arc<dyn Store>) {
+/// R4: a crash at any commit of an attempt that failed.
+pub async fn r4_a_crash_at_any_commit_of_an_attempt_that_failed(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     // intent, attempt failed, intent, outcome
     for number in 1..=4 {
         for fault in [Fault::CrashBefore, Fault::CrashAfter] {
             let scope = turn("desk", &format!("{number}-{fault:?}"));
-            let faults = FaultStore::new(Arc::clone(&store));
-            let mut world = World::new(faults.clone());
             let runs = Runs::default();
             let envelope = || tool_call(&scope, 0, "write").with_policy(patient(5));
             let host = world.host();
             let controller = world.open(&host, &scope).await;
+            let faults = &world.store;
             faults.fault_at(faults.commits() + number, fault);
             let crashed = controller.execute_effect(envelope(), busy_once(&runs));
             world.drive(crashed).await.expect_err("the process died");
             drop(controller);
-            world.store = faults.reopen();
+            world.restart().await;
             let host = world.host();
             let controller = world.open(&host, &scope).await;
             let result = controller.execute_effect(envelope(), busy_once(&runs));
@@ -178,12 +171,14 @@ async fn r4_a_crash_at_any_commit_of_an_attempt_that_failed(store: Arc<dyn Store
     }
 }
 
-async fn r4_a_lost_answer_at_any_commit_changes_nothing(store: Arc<dyn Store>) {
+/// R4: a lost answer at any commit changes nothing.
+pub async fn r4_a_lost_answer_at_any_commit_changes_nothing(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     for (batch, safe) in BATCHES.into_iter().enumerate() {
         for number in 1..=3 {
             let scope = turn("desk", &format!("{batch}-{number}"));
             let fault = Fault::LoseResponse;
-            let case = crash_and_drive(Arc::clone(&store), safe, &scope, number, fault).await;
+            let case = crash_and_drive(&mut world, safe, &scope, number, fault).await;
             let counts = [case.runs[0].count(), case.runs[1].count()];
             assert!(case.results.iter().all(Result::is_ok), "{safe:?} {number}");
             assert_eq!(counts, [1, 1], "{safe:?} {number}");
@@ -191,12 +186,14 @@ async fn r4_a_lost_answer_at_any_commit_changes_nothing(store: Arc<dyn Store>) {
     }
 }
 
-async fn r4_an_unavailable_store_changes_nothing(store: Arc<dyn Store>) {
+/// R4: an unavailable store changes nothing.
+pub async fn r4_an_unavailable_store_changes_nothing(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
     for (batch, safe) in BATCHES.into_iter().enumerate() {
         for number in 1..=3 {
             let scope = turn("desk", &format!("{batch}-{number}"));
             let fault = Fault::FailBefore;
-            let case = crash_and_drive(Arc::clone(&store), safe, &scope, number, fault).await;
+            let case = crash_and_drive(&mut world, safe, &scope, number, fault).await;
             let counts = [case.runs[0].count(), case.runs[1].count()];
             assert!(case.results.iter().all(Result::is_ok), "{safe:?} {number}");
             assert_eq!(counts, [1, 1], "{safe:?} {number}");
