@@ -532,8 +532,15 @@ impl EffectEnvelope {
     /// Returns the SHA-256 of the canonical identity: what replay compares.
     #[must_use]
     pub fn digest(&self) -> Digest {
+        Self::identity_digest(&self.identity())
+    }
+
+    /// Returns the digest of an identity as it was recorded, to compare it with
+    /// [`digest`](Self::digest).
+    #[must_use]
+    pub fn identity_digest(identity: &Value) -> Digest {
         CanonicalEncoder::new("effect-envelope")
-            .json(&self.identity())
+            .json(identity)
             .digest()
     }
 

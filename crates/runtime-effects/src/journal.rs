@@ -1,11 +1,11 @@
 //! The journal's decision: what to do about an effect, given what is recorded of it. No I/O.
 
 use runtime_core::{
-    Digest, EffectOutcome, ErrorClass, EventDraft, ReplayKey, Timestamp, WireError,
+    Digest, EffectEnvelope, EffectOutcome, ErrorClass, EventDraft, ReplayKey, Timestamp, WireError,
 };
 use runtime_store::{Epoch, Row};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Mismatch;
 
@@ -92,12 +92,46 @@ impl Recorded {
             .as_ref()
             .ok_or_else(|| corrupt(row.key.name.as_ref(), "it has no event"))?;
         let draft = EventDraft::from_bytes(&event.body)?;
-        Ok(Self {
+        let recorded = Self {
             row: serde_json::from_slice(&row.body)
                 .map_err(|error| corrupt(row.key.name.as_ref(), error))?,
             payload: draft.payload,
             version: row.version,
-        })
+        };
+        match recorded.contradiction() {
+            None => Ok(recorded),
+            Some(reason) => Err(corrupt(row.key.name.as_ref(), reason)),
+        }
+    }
+
+    /// Says what is wrong when the row and its event do not tell of the same step of the same
+    /// effect: then one of them was changed or took the other's place, and neither is believed.
+    fn contradiction(&self) -> Option<&'static str> {
+        if self.row.schema > ROW_SCHEMA {
+            return Some("its form is of a later version");
+        }
+        if EffectEnvelope::identity_digest(self.identity()) != self.row.digest {
+            return Some("its event is that of another effect");
+        }
+        (!self.is_told()).then_some("its event tells of another step")
+    }
+
+    /// Says whether the event is one that leads to the state of the row.
+    fn is_told(&self) -> bool {
+        let has = |member: &str| self.payload.get(member).is_some();
+        let of_attempt = self.payload["attempt"] == self.row.attempts;
+        match &self.row.state {
+            EffectState::Started { .. } => of_attempt && !has("reason") && !has("error"),
+            EffectState::Retrying { due } => of_attempt && self.payload["next_due"] == json!(due),
+            EffectState::Waiting { since, due } => {
+                let earliest = due.iter().flatten().min();
+                self.payload["since"] == json!(since) && self.payload["due"] == json!(earliest)
+            }
+            EffectState::InDoubt => of_attempt && has("reason"),
+            EffectState::Released => self.payload["ruling"] == "run_again",
+            EffectState::Ruled => has("ruling") && has("outcome"),
+            EffectState::Done => has("outcome") && !has("ruling"),
+        }
     }
 
     pub(crate) fn identity(&self) -> &Value {

@@ -3,5 +3,6 @@
 
 mod laws;
 mod owner;
+mod reliability;
 mod shared;
 mod token;

@@ -8,10 +8,13 @@
 mod batch;
 mod busy;
 mod crash;
+mod damage;
 mod effect;
 mod owner;
 mod promise;
 mod ruling;
+mod tally;
+mod tampering;
 mod token;
 mod wait;
 mod world;
@@ -26,6 +29,7 @@ pub use crash::{
     r4_a_crash_at_any_commit_of_a_batch, r4_a_crash_at_any_commit_of_an_attempt_that_failed,
     r4_a_lost_answer_at_any_commit_changes_nothing, r4_an_unavailable_store_changes_nothing,
 };
+pub use damage::replay_of_damaged_journals;
 pub use effect::{
     e2_an_envelope_of_another_scope_is_refused, e3_an_executor_of_another_kind_is_refused,
     e3_an_outcome_of_another_kind_is_never_used, e4_a_recorded_outcome_is_answered_without_running,
@@ -58,6 +62,8 @@ pub use ruling::{
     e7_run_again_runs_once_more, e7_what_is_not_in_doubt_is_not_ruled,
     e16_a_retired_scope_has_nothing_to_rule,
 };
+pub use tally::Tally;
+pub use tampering::{TokenFault, tampered_tokens};
 pub use token::{
     e12_a_key_that_another_process_added_is_learnt, e12_an_expired_token_is_refused,
     e12_minting_is_deterministic_and_registers_nothing, e12_tokens_of_rotated_keys_stay_valid,

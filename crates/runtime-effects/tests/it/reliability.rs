@@ -1,0 +1,43 @@
+//! Rows of the scoreboard over the store in memory, each with a twin that has a fault planted.
+
+use runtime_testkit::effect_laws::{TokenFault, replay_of_damaged_journals, run, tampered_tokens};
+
+use crate::laws::Memory;
+
+/// R17: a damaged journal gives a typed error and never an execution.
+#[test]
+fn r17_a_damaged_journal_never_runs_anything() {
+    let fixture = Memory::new();
+    let tally = run(|| replay_of_damaged_journals(&fixture, false));
+    println!("R17-memory {tally}");
+    assert!(tally.cases() >= 30, "{} cases", tally.cases());
+    assert!(tally.failures().is_empty(), "{:#?}", tally.failures());
+}
+
+/// R17, planted: a record that cannot be read is taken for none.
+#[test]
+fn r17_a_journal_that_drops_damaged_records_is_found() {
+    let fixture = Memory::new();
+    let tally = run(|| replay_of_damaged_journals(&fixture, true));
+    assert_eq!(tally.failures().len(), tally.cases(), "each is missed");
+}
+
+/// X1: no tampered, foreign, expired or revoked token is accepted.
+#[test]
+fn x1_no_tampered_token_is_accepted() {
+    let fixture = Memory::new();
+    let tally = run(|| tampered_tokens(&fixture, None));
+    println!("X1-memory {tally}");
+    assert!(tally.cases() >= 20_000, "{} cases", tally.cases());
+    assert!(tally.failures().is_empty(), "{:#?}", tally.failures());
+}
+
+/// X1, planted: a signature that is not read to its end, a revocation that wears off.
+#[test]
+fn x1_each_planted_fault_is_found() {
+    for fault in [TokenFault::ShortSignature, TokenFault::RevocationWearsOff] {
+        let fixture = Memory::new();
+        let tally = run(|| tampered_tokens(&fixture, Some(fault)));
+        assert!(!tally.failures().is_empty(), "{fault:?}");
+    }
+}
