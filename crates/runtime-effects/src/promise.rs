@@ -328,6 +328,22 @@ impl AwaitEvents {
         Ok(())
     }
 
+    /// Says whether a promise is settled, so that a wait for it would end: resolved, or revoked.
+    ///
+    /// # Errors
+    /// The class and code of the store that cannot be read, or of a damaged record.
+    pub async fn is_settled(
+        &self,
+        scope: &ExecutionScope,
+        identity: &WaitIdentity,
+    ) -> Result<bool, WireError> {
+        let looked = look_at_promise(&self.shared, scope, identity).await;
+        match looked {
+            Ok(resolution) => Ok(resolution.is_some()),
+            Err(interrupt) => Err(interrupt.to_wire()),
+        }
+    }
+
     fn runtime(&self) -> &RuntimeId {
         &self.shared.store.identity().runtime
     }

@@ -13,6 +13,7 @@ use runtime_effects::{
 use serde_json::Value;
 
 use crate::instance::Instance;
+use crate::session::Wake;
 use crate::view::pending_effects;
 use crate::{Command, CommandAnswer, InDoubtRuling, RuntimeError};
 
@@ -32,7 +33,7 @@ impl Instance {
                 text,
             } => {
                 let receipt = self.accept(&worker, submission, &text, id).await?;
-                self.wake(&worker);
+                self.wake(&worker, Wake::News);
                 Ok(CommandAnswer::InputAccepted {
                     turn: receipt.turn,
                     repeated: receipt.repeated,
@@ -146,13 +147,13 @@ impl Instance {
         for turn in crate::view::unfinished_turns(&*self.store, Some(worker)).await? {
             self.host.cancel_scope(&turn.scope().scope_id());
         }
-        self.wake(worker);
+        self.wake(worker, Wake::News);
         Ok(CommandAnswer::Done)
     }
 
     fn wake_scope(self: &Arc<Self>, scope: &ExecutionScope) {
         if let Some(session) = scope.session() {
-            self.wake(&WorkerId::from(session));
+            self.wake(&WorkerId::from(session), Wake::News);
         }
     }
 }

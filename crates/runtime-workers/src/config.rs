@@ -23,6 +23,15 @@ pub struct RuntimeConfig {
     pub contention_attempts: u32,
     /// What a turn may spend; recorded with its start, so a change reaches new turns only.
     pub turn_budgets: TurnBudgets,
+    /// How often a commit is submitted while the store says that it is unavailable.
+    pub commit_attempts_max: u32,
+    /// The pause after the first such try; it doubles each time.
+    pub commit_pause: Duration,
+    /// How often a turn that could not be driven is tried again before that is reported; it then
+    /// stays as it is until it is resumed by hand or by the next opening.
+    pub drive_attempts_max: u32,
+    /// The pause after the first such failure; it doubles each time.
+    pub drive_pause: Duration,
     /// The conversations kept in memory; others are read from the store when needed.
     pub resident_sessions_max: usize,
 }
@@ -38,6 +47,10 @@ impl Default for RuntimeConfig {
             drain_timeout: Duration::from_secs(5),
             contention_attempts: 64,
             turn_budgets: TurnBudgets::default(),
+            commit_attempts_max: 5,
+            commit_pause: Duration::from_millis(20),
+            drive_attempts_max: 6,
+            drive_pause: Duration::from_millis(100),
             resident_sessions_max: 256,
         }
     }

@@ -1,7 +1,9 @@
 //! Driving turns: start, resume, park, end. One turn of a session at a time (W6).
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use runtime_agent::{TurnProjector, TurnRun, drive_turn};
 use runtime_core::{
     Classified, ErrorClass, EventDraft, EventKind, Message, Timestamp, WireError, WorkerId,
@@ -14,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::instance::Instance;
 use crate::intake::contended;
+use crate::session::Wake;
 use crate::turn::{ParkReason, TURN_SPACE, TurnRecord, TurnStatus};
 use crate::worker::{worker_key, worker_scope};
 use crate::{RuntimeError, WorkerRecord, WorkerStatus};
@@ -35,13 +38,94 @@ struct OpenTurn {
 
 impl Instance {
     /// Lets a session go on: starts a task for it unless one runs.
-    pub(crate) fn wake(self: &Arc<Self>, worker: &WorkerId) {
-        if self.is_closing() || !self.sessions.wake(worker) {
+    pub(crate) fn wake(self: &Arc<Self>, worker: &WorkerId, wake: Wake) {
+        if self.is_closing() || !self.sessions.wake(worker, wake) {
             return;
         }
         let instance = Arc::clone(self);
         let worker = worker.clone();
-        self.spawn(async move { instance.drive_session(&worker).await });
+        self.spawn(async move {
+            let driven = AssertUnwindSafe(instance.drive_session(&worker)).catch_unwind();
+            if driven.await.is_err() {
+                let message = "the driver of a session panicked; its turn is as recorded";
+                let error = WireError::new("task_panicked", ErrorClass::Terminal, message);
+                instance.report_failure(Some(&worker), error);
+            }
+        });
+    }
+
+    /// Wakes every worker whose first unfinished turn can go on. A turn that only waits costs a
+    /// look at its rows, not a task and no write, so that 100,000 of them are cheap (E9).
+    pub(crate) async fn resume_unfinished(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        let query = RowQuery::space(TURN_SPACE);
+        let mut after = None;
+        let mut last: Option<WorkerId> = None;
+        loop {
+            let page = Page::after(after, self.store.capabilities().limits.page_entries_max);
+            let page = self.store.rows(query.clone(), page).await?;
+            for row in &page.rows {
+                let turn: TurnRecord = crate::view::decode(row)?;
+                let is_first = last.as_ref() != Some(&turn.worker);
+                // A cancelled worker's turn ends, whatever it waits for.
+                if is_first
+                    && (self.is_wait_over(&turn, row, Wake::Insist).await?
+                        || !self.takes_inputs(&turn.worker).await?)
+                {
+                    self.wake(&turn.worker, Wake::Insist);
+                }
+                last = Some(turn.worker);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn takes_inputs(&self, worker: &WorkerId) -> Result<bool, RuntimeError> {
+        Ok(self.worker(worker).await?.0.status == WorkerStatus::Running)
+    }
+
+    /// Says whether driving a turn would take it further. It must be exact: a turn that is driven
+    /// in vain costs two events each time.
+    async fn is_wait_over(
+        &self,
+        turn: &TurnRecord,
+        row: &Row,
+        wake: Wake,
+    ) -> Result<bool, RuntimeError> {
+        let TurnStatus::Parked { reason, .. } = &turn.status else {
+            return Ok(true);
+        };
+        let (ParkReason::Waiting { key } | ParkReason::InDoubt { key }) = reason else {
+            return Ok(wake == Wake::Insist);
+        };
+        let is_due = row.due.is_some_and(|due| due <= self.clock.now());
+        if is_due {
+            return Ok(true);
+        }
+        let scope = turn.scope().scope_id();
+        let mut waits = false;
+        let mut after = None;
+        loop {
+            let limit = self.store.capabilities().limits.page_entries_max;
+            let page = Page::after(after, limit);
+            let page = self.host.pending_of(&scope, page).await?;
+            for effect in &page.items {
+                waits |= effect.key.as_str() == key.as_str();
+                for promise in &effect.promises {
+                    let identity = &promise.identity;
+                    if self.promises.is_settled(&effect.scope, identity).await? {
+                        return Ok(true);
+                    }
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                // A pause between attempts is in no list: it has a time. What has neither is over.
+                None => return Ok(!waits && row.due.is_none()),
+            }
+        }
     }
 
     async fn drive_session(&self, worker: &WorkerId) {
@@ -50,10 +134,8 @@ impl Instance {
             let woken = driving.take_wake();
             let step = match self.step(worker, woken).await {
                 Ok(step) => step,
-                // The turn stays as it is recorded; whoever waits for it hears of the failure,
-                // and so does `close`.
                 Err(error) => {
-                    self.report_failure(Some(worker), error.to_wire());
+                    self.failed(worker, &error);
                     Step::Rest
                 }
             };
@@ -64,13 +146,35 @@ impl Instance {
         }
     }
 
+    /// The turn stays as it is recorded. What may pass is tried again later, a few times; then,
+    /// and else at once, whoever waits for the turn hears of it, and so does `close`.
+    fn failed(&self, worker: &WorkerId, error: &RuntimeError) {
+        let class = error.class();
+        // Another instance drives it now; or this one is closing.
+        if class == ErrorClass::Fenced || self.is_closing() {
+            tracing::debug!(worker = worker.as_str(), %error, "not driven any more");
+            return;
+        }
+        if may_pass(class) {
+            let now = self.clock.monotonic();
+            if let Some(pause) = self.sessions.retry_later(worker, now, &self.config) {
+                tracing::warn!(worker = worker.as_str(), ?pause, %error, "driven again later");
+                return;
+            }
+        }
+        self.report_failure(Some(worker), error.to_wire());
+    }
+
     /// Looks at the first unfinished turn of a session and takes it as far as it goes.
-    async fn step(&self, worker: &WorkerId, woken: bool) -> Result<Step, RuntimeError> {
+    async fn step(&self, worker: &WorkerId, woken: Option<Wake>) -> Result<Step, RuntimeError> {
         let Some((record, row)) = self.first_unfinished(worker).await? else {
             return Ok(Step::Rest);
         };
         let (state, _) = self.worker(worker).await?;
-        if state.status == WorkerStatus::Cancelled {
+        if matches!(
+            state.status,
+            WorkerStatus::Cancelled | WorkerStatus::Deleted
+        ) {
             return self.end_cancelled(record, &row).await;
         }
         let open = match &record.status {
@@ -86,11 +190,20 @@ impl Instance {
                 }
                 None => self.resume_turn(record, &row).await?,
             },
-            TurnStatus::Parked { .. } if woken => self.resume_turn(record, &row).await?,
-            TurnStatus::Parked { .. } => return Ok(Step::Rest),
+            TurnStatus::Parked { .. } => {
+                let wake = woken.unwrap_or(Wake::News);
+                if !self.is_wait_over(&record, &row, wake).await? {
+                    return Ok(Step::Rest);
+                }
+                self.resume_turn(record, &row).await?
+            }
         };
         match open {
-            Some(open) => self.run(&state, open).await,
+            Some(open) => {
+                let step = self.run(&state, open).await?;
+                self.sessions.forget_failures(worker);
+                Ok(step)
+            }
             // Another commit came first.
             None => Ok(Step::Again),
         }
@@ -115,16 +228,12 @@ impl Instance {
         turn: &TurnRecord,
         input: Message,
     ) -> Result<TurnStart, RuntimeError> {
-        let agent = self.agents.resolve(state).await?;
-        let model = agent.model.name();
-        Ok(TurnStart::new(
-            state.session(),
-            turn.turn.clone(),
-            model,
-            input,
-            state.context,
-        )
-        .with_budgets(self.config.turn_budgets))
+        let agent = self.agent(state).await?;
+        let (session, turn) = (state.session(), turn.turn.clone());
+        let start = TurnStart::new(session, turn, agent.model.name(), input, state.context);
+        let mut start = start.with_budgets(self.config.turn_budgets);
+        start.deployment = Some(agent.version.clone());
+        Ok(start)
     }
 
     async fn start_turn(
@@ -135,6 +244,7 @@ impl Instance {
     ) -> Result<Option<OpenTurn>, RuntimeError> {
         let input = event_payload(row, "/message")?;
         record.status = TurnStatus::Running;
+        self.sessions.release(&record.worker);
         let start = self.turn_start(state, &record, input).await?;
         let commit = self
             .new_commit(None)
@@ -154,6 +264,7 @@ impl Instance {
         mut record: TurnRecord,
         row: &Row,
     ) -> Result<Option<OpenTurn>, RuntimeError> {
+        self.sessions.release(&record.worker);
         let start = self.start_of(&record).await?;
         let (epoch_key, version) = self.epoch_of(&record).await?;
         let epoch = Epoch(version).next();
@@ -177,7 +288,7 @@ impl Instance {
     }
 
     async fn run(&self, state: &WorkerRecord, open: OpenTurn) -> Result<Step, RuntimeError> {
-        let agent = self.agents.resolve(state).await?;
+        let agent = self.agent(state).await?;
         let history = self.history(&open.record.worker).await?;
         let opening = ScopeOpening {
             scope: open.record.scope(),
@@ -237,8 +348,16 @@ impl Instance {
                 let error = interrupt.to_wire();
                 self.park(open, ParkReason::Conflict { error }, None).await
             }
-            // The journal failed: nothing can be recorded, so the turn stays open.
-            other => Err(RuntimeError::Part(other.to_wire())),
+            // What may pass leaves the turn running, to be driven again; the rest waits for a
+            // repair, where it is seen.
+            other => {
+                let error = other.to_wire();
+                if may_pass(error.class) {
+                    return Err(error.into());
+                }
+                self.report_failure(Some(&open.record.worker), error.clone());
+                self.park(open, ParkReason::Stalled { error }, None).await
+            }
         }
     }
 
@@ -269,9 +388,10 @@ impl Instance {
                 due,
             })
             .event(self.new_event(&event));
-        self.store.commit(commit).await?;
-        // A promise that was resolved while the turn was being parked has left a wake.
-        Ok(Step::Rest)
+        self.commit(commit).await?;
+        // What was resolved or ruled while the turn was being parked is found by one more look;
+        // what comes after the commit wakes.
+        Ok(Step::Again)
     }
 
     /// Ends a turn: its event, the conversation's new mark, and the retirement of its effects are
@@ -280,6 +400,7 @@ impl Instance {
         let scope = open.record.scope();
         let worker = open.record.worker.clone();
         let mut event = end.to_event(&scope);
+        // Once is enough: only the open turn moves the conversation, and its epoch guards this.
         let context = self.context_after(&worker, &event).await?;
         set_member(&mut event.payload, "context", context);
         for _ in 0..self.config.contention_attempts {
@@ -349,6 +470,11 @@ impl Instance {
             None => Err(corrupt(&row_name(&key), "is missing")),
         }
     }
+}
+
+/// Whether trying again later may help. Of a commit of unknown fate, the record then tells.
+const fn may_pass(class: ErrorClass) -> bool {
+    class.is_retryable() || matches!(class, ErrorClass::Indeterminate)
 }
 
 /// Reads the payload, or what a JSON pointer finds in it, of the event that a row was put with.

@@ -7,6 +7,7 @@ use runtime_store::{InboxCommand, Page, RowQuery};
 use serde_json::json;
 
 use crate::instance::Instance;
+use crate::session::Wake;
 use crate::turn::{TURN_SPACE, TurnRecord};
 use crate::{CommandAnswer, RuntimeError};
 
@@ -20,14 +21,24 @@ impl Instance {
                 .await
                 .is_some()
             {
+                // What is left in the inbox while this instance closes is for the next one.
+                if instance.accepting().is_err() {
+                    return;
+                }
                 if let Err(error) = instance.look_after().await {
-                    instance.report_failure(None, error.to_wire());
+                    let error = error.to_wire();
+                    if !instance.is_reported(&error) {
+                        instance.report_failure(None, error);
+                    }
                 }
             }
         });
     }
 
     async fn look_after(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        for worker in self.sessions.take_retries(self.clock.monotonic()) {
+            self.wake(&worker, Wake::News);
+        }
         self.take_commands().await?;
         let until = self.clock.now();
         let query = RowQuery::Due {
@@ -40,7 +51,7 @@ impl Instance {
             .await?;
         for row in &page.rows {
             let turn: TurnRecord = crate::view::decode(row)?;
-            self.wake(&turn.worker);
+            self.wake(&turn.worker, Wake::News);
         }
         Ok(())
     }
@@ -102,7 +113,7 @@ impl Instance {
         event.caused_by = Some(id.to_string());
         // The command's own id: no other commit has it, since the command did nothing.
         let commit = self.new_commit(Some(id)).event(self.new_event(&event));
-        self.store.commit(commit).await?;
+        self.commit(commit).await?;
         Ok(())
     }
 }

@@ -3,25 +3,27 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use runtime_agent::{LiveSink, TurnDelta};
+use runtime_agent::{Agent, LiveSink, TurnDelta};
 use runtime_core::{
     Clock, ErrorClass, EventDraft, EventKind, ExecutionScope, Random, RuntimeId, WireError,
     WorkerId,
 };
 use runtime_effects::{AwaitEvents, EffectLimits, StoreEffectHost};
 use runtime_events::{Delta, EventHub};
-use runtime_store::Store;
+use runtime_store::{Commit, CommitError, Committed, Store};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
 
 use crate::runtime::{AgentResolver, CloseReport, RuntimeParts};
 use crate::session::Sessions;
-use crate::{RuntimeConfig, RuntimeError};
+use crate::{RuntimeConfig, RuntimeError, WorkerRecord};
 
 const FAILURES_KEPT: usize = 64;
 
@@ -37,11 +39,20 @@ pub(crate) struct Instance {
     pub(crate) hub: EventHub,
     pub(crate) sessions: Sessions,
     tasks: Mutex<JoinSet<()>>,
-    failures: Mutex<VecDeque<(Option<WorkerId>, WireError)>>,
+    failures: Mutex<VecDeque<Failure>>,
     /// Counts failures, so that whoever waits for a turn hears of them.
     failed: watch::Sender<u64>,
     intake_closed: AtomicBool,
     closing: watch::Sender<bool>,
+    closed: OnceCell<CloseReport>,
+}
+
+/// A failure that no answer and no event could carry.
+struct Failure {
+    /// Which one, from 1.
+    number: u64,
+    worker: Option<WorkerId>,
+    error: WireError,
 }
 
 impl fmt::Debug for Instance {
@@ -116,6 +127,7 @@ impl Instance {
             failed: watch::Sender::new(0),
             intake_closed: AtomicBool::new(false),
             closing: watch::Sender::new(false),
+            closed: OnceCell::new(),
         })
     }
 
@@ -177,9 +189,14 @@ impl Instance {
         if failures.len() == FAILURES_KEPT {
             failures.pop_front();
         }
-        failures.push_back((worker.cloned(), error));
-        drop(failures);
-        self.failed.send_modify(|count| *count += 1);
+        let number = *self.failed.borrow() + 1;
+        failures.push_back(Failure {
+            number,
+            worker: worker.cloned(),
+            error,
+        });
+        // Under the lock, so that numbers are given in order.
+        self.failed.send_replace(number);
     }
 
     /// Returns a signal that changes with each failure.
@@ -187,27 +204,85 @@ impl Instance {
         self.failed.subscribe()
     }
 
-    /// Returns the newest failure that concerns a worker or all of them.
-    pub(crate) fn failure_of(&self, worker: &WorkerId) -> Option<WireError> {
+    /// Returns the newest failure of a worker after the one of that number.
+    pub(crate) fn failure_of(&self, worker: &WorkerId, after: u64) -> Option<WireError> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut concerned = failures.iter().rev().filter(|(of, _)| match of {
-            Some(of) => of == worker,
-            None => true,
-        });
-        concerned.next().map(|(_, error)| error.clone())
+        let newer = failures.iter().rev();
+        let mut newer = newer.take_while(|failure| failure.number > after);
+        newer
+            .find(|failure| failure.worker.as_ref() == Some(worker))
+            .map(|failure| failure.error.clone())
+    }
+
+    /// Says whether the newest failure is this one: a failure that lasts is reported once.
+    pub(crate) fn is_reported(&self, error: &WireError) -> bool {
+        self.newest_failure().as_ref() == Some(error)
     }
 
     /// Returns the newest failure.
     pub(crate) fn newest_failure(&self) -> Option<WireError> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.back().map(|(_, error)| error.clone())
+        failures.back().map(|failure| failure.error.clone())
+    }
+
+    /// Returns the agent of a worker. The resolver is the host's: its panic is its answer, and it
+    /// keeps nobody from closing (E9).
+    pub(crate) async fn agent(&self, worker: &WorkerRecord) -> Result<Arc<Agent>, RuntimeError> {
+        let resolved = AssertUnwindSafe(async { self.agents.resolve(worker).await });
+        match self.until_closed(resolved.catch_unwind()).await {
+            None => Err(RuntimeError::Closed),
+            Some(Ok(resolved)) => Ok(resolved?),
+            Some(Err(panic)) => {
+                let text = panic
+                    .downcast_ref::<&str>()
+                    .copied()
+                    .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+                let text: String = text.unwrap_or("no text").chars().take(512).collect();
+                let message = format!("the agent resolver panicked: {text}");
+                let error =
+                    WireError::new("agent_resolver_panicked", ErrorClass::Terminal, message);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Commits, and settles what the store leaves open: waits while it is unavailable (nothing
+    /// happened), and asks what became of a commit of unknown fate.
+    pub(crate) async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        let mut pause = self.config.commit_pause;
+        for _ in 1..self.config.commit_attempts_max {
+            match self.submit(commit.clone()).await {
+                Err(CommitError::Unavailable { .. }) => self.clock.sleep(pause).await,
+                settled => return settled,
+            }
+            pause = pause.saturating_mul(2);
+        }
+        self.submit(commit).await
+    }
+
+    async fn submit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        match self.store.commit(commit).await {
+            Err(CommitError::Indeterminate { id, reason, source }) => {
+                match self.store.committed(&id).await {
+                    Ok(Some(committed)) => Ok(committed),
+                    // Not there now; whether it appears when the store is reopened is unknown.
+                    Ok(None) | Err(_) => Err(CommitError::Indeterminate { id, reason, source }),
+                }
+            }
+            settled => settled,
+        }
     }
 
     /// Stops the intake, lets the running turns go on for a while, ends the tasks, flushes (U3).
+    ///
+    /// Callers that come later wait for the first; if its future is dropped, the next goes on.
     pub(crate) async fn close(&self) -> Result<CloseReport, RuntimeError> {
-        if self.intake_closed.swap(true, Ordering::AcqRel) {
-            return Ok(CloseReport::default());
-        }
+        let report = self.closed.get_or_try_init(|| self.close_once()).await?;
+        Ok(report.clone())
+    }
+
+    async fn close_once(&self) -> Result<CloseReport, RuntimeError> {
+        self.intake_closed.store(true, Ordering::Release);
         self.sessions.drain();
         let drained = self.sessions.settled();
         let patience = self.clock.sleep(self.config.drain_timeout);
@@ -221,12 +296,13 @@ impl Instance {
         }
         let failures = {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-            failures.iter().map(|(_, error)| error.clone()).collect()
+            let errors = failures.iter().map(|failure| failure.error.clone());
+            errors.collect()
         };
         let closed = EventDraft::new(EventKind::RuntimeClosed)
             .with_payload(json!({ "interrupted": interrupted }));
         let commit = self.new_commit(None).event(self.new_event(&closed));
-        let told = self.store.commit(commit).await;
+        let told = self.commit(commit).await;
         self.hub.close().await;
         self.store.close().await?;
         told?;

@@ -56,7 +56,7 @@ impl Instance {
             .guard(Guard::Absent(worker_key(&worker)))
             .row(RowChange::put(worker_key(&worker), record.to_body()))
             .event(self.new_event(&event));
-        match self.store.commit(commit).await {
+        match self.commit(commit).await {
             Ok(_) => Ok(reference),
             Err(CommitError::Rejected { .. }) => {
                 let (existing, _) = self.worker(&worker).await?;
@@ -196,11 +196,17 @@ impl Instance {
                 due: None,
             })
         };
-        if self.contend(commit).await?.is_none() {
-            return Ok(None);
-        }
         if starts_now {
+            // Before the commit: whoever looks right after it must find that the turn is open, or
+            // it would take it over from nobody.
             self.sessions.hold(&turn, Epoch(1));
+        }
+        let committed = self.contend(commit).await;
+        if !matches!(committed, Ok(Some(_))) {
+            self.sessions.release(worker);
+        }
+        if committed?.is_none() {
+            return Ok(None);
         }
         Ok(Some(InputReceipt {
             worker: worker.clone(),
@@ -277,7 +283,7 @@ impl Instance {
 
     /// Commits; none when a guard found that another commit came first.
     pub(crate) async fn contend(&self, commit: Commit) -> Result<Option<Committed>, RuntimeError> {
-        match self.store.commit(commit).await {
+        match self.commit(commit).await {
             Ok(committed) => Ok(Some(committed)),
             Err(CommitError::Rejected { .. }) => Ok(None),
             Err(error) => Err(error.into()),

@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::instance::Instance;
+use crate::session::Wake;
 use crate::view::PendingItem;
 use crate::{
     Command, CommandAnswer, CreateWorker, InputReceipt, RuntimeConfig, RuntimeError, Worker,
@@ -114,7 +115,7 @@ impl Runtime {
         let opened = EventDraft::new(EventKind::RuntimeOpened)
             .with_payload(json!({ "tier": instance.store.capabilities().tier }));
         let commit = instance.new_commit(None).event(instance.new_event(&opened));
-        instance.store.commit(commit).await?;
+        instance.commit(commit).await?;
         let runtime = Self { instance };
         runtime.instance.start_housekeeping();
         if resume {
@@ -184,7 +185,7 @@ impl Runtime {
         text: &str,
     ) -> Result<InputReceipt, RuntimeError> {
         let receipt = self.instance.accept(worker, submission, text, None).await?;
-        self.instance.wake(worker);
+        self.instance.wake(worker, Wake::News);
         Ok(receipt)
     }
 
@@ -209,12 +210,14 @@ impl Runtime {
         };
         let mut stream = self.subscribe(topic, None);
         let mut failed = self.instance.failures_changed();
+        // A failure of before this call concerns another wait, or an earlier try of this turn.
+        let seen = *failed.borrow_and_update();
         let mut text = String::new();
         loop {
             let failure = std::pin::pin!(failed.changed());
             let item = match select(stream.next(), failure).await {
                 Either::Left((item, _)) => item,
-                Either::Right(_) => match self.instance.failure_of(worker) {
+                Either::Right(_) => match self.instance.failure_of(worker, seen) {
                     Some(error) => return Err(error.into()),
                     None => continue,
                 },
@@ -258,15 +261,12 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`] when the store cannot be read.
     pub async fn resume_unfinished(&self) -> Result<(), RuntimeError> {
-        for turn in crate::view::unfinished_turns(&*self.instance.store, None).await? {
-            self.instance.wake(&turn.worker);
-        }
-        Ok(())
+        self.instance.resume_unfinished().await
     }
 
     /// Lets the unfinished turns of one worker go on.
     pub fn resume_worker(&self, worker: &WorkerId) {
-        self.instance.wake(worker);
+        self.instance.wake(worker, Wake::Insist);
     }
 
     /// Lists what waits for somebody, with the tokens that answer it.

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use runtime_core::{TurnId, WorkerId};
 use runtime_store::Epoch;
 use tokio::sync::watch;
 
+use crate::RuntimeConfig;
 use crate::history::SessionHistory;
 use crate::turn::TurnRecord;
 
@@ -14,11 +16,37 @@ use crate::turn::TurnRecord;
 struct Session {
     /// A task drives it.
     driven: bool,
-    /// Something happened since that task looked.
-    woken: bool,
+    /// What happened since that task looked.
+    woken: Option<Wake>,
     /// The turn that this instance has opened, and its epoch.
     held: Option<(TurnId, Epoch)>,
+    /// Driving it failed, and is tried again.
+    retry: Option<Retry>,
     history: Option<SessionHistory>,
+}
+
+impl Session {
+    /// Whether forgetting it costs nothing.
+    const fn is_empty(&self) -> bool {
+        !self.driven && self.held.is_none() && self.retry.is_none() && self.history.is_none()
+    }
+}
+
+/// Why a session is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wake {
+    /// Something happened that may concern it.
+    News,
+    /// Somebody asks for it: turns that are parked for a repair try again.
+    Insist,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    /// How often driving has failed in a row.
+    failures: u32,
+    /// When to try again, by the monotonic clock; none once that is given up, or under way.
+    at: Option<Duration>,
 }
 
 /// The sessions of an instance. Nothing here is truth: it can be dropped at any time.
@@ -54,11 +82,14 @@ impl Default for Sessions {
 
 impl Sessions {
     /// Notes that something happened; true when the caller must start a task that drives it.
-    pub(crate) fn wake(&self, worker: &WorkerId) -> bool {
+    pub(crate) fn wake(&self, worker: &WorkerId, wake: Wake) -> bool {
         let mut sessions = self.lock();
+        if self.driven.borrow().draining {
+            return false;
+        }
         let session = sessions.entry(worker.clone()).or_default();
-        session.woken = true;
-        if session.driven || self.driven.borrow().draining {
+        session.woken = session.woken.max(Some(wake));
+        if session.driven {
             return false;
         }
         session.driven = true;
@@ -99,6 +130,54 @@ impl Sessions {
         self.driven.borrow().count
     }
 
+    /// Notes that driving failed; says after which pause it is tried again, if it is.
+    pub(crate) fn retry_later(
+        &self,
+        worker: &WorkerId,
+        now: Duration,
+        config: &RuntimeConfig,
+    ) -> Option<Duration> {
+        let mut sessions = self.lock();
+        let session = sessions.entry(worker.clone()).or_default();
+        let failures = session.retry.map_or(0, |retry| retry.failures) + 1;
+        let doubled = 2_u32.saturating_pow(failures - 1);
+        let pause = (failures < config.drive_attempts_max)
+            .then(|| config.drive_pause.saturating_mul(doubled));
+        let at = pause.map(|pause| now.saturating_add(pause));
+        // Given up: the next time that somebody asks, it counts from the start.
+        session.retry = at.map(|_| Retry { failures, at });
+        pause
+    }
+
+    /// Notes that driving works.
+    pub(crate) fn forget_failures(&self, worker: &WorkerId) {
+        if let Some(session) = self.lock().get_mut(worker) {
+            session.retry = None;
+        }
+    }
+
+    /// Takes the sessions whose pause after a failure is over.
+    pub(crate) fn take_retries(&self, now: Duration) -> Vec<WorkerId> {
+        let mut sessions = self.lock();
+        let mut over = Vec::new();
+        for (worker, session) in sessions.iter_mut() {
+            if let Some(retry) = &mut session.retry
+                && retry.at.is_some_and(|at| at <= now)
+            {
+                retry.at = None;
+                over.push(worker.clone());
+            }
+        }
+        over
+    }
+
+    /// Forgets what was held: the turn is not in that epoch any more, or never was.
+    pub(crate) fn release(&self, worker: &WorkerId) {
+        if let Some(session) = self.lock().get_mut(worker) {
+            session.held = None;
+        }
+    }
+
     /// Notes that this instance has opened the turn.
     pub(crate) fn hold(&self, turn: &TurnRecord, epoch: Epoch) {
         let mut sessions = self.lock();
@@ -125,12 +204,23 @@ impl Sessions {
         let mut sessions = self.lock();
         sessions.entry(worker.clone()).or_default().history = Some(history);
         if sessions.len() > max {
-            sessions.retain(|id, session| session.driven || session.held.is_some() || id == worker);
+            for (id, session) in sessions.iter_mut() {
+                if !session.driven && id != worker {
+                    session.history = None;
+                }
+            }
+            sessions.retain(|_, session| !session.is_empty());
         }
     }
 
-    fn leave(&self, session: &mut Session) {
+    fn leave(&self, sessions: &mut HashMap<WorkerId, Session>, worker: &WorkerId) {
+        let Some(session) = sessions.get_mut(worker) else {
+            return;
+        };
         session.driven = false;
+        if session.is_empty() {
+            sessions.remove(worker);
+        }
         self.driven
             .send_modify(|driven| driven.count = driven.count.saturating_sub(1));
     }
@@ -143,22 +233,22 @@ impl Sessions {
 
 impl Driving<'_> {
     /// Takes the note, before looking at the store: what happens later leaves a new one.
-    pub(crate) fn take_wake(&self) -> bool {
+    pub(crate) fn take_wake(&self) -> Option<Wake> {
         let mut sessions = self.sessions.lock();
-        sessions
-            .get_mut(&self.worker)
-            .is_some_and(|session| std::mem::take(&mut session.woken))
+        sessions.get_mut(&self.worker)?.woken.take()
     }
 
     /// Lets go, unless something happened in between. Asking and letting go are one step, so no
     /// wake is lost.
     pub(crate) fn rest(&mut self) -> bool {
         let mut sessions = self.sessions.lock();
-        match sessions.get_mut(&self.worker) {
-            Some(session) if session.woken && !self.sessions.is_draining() => return false,
-            Some(session) => self.sessions.leave(session),
-            None => {}
+        let woken = sessions
+            .get(&self.worker)
+            .is_some_and(|session| session.woken.is_some());
+        if woken && !self.sessions.is_draining() {
+            return false;
         }
+        self.sessions.leave(&mut sessions, &self.worker);
         self.over = true;
         true
     }
@@ -169,9 +259,7 @@ impl Drop for Driving<'_> {
     fn drop(&mut self) {
         if !self.over {
             let mut sessions = self.sessions.lock();
-            if let Some(session) = sessions.get_mut(&self.worker) {
-                self.sessions.leave(session);
-            }
+            self.sessions.leave(&mut sessions, &self.worker);
         }
     }
 }

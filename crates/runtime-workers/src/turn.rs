@@ -28,9 +28,10 @@ pub enum ParkReason {
         /// What differs.
         error: WireError,
     },
-    /// For a store that works again; nothing can be recorded.
-    StoreFailed {
-        /// What failed.
+    /// For a repair: what it has recorded, or an attachment, is damaged or missing, and trying
+    /// again does not help.
+    Stalled {
+        /// What is wrong.
         error: WireError,
     },
 }
