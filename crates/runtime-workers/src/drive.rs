@@ -1,15 +1,17 @@
 //! Driving turns: start, resume, park, end. One turn of a session at a time (W6).
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use runtime_agent::{TurnProjector, TurnRun, drive_turn};
 use runtime_core::{
-    Classified, ErrorClass, EventDraft, EventKind, Message, Timestamp, WireError, WorkerId,
+    Classified, ErrorClass, EventDraft, EventKind, Message, SessionId, Timestamp, Topic, WireError,
+    WorkerId,
 };
 use runtime_effects::{EffectHost, Interrupt, ScopeOpening};
-use runtime_store::{Commit, Epoch, Guard, Page, Row, RowChange, RowKey, RowQuery};
+use runtime_store::{Commit, Epoch, Guard, Page, Position, Row, RowChange, RowKey, RowQuery};
 use runtime_turn::{TurnEnd, TurnStart};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -416,8 +418,10 @@ impl Instance {
         Err(contended(&worker))
     }
 
-    /// Ends a turn of a cancelled worker that nobody drives. A turn with an effect in doubt is
-    /// ended as well: what is in doubt stays told by its events.
+    /// Ends a turn of a cancelled worker that nobody drives. It ends although an effect may be in
+    /// doubt: no ruling could change what the worker does any more, and a turn that waits for one
+    /// would keep a cancelled worker busy for ever. Its last event names what is in doubt, so that
+    /// it is never told as plainly cancelled (E6).
     async fn end_cancelled(&self, record: TurnRecord, row: &Row) -> Result<Step, RuntimeError> {
         let mut event = TurnEnd::Cancelled {
             reason: "worker_cancelled".into(),
@@ -425,6 +429,12 @@ impl Instance {
         .to_event(&record.scope());
         let context = self.context_after(&record.worker, &event).await?;
         set_member(&mut event.payload, "context", context);
+        if record.status != TurnStatus::Queued {
+            let in_doubt = self.in_doubt_of(&record).await?;
+            if !in_doubt.is_empty() {
+                set_member(&mut event.payload, "in_doubt", Value::Array(in_doubt));
+            }
+        }
         let mut commit = self
             .new_commit(None)
             .guard(Guard::Version(record.key(), row.version));
@@ -434,6 +444,29 @@ impl Instance {
         }
         self.commit_end(commit, &record, &event).await?;
         Ok(Step::Again)
+    }
+
+    /// Names the effects of a turn that began, must not happen twice, and have no known end.
+    async fn in_doubt_of(&self, record: &TurnRecord) -> Result<Vec<Value>, RuntimeError> {
+        let topic = Topic::Turn {
+            session: SessionId::from(&record.worker),
+            turn: record.turn.clone(),
+        };
+        let stream = topic.stream_key();
+        let mut open: BTreeMap<String, Value> = BTreeMap::new();
+        let mut after = Position(0);
+        loop {
+            let limit = self.store.capabilities().limits.page_entries_max;
+            let page = Page::after(after, limit);
+            let page = self.store.events(stream.as_ref(), page).await?;
+            for event in &page.events {
+                note_doubt(&mut open, &event.decode()?.draft);
+            }
+            after = page.next;
+            if !page.has_more {
+                return Ok(open.into_values().collect());
+            }
+        }
     }
 
     /// Adds what every end of a turn does, and commits; none when another commit came first.
@@ -469,6 +502,28 @@ impl Instance {
             Some(row) => Ok((key, row.version)),
             None => Err(corrupt(&row_name(&key), "is missing")),
         }
+    }
+}
+
+/// Keeps account of the effects whose end is not known.
+fn note_doubt(open: &mut BTreeMap<String, Value>, event: &EventDraft) {
+    let identity = &event.payload["identity"];
+    let Some(key) = identity["key"].as_str() else {
+        return;
+    };
+    match event.kind {
+        EventKind::ToolCallStarted | EventKind::EffectStarted | EventKind::EffectInDoubt => {
+            let command = &identity["command"];
+            let named = json!({ "key": key, "call": command["call"], "tool": command["tool"] });
+            open.insert(key.to_owned(), named);
+        }
+        EventKind::ToolCallFinished
+        | EventKind::EffectFinished
+        | EventKind::EffectAttemptFailed
+        | EventKind::InDoubtRuled => {
+            open.remove(key);
+        }
+        _ => {}
     }
 }
 

@@ -103,6 +103,8 @@ impl Instance {
         let store = hub.store();
         let limits = EffectLimits {
             park_after: config.park_after,
+            commit_tries_max: config.commit_attempts_max,
+            commit_pause: config.commit_pause,
             ..EffectLimits::default()
         };
         let host = StoreEffectHost::new(

@@ -202,7 +202,7 @@ impl Instance {
             self.sessions.hold(&turn, Epoch(1));
         }
         let committed = self.contend(commit).await;
-        if !matches!(committed, Ok(Some(_))) {
+        if starts_now && !matches!(committed, Ok(Some(_))) {
             self.sessions.release(worker);
         }
         if committed?.is_none() {

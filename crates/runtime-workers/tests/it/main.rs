@@ -1,0 +1,36 @@
+//! The runtime entity: its suite over a store in memory, and what needs a clock or a fault.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails has found what its test looks for; rows of the scoreboard are printed"
+)]
+
+mod fold;
+mod suite;
+mod time;
+
+use std::sync::{Arc, Mutex};
+
+use runtime_store::{MemoryStore, Store};
+
+use crate::suite::Place;
+
+/// A store in memory that one process after another opens.
+struct Memory(Mutex<MemoryStore>);
+
+impl Memory {
+    fn new() -> Self {
+        Self(Mutex::new(MemoryStore::new("memory".parse().unwrap())))
+    }
+}
+
+impl Place for Memory {
+    fn open(&self) -> Arc<dyn Store> {
+        let mut store = self.0.lock().unwrap();
+        *store = store.reopen();
+        Arc::new(store.clone())
+    }
+}
+
+suite_over!(Memory);

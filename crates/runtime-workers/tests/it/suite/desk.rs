@@ -1,0 +1,332 @@
+//! A desk: an agent with a script and a few tools, and the processes that come and go at it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use runtime_agent::Agent;
+use runtime_core::{
+    ApprovalPolicy, EventKind, ModelRequest, RetryPolicy, RuntimeEvent, SessionId, Timestamp,
+    ToolDefinition, ToolHints, Topic, TurnId, WorkerId,
+};
+use runtime_model::{Model, ModelError, ModelStream, ScriptStep, ScriptedModel};
+use runtime_store::{Page, Position, Store};
+use runtime_testkit::{SeededRandom, SimulatedClock};
+use runtime_tools::{Tool, ToolContext, ToolError, ToolOutput};
+use runtime_turn::ApprovalDecision;
+use runtime_workers::view::{self, PendingItem};
+use runtime_workers::{Command, CreateWorker, Runtime, RuntimeConfig, RuntimeParts};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+/// Where a store is kept; opening it again is what the next process does.
+pub(crate) trait Place: Send + Sync {
+    fn open(&self) -> Arc<dyn Store>;
+}
+
+/// The input of the golden turn: a read, then an append that needs approval, then a last word.
+pub(crate) const GOLDEN: &str = "append a line";
+/// An input that is answered at once.
+pub(crate) const PLAIN: &str = "hello";
+/// An input whose tool waits for the test.
+pub(crate) const GATED: &str = "pass the gate";
+/// An input whose tool answers from outside, or not within a minute.
+pub(crate) const LATER: &str = "ask outside";
+
+type Act = dyn Fn(&ToolContext) -> ToolOutput + Send + Sync;
+
+struct DeskTool {
+    definition: ToolDefinition,
+    gate: Option<Arc<Gate>>,
+    act: Box<Act>,
+}
+
+impl std::fmt::Debug for DeskTool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.definition.name)
+    }
+}
+
+#[async_trait]
+impl Tool for DeskTool {
+    fn definition(&self) -> &ToolDefinition {
+        &self.definition
+    }
+
+    async fn call(&self, _: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
+        if let Some(gate) = &self.gate {
+            gate.entered.add_permits(1);
+            gate.open.acquire().await.unwrap().forget();
+        }
+        Ok((self.act)(&context))
+    }
+}
+
+/// Holds a tool call until the test lets it pass.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    entered: Semaphore,
+    open: Semaphore,
+}
+
+impl Gate {
+    /// Waits until a call is inside.
+    pub(crate) async fn entered(&self) {
+        self.entered.acquire().await.unwrap().forget();
+    }
+
+    /// Lets so many calls pass.
+    pub(crate) fn pass(&self, calls: usize) {
+        self.open.add_permits(calls);
+    }
+}
+
+/// A model that counts its calls.
+#[derive(Debug)]
+struct Counted {
+    model: ScriptedModel,
+    calls: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Model for Counted {
+    fn provider(&self) -> &str {
+        self.model.provider()
+    }
+
+    fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    async fn stream(&self, request: ModelRequest) -> Result<ModelStream<'_>, ModelError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.model.stream(request).await
+    }
+}
+
+/// What outlives the processes.
+pub(crate) struct Desk {
+    pub(crate) clock: SimulatedClock,
+    random: SeededRandom,
+    calls: Arc<AtomicUsize>,
+    /// What the append tool has done: a line for each call that ran.
+    ledger: Arc<Mutex<Vec<String>>>,
+    /// Whether the append tool panics after it has appended.
+    pub(crate) panics: Arc<Mutex<bool>>,
+    pub(crate) gate: Arc<Gate>,
+    /// Whether appending twice is declared harmless: the planted fault of R4.
+    pub(crate) declared_retry_safe: bool,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: SimulatedClock::new(Timestamp::from_millis(1_000_000)),
+            random: SeededRandom::new(5),
+            calls: Arc::default(),
+            ledger: Arc::default(),
+            panics: Arc::default(),
+            gate: Arc::new(Gate {
+                entered: Semaphore::new(0),
+                open: Semaphore::new(0),
+            }),
+            declared_retry_safe: false,
+        }
+    }
+
+    pub(crate) fn model_calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn ledger(&self) -> Vec<String> {
+        self.ledger.lock().unwrap().clone()
+    }
+
+    pub(crate) fn agent(&self) -> Agent {
+        let call = |name: &str| {
+            vec![
+                ScriptStep::call("1", name, json!({})),
+                ScriptStep::text("done: {last_tool_result}"),
+            ]
+        };
+        let golden = vec![
+            ScriptStep::call("1", "look", json!({})),
+            ScriptStep::call("2", "append", json!({})),
+            ScriptStep::text("done: {last_tool_result}"),
+        ];
+        let model = ScriptedModel::new("scripted", vec![ScriptStep::text("Hello, {input}!")])
+            .when_input_contains(GOLDEN, golden)
+            .when_input_contains(GATED, call("gate"))
+            .when_input_contains(LATER, call("later"));
+        let model = Counted {
+            model,
+            calls: Arc::clone(&self.calls),
+        };
+        Agent::builder("deployment-7", Arc::new(model))
+            .instructions("be brief")
+            // A call that is held by its gate is not given up, however fast the time goes by.
+            .tool_policy(RetryPolicy {
+                attempt_timeout: Duration::from_secs(100 * 24 * 3600),
+                ..RetryPolicy::default()
+            })
+            .tool(tool("look", true, None, |_| ToolOutput::text("seen")))
+            .tool(self.append())
+            .tool(tool("gate", true, Some(&self.gate), |_| {
+                ToolOutput::text("passed")
+            }))
+            .tool(tool("later", true, None, |_| ToolOutput::Pending {
+                deadline: Some(Duration::from_secs(60)),
+            }))
+            .build()
+    }
+
+    fn append(&self) -> Arc<dyn Tool> {
+        let (ledger, panics) = (Arc::clone(&self.ledger), Arc::clone(&self.panics));
+        let append = move |context: &ToolContext| {
+            ledger.lock().unwrap().push(context.call.to_string());
+            let panics = *panics.lock().unwrap();
+            assert!(!panics, "the pen breaks");
+            ToolOutput::text("appended")
+        };
+        let mut tool = DeskTool {
+            definition: definition("append", false),
+            gate: None,
+            act: Box::new(append),
+        };
+        tool.definition.approval = ApprovalPolicy::Always;
+        tool.definition.hints.retry_safe = self.declared_retry_safe;
+        Arc::new(tool)
+    }
+
+    pub(crate) fn config() -> RuntimeConfig {
+        RuntimeConfig {
+            park_after: Duration::ZERO,
+            commit_pause: Duration::ZERO,
+            input_bytes_max: 100,
+            reason_bytes_max: 100,
+            ..RuntimeConfig::default()
+        }
+    }
+
+    pub(crate) fn parts(&self, store: Arc<dyn Store>) -> RuntimeParts {
+        let mut parts = RuntimeParts::new(store, Arc::new(self.agent()));
+        parts.clock = Arc::new(self.clock.clone());
+        parts.random = Arc::new(self.random.clone());
+        parts.config = Self::config();
+        parts
+    }
+
+    /// A process that opens the store.
+    pub(crate) async fn open(&self, place: &dyn Place) -> Runtime {
+        Runtime::open(self.parts(place.open())).await.unwrap()
+    }
+
+    /// A process with the worker `desk`.
+    pub(crate) async fn open_worker(&self, place: &dyn Place) -> Runtime {
+        let runtime = self.open(place).await;
+        runtime
+            .create(CreateWorker::assistant(desk()))
+            .await
+            .unwrap();
+        runtime
+    }
+}
+
+pub(crate) fn desk() -> WorkerId {
+    "desk".parse().unwrap()
+}
+
+fn definition(name: &str, harmless: bool) -> ToolDefinition {
+    ToolDefinition {
+        name: name.to_owned(),
+        display_name: None,
+        description: format!("{name}s something"),
+        input_schema: json!({ "type": "object" }),
+        output_schema: None,
+        category: None,
+        approval: ApprovalPolicy::ByDeclaration,
+        hints: ToolHints {
+            read_only: harmless,
+            retry_safe: harmless,
+            trusted: true,
+        },
+        deferrable: false,
+    }
+}
+
+fn tool(
+    name: &str,
+    harmless: bool,
+    gate: Option<&Arc<Gate>>,
+    act: impl Fn(&ToolContext) -> ToolOutput + Send + Sync + 'static,
+) -> Arc<dyn Tool> {
+    Arc::new(DeskTool {
+        definition: definition(name, harmless),
+        gate: gate.cloned(),
+        act: Box::new(act),
+    })
+}
+
+/// Reads every event; checks that positions are dense, and each turn's numbers too (V1).
+pub(crate) async fn events(store: &dyn Store) -> Vec<RuntimeEvent> {
+    let mut events: Vec<RuntimeEvent> = Vec::new();
+    let mut after = Position(0);
+    loop {
+        let page = store.events(None, Page::after(after, 100)).await.unwrap();
+        events.extend(page.events.iter().map(|event| event.decode().unwrap()));
+        after = page.next;
+        if !page.has_more {
+            break;
+        }
+    }
+    let mut turns = std::collections::HashMap::<TurnId, u64>::new();
+    for (event, position) in events.iter().zip(1..) {
+        assert_eq!(event.position, position);
+        if let Some(turn) = &event.draft.turn {
+            let seq = turns.entry(turn.clone()).or_default();
+            *seq += 1;
+            assert_eq!(event.seq, Some(*seq), "{event:?}");
+        }
+    }
+    events
+}
+
+pub(crate) fn count(events: &[RuntimeEvent], kind: &EventKind) -> usize {
+    events.iter().filter(|event| event.kind() == kind).count()
+}
+
+/// How each turn ended, in order; fails when one has two ends.
+pub(crate) fn ends(events: &[RuntimeEvent]) -> Vec<(TurnId, EventKind)> {
+    let mut ends: Vec<(TurnId, EventKind)> = Vec::new();
+    for event in events.iter().filter(|event| event.kind().ends_turn()) {
+        let turn = event.draft.turn.clone().unwrap();
+        assert!(ends.iter().all(|(ended, _)| *ended != turn), "{event:?}");
+        ends.push((turn, event.kind().clone()));
+    }
+    ends
+}
+
+pub(crate) async fn pending(store: &Arc<dyn Store>) -> Vec<PendingItem> {
+    view::pending(Arc::clone(store)).await.unwrap()
+}
+
+/// Approves whatever waits for approval, by its token.
+pub(crate) async fn approve_all(runtime: &Runtime) {
+    for item in runtime.pending().await.unwrap() {
+        if let Some(token) = item.token {
+            let decision = ApprovalDecision::Approve;
+            let command = Command::Decide {
+                target: token,
+                decision,
+            };
+            runtime.apply(command).await.unwrap();
+        }
+    }
+}
+
+pub(crate) fn session() -> Topic {
+    Topic::Session {
+        session: SessionId::from(&desk()),
+    }
+}

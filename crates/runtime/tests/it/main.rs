@@ -1,0 +1,38 @@
+//! The suite of the runtime entity over files: what holds in memory holds on disk (U1).
+
+#![cfg(feature = "fs-store")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails has found what its test looks for; rows of the scoreboard are printed"
+)]
+
+// Written once, beside the crate that it tests; that crate may not name the store on files.
+#[path = "../../../runtime-workers/tests/it/suite/mod.rs"]
+mod suite;
+
+use std::sync::Arc;
+
+use runtime_fs_store::{FsStore, FsStoreOptions};
+use runtime_store::Store;
+use tempfile::TempDir;
+
+use crate::suite::Place;
+
+/// A directory that one process after another opens.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
+impl Place for Files {
+    fn open(&self) -> Arc<dyn Store> {
+        let options = FsStoreOptions::new(self.0.path().join("store"));
+        Arc::new(FsStore::open(&options).unwrap())
+    }
+}
+
+suite_over!(Files);
