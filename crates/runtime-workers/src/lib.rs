@@ -7,7 +7,12 @@
 //! beside a running process.
 //!
 //! Not here: which store (the crates at the edge), what a turn does (`runtime-turn`), how an
-//! effect is recorded (`runtime-effects`). Not yet: stop, resume, delete and purge of workers.
+//! effect is recorded (`runtime-effects`).
+//!
+//! Not yet: stop, resume under a new generation, delete and purge of workers; bundles,
+//! capabilities, mounts and their diagnostics; a paged list and a transcript; System inputs; agents
+//! leased through `runtime-agent-cache`; policies for a turn of another deployment (it goes on); a
+//! bound on the turns that run at once; waking what another process has answered on a shared store.
 //!
 //! ```
 //! use std::sync::Arc;
