@@ -461,7 +461,8 @@ impl EffectEnvelope {
             retry_safe: false,
             policy,
         };
-        let bytes = envelope.identity().to_string().len();
+        let identity = serde_json::to_vec(&envelope.identity_fields());
+        let bytes = identity.expect("an envelope is plain data").len();
         if bytes > ENVELOPE_BYTES_MAX {
             return Err(EnvelopeError::TooLarge { bytes });
         }
@@ -521,12 +522,7 @@ impl EffectEnvelope {
     /// Returns what identifies the effect, as JSON: scope, key, command.
     #[must_use]
     pub fn identity(&self) -> Value {
-        let identity = Identity {
-            scope: &self.scope,
-            key: &self.key,
-            command: &self.command,
-        };
-        serde_json::to_value(identity).expect("an envelope is plain data")
+        serde_json::to_value(self.identity_fields()).expect("an envelope is plain data")
     }
 
     /// Returns the SHA-256 of the canonical identity: what replay compares.
@@ -542,6 +538,14 @@ impl EffectEnvelope {
         CanonicalEncoder::new("effect-envelope")
             .json(identity)
             .digest()
+    }
+
+    const fn identity_fields(&self) -> Identity<'_> {
+        Identity {
+            scope: &self.scope,
+            key: &self.key,
+            command: &self.command,
+        }
     }
 
     /// Returns the key that every attempt hands to the model or tool; unique across runtimes

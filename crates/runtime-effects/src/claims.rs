@@ -8,7 +8,7 @@ use runtime_store::Epoch;
 
 use crate::EffectError;
 
-type ClaimKey = (ScopeId, Epoch, ReplayKey);
+type ClaimKey = Arc<(ScopeId, Epoch, ReplayKey)>;
 
 /// The effects that run now.
 #[derive(Debug, Default)]
@@ -31,9 +31,9 @@ impl Claims {
         epoch: Epoch,
         key: &ReplayKey,
     ) -> Result<Claim, EffectError> {
-        let claimed = (scope.clone(), epoch, key.clone());
+        let claimed = Arc::new((scope.clone(), epoch, key.clone()));
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if !running.insert(claimed.clone()) {
+        if !running.insert(Arc::clone(&claimed)) {
             return Err(EffectError::Duplicate { key: key.clone() });
         }
         Ok(Claim {

@@ -35,10 +35,11 @@ pub(crate) struct Subject {
 
 impl Subject {
     pub(crate) fn new(envelope: EffectEnvelope) -> Self {
+        let identity = envelope.identity();
         Self {
             scope: envelope.scope().scope_id(),
-            identity: envelope.identity(),
-            digest: envelope.digest(),
+            digest: EffectEnvelope::identity_digest(&identity),
+            identity,
             ruling: None,
             envelope,
         }

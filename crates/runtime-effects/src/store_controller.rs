@@ -74,8 +74,19 @@ impl EffectController for StoreController {
         envelope: EffectEnvelope,
         executor: LocalExecutor<'run>,
     ) -> Result<EffectOutcome, Interrupt> {
-        let mut results = self.execute_batch(vec![(envelope, executor)]).await;
-        results.pop().expect("a batch of one has one result")
+        // One effect needs none of what keeps a batch apart; each step of most turns is one.
+        match self.prepare(envelope, executor).await {
+            Prepared::Settled(result) => result,
+            Prepared::Run(effect) => {
+                if effect.needs_intent_now() {
+                    let commit = self
+                        .recorder()
+                        .intents(&[(&effect.subject, effect.attempt)]);
+                    self.shared.record(commit).await?;
+                }
+                self.run(effect).await
+            }
+        }
     }
 
     async fn execute_batch<'run>(
