@@ -13,8 +13,8 @@ use crate::record::{Applied, AppliedEvent, Extent, RowEdit};
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     rows: BTreeMap<RowKey, RowEntry>,
-    /// The rows of each owner, for `Retire`.
-    owned: BTreeSet<(ScopeId, RowKey)>,
+    /// The spaces that ever had a row, for `Retire`: a few constant words.
+    spaces: BTreeSet<Arc<str>>,
     due: BTreeSet<(Arc<str>, Timestamp, RowKey)>,
     /// The event at index `i` has position `i + 1`.
     events: Vec<Extent>,
@@ -225,8 +225,8 @@ impl Index {
         if let Some(time) = due {
             self.due.insert((Arc::clone(&key.space), time, key.clone()));
         }
-        if version == 1 {
-            self.owned.insert((key.scope.clone(), key.clone()));
+        if version == 1 && !self.spaces.contains(&key.space) {
+            self.spaces.insert(Arc::clone(&key.space));
         }
         let entry = RowEntry {
             version,
@@ -241,7 +241,6 @@ impl Index {
         let Some(row) = self.rows.remove(key) else {
             return;
         };
-        self.owned.remove(&(key.scope.clone(), key.clone()));
         if let Some(time) = row.due {
             self.due
                 .remove(&(Arc::clone(&key.space), time, key.clone()));
@@ -249,12 +248,18 @@ impl Index {
     }
 
     fn keys_of(&self, scope: &ScopeId) -> Vec<RowKey> {
-        let start = (scope.clone(), first_key(&Arc::from("")));
-        self.owned
-            .range(start..)
-            .take_while(|(owner, _)| owner == scope)
-            .map(|(_, key)| key.clone())
-            .collect()
+        let name: Arc<str> = Arc::from("");
+        let rows_in = |space: &Arc<str>| {
+            let start = RowKey {
+                space: Arc::clone(space),
+                scope: scope.clone(),
+                name: Arc::clone(&name),
+            };
+            let rows = self.rows.range(start..).map(|(key, _)| key.clone());
+            rows.take_while(|key| key.scope == *scope && *key.space == **space)
+                .collect::<Vec<_>>()
+        };
+        self.spaces.iter().flat_map(rows_in).collect()
     }
 
     /// Returns the rows of a query, and the last key if more follow.

@@ -119,16 +119,19 @@ async fn run(
 ) {
     let mut group = Vec::new();
     loop {
-        let mut idle = log.needs_mark().then(|| clock.sleep(limits.idle_mark));
+        let needs_mark = log.needs_mark();
+        let mut idle = None;
         let taken = poll_fn(|context| {
             let taken = waiting.poll_recv_many(context, &mut group, limits.group_commits_max);
             if let Poll::Ready(taken) = taken {
                 return Poll::Ready(Some(taken));
             }
-            match idle.as_mut().map(|idle| idle.as_mut().poll(context)) {
-                Some(Poll::Ready(())) => Poll::Ready(None),
-                _ => Poll::Pending,
+            if !needs_mark {
+                return Poll::Pending;
             }
+            // Begun only when nothing waits: a busy writer makes no timers.
+            let idle = idle.get_or_insert_with(|| clock.sleep(limits.idle_mark));
+            idle.as_mut().poll(context).map(|()| None)
         })
         .await;
         match taken {
