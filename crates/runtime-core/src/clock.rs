@@ -36,6 +36,15 @@ impl Timestamp {
         )
     }
 
+    /// Returns the time `duration` earlier; saturates at the beginning of time.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+
     /// Returns how long after `earlier` this is; zero when the wall clock went backwards.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
