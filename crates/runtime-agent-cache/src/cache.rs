@@ -2,18 +2,18 @@
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 use runtime_core::{Clock, Random};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::generation::{Disposals, Generation, Outstanding};
 use crate::state::{Building, Landing, Placed, Slot, State, Trash, Trouble};
+use crate::sync::{AtomicBool, Fault, Handle, Mutex, MutexGuard, is_planted};
 use crate::{
     AgentCacheConfig, AgentCacheCounters, AgentKey, Build, CloseReport, Dispose, EntryState,
     Invalidated, Lease, LeaseError, Seeded, StaleState, SweepReport, Ttl,
@@ -45,10 +45,24 @@ struct Flight<V: Send + Sync + 'static> {
     builder: Arc<dyn Build<V>>,
     /// It holds a seat of its own.
     reserved: bool,
+    /// The slot that it builds for.
+    slot: u64,
     /// In shadow mode each call builds alone; the eviction count at its start.
     alone: Option<u64>,
     landing: watch::Sender<Option<Landing<V>>>,
     over: bool,
+}
+
+/// What a build may still do when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// It is the build of its key: all it says counts.
+    Current,
+    /// A build of a newer version is under way: what it built is kept until that lands, since
+    /// whoever waited for it was promised no less. What went wrong is for the newer one to say.
+    Overtaken,
+    /// Its key was evicted, or the cache closed: nothing is kept.
+    Gone,
 }
 
 /// What a call found.
@@ -549,14 +563,17 @@ impl<V: Send + Sync + 'static> Inner<V> {
         let (landing, passenger) = watch::channel(None);
         let number = self.number();
         let alone = self.config.shadow.then_some(state.evictions);
+        let mut slot_number = number;
         if alone.is_none() {
             let slot = state.slots.entry(key.clone()).or_insert_with(|| Slot {
+                number,
                 resident: None,
                 builder: Arc::clone(builder),
                 ttl,
                 build: None,
                 trouble: None,
             });
+            slot_number = slot.number;
             slot.use_builder(builder, ttl, trash);
             slot.build = Some(Building {
                 number,
@@ -572,6 +589,7 @@ impl<V: Send + Sync + 'static> Inner<V> {
             ttl,
             builder: Arc::clone(builder),
             reserved: reserve,
+            slot: slot_number,
             alone,
             landing,
             over: false,
@@ -595,7 +613,8 @@ impl<V: Send + Sync + 'static> Inner<V> {
             .and_then(|factor| self.config.retry_base.checked_mul(factor))
             .unwrap_or(self.config.retry_max)
             .min(self.config.retry_max);
-        doubled.mul_f64(0.5 + fraction / 2.0)
+        let seconds = doubled.as_secs_f64() * (0.5 + fraction / 2.0);
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }
 
@@ -652,15 +671,17 @@ impl<V: Send + Sync + 'static> Flight<V> {
         if built.is_err() {
             inner.disposals.counters.build_failures.add(1);
         }
+        let left_early =
+            is_planted(Fault::LeaveThenPlace).then(|| inner.enter(|state, _, _| self.leave(state)));
         let landing = inner.enter(|state, now, trash| {
-            let claim = self.leave(state);
+            let claim = left_early.unwrap_or_else(|| self.leave(state));
             let built = match built {
                 Ok(value) => value,
                 Err(error) => return Err(self.failed(state, claim, error, now, trash)),
             };
             let Some(value) = built else {
                 let newer = |there| there >= self.version;
-                if claim && !state.version(&self.key, now).is_some_and(newer) {
+                if claim == Claim::Current && !state.version(&self.key, now).is_some_and(newer) {
                     state.evict(&self.key, trash);
                 }
                 return Ok(None);
@@ -672,25 +693,29 @@ impl<V: Send + Sync + 'static> Flight<V> {
     }
 
     /// Ends the flight; says whether what it built may be kept.
-    fn leave(&mut self, state: &mut State<V>) -> bool {
+    fn leave(&mut self, state: &mut State<V>) -> Claim {
         self.over = true;
         state.builds -= 1;
         state.reserved -= usize::from(self.reserved);
         if let Some(evictions) = self.alone {
-            return state.open && evictions == state.evictions;
+            return if state.open && evictions == state.evictions {
+                Claim::Current
+            } else {
+                Claim::Gone
+            };
         }
-        match state.slots.get_mut(&self.key) {
-            Some(slot)
-                if slot
-                    .build
-                    .as_ref()
-                    .is_some_and(|build| build.number == self.number) =>
-            {
-                slot.build = None;
-                state.open
-            }
-            // Evicted, or a newer build has taken its place.
-            _ => false,
+        let slot = state.slots.get_mut(&self.key);
+        let Some(slot) = slot.filter(|slot| state.open && slot.number == self.slot) else {
+            return if is_planted(Fault::LateBuildKept) {
+                Claim::Current
+            } else {
+                Claim::Gone
+            };
+        };
+        let own = |build: &mut Building<V>| build.number == self.number;
+        match slot.build.take_if(own) {
+            Some(_) => Claim::Current,
+            None => Claim::Overtaken,
         }
     }
 
@@ -698,7 +723,7 @@ impl<V: Send + Sync + 'static> Flight<V> {
     fn settle(
         &self,
         state: &mut State<V>,
-        claim: bool,
+        claim: Claim,
         newcomer: Arc<Generation<V>>,
         now: Duration,
         trash: &mut Trash<V>,
@@ -709,7 +734,7 @@ impl<V: Send + Sync + 'static> Flight<V> {
         // its seat may have been given away.
         let homeless = !self.reserved && state.version(&self.key, now).is_none();
         let refused = homeless && self.inner.admit(state, &self.key, 1, now, trash).is_err();
-        if !claim || refused {
+        if claim == Claim::Gone || refused {
             state.forget_if_empty(&self.key, trash);
             counters.not_kept.add(1);
             return Lease(newcomer);
@@ -734,12 +759,12 @@ impl<V: Send + Sync + 'static> Flight<V> {
     fn failed(
         &self,
         state: &mut State<V>,
-        claim: bool,
+        claim: Claim,
         error: LeaseError,
         now: Duration,
         trash: &mut Trash<V>,
     ) -> LeaseError {
-        if !claim || self.alone.is_some() {
+        if claim != Claim::Current || self.alone.is_some() {
             return error;
         }
         if let Some(slot) = state.slots.get_mut(&self.key)

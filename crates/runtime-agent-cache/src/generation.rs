@@ -9,16 +9,16 @@ use std::fmt;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 use runtime_core::Clock;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::counters::Counters;
+use crate::sync::{AtomicBool, Handle};
 use crate::{AgentKey, DisposalFailure, DisposalReason, Dispose};
 
 /// One built object.

@@ -47,8 +47,11 @@ mod counters;
 mod error;
 mod generation;
 mod key;
+#[cfg(all(test, shuttle))]
+mod model;
 mod report;
 mod state;
+mod sync;
 
 pub use cache::AgentCache;
 pub use config::{AgentCacheConfig, EnvironmentSettings, SettingCapped, SettingError, Ttl};

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::generation::Generation;
+use crate::sync::{Fault, is_planted};
 use crate::{AgentKey, Build, Lease, LeaseError, Ttl};
 
 /// What passengers of a build get; none if there is nothing to build.
@@ -30,6 +31,8 @@ pub(crate) struct State<V: Send + 'static> {
 }
 
 pub(crate) struct Slot<V: Send + 'static> {
+    /// Tells the slot of a key from the one that it had before it was evicted.
+    pub(crate) number: u64,
     pub(crate) resident: Option<Resident<V>>,
     pub(crate) builder: Arc<dyn Build<V>>,
     pub(crate) ttl: Ttl,
@@ -166,8 +169,12 @@ impl<V: Send + 'static> State<V> {
             return false;
         };
         self.recency.remove(&resident.tick);
-        if resident.is_idle() {
+        if resident.is_idle() || is_planted(Fault::LeasedIsDoomed) {
             resident.generation.doom();
+        }
+        if is_planted(Fault::RetiredIsLost) {
+            std::mem::forget(resident.generation);
+            return true;
         }
         trash.generations.push(resident.generation);
         true
@@ -242,6 +249,7 @@ impl<V: Send + 'static> State<V> {
             .get_mut(key)
             .and_then(|slot| slot.resident.as_mut())
             && resident.generation.version >= newcomer.version
+            && !is_planted(Fault::OlderReplaces)
         {
             let same = resident.generation.version == newcomer.version;
             if same {
@@ -259,6 +267,7 @@ impl<V: Send + 'static> State<V> {
             tick: self.tick,
         };
         let slot = self.slots.entry(key.clone()).or_insert_with(|| Slot {
+            number: newcomer.number,
             resident: None,
             builder: Arc::clone(builder),
             ttl,

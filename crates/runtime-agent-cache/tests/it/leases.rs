@@ -183,6 +183,37 @@ async fn g2_an_invalidation_during_a_build_is_not_lost() {
     assert_eq!(world.books.alive(), 1);
 }
 
+/// Two invalidations at once: the first is answered with its swap, and it has happened, although
+/// the build of the second one is still under way.
+#[tokio::test]
+async fn g2_an_overtaken_build_is_kept_until_the_newer_one_lands() {
+    let world = World::new();
+    world
+        .cache
+        .get_or_build(&key("a"), 1, &world.build)
+        .await
+        .unwrap();
+    world.builder.shut();
+    let invalidate = |version| {
+        let cache = world.cache.clone();
+        tokio::spawn(async move { cache.invalidate(&key("a"), version).await })
+    };
+    let second = invalidate(2);
+    settle().await;
+    world.builder.plays(Play::Fail);
+    let third = invalidate(3);
+    settle().await;
+    world.builder.open();
+    let swapped = second.await.unwrap();
+    assert_eq!(swapped, Ok(Invalidated::Swapped { version: 2 }));
+    assert!(third.await.unwrap().is_err());
+    settle().await;
+    // The old one that the failed rebuild keeps is the second, not the first.
+    let state = world.cache.state(&key("a")).unwrap();
+    assert_eq!((state.version, state.stale.unwrap().wanted), (2, 3));
+    assert_eq!(world.books.alive(), 1);
+}
+
 #[tokio::test]
 async fn g2_an_eviction_during_a_build_is_not_undone_by_it() {
     let world = World::new();

@@ -69,3 +69,12 @@ async fn g2_configuration_is_swapped_under_load() {
     assert!(world.books.built() > TENANTS as u64, "nothing was swapped");
     world.assert_all_disposed_once();
 }
+
+/// The example is what it says: it runs to its end with all of its assertions.
+#[path = "../../examples/swap_under_load.rs"]
+mod example;
+
+#[test]
+fn g2_the_example_holds() {
+    example::main();
+}
