@@ -2,21 +2,22 @@
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
-use runtime_core::{Classified as _, Clock, Random, Timestamp, WireError};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use runtime_core::{Classified as _, Clock, Digest, Random, Timestamp, WireError};
+use tokio::sync::Semaphore;
 
+use crate::archive::{Archived, Saved};
 use crate::counters::Counters;
 use crate::error::bounded;
 use crate::flight::{Boarding, Flights, Standing, Ticket};
-use crate::policy::{Decision, Moment, PAST, Record, decide};
+use crate::policy::{Decision, Life, Moment, PAST, Record, Trouble, decide};
 use crate::shelf::{Entry, Gone, Held, Shelf};
+use crate::sync::{JoinSet, Mutex, MutexGuard, PoisonError, watch};
 use crate::{
     Answer, CacheConfig, CacheCounters, CacheKey, CacheObserver, CacheValue, CatalogueChanged,
     DiscoveryError, Fetch, FetchError, Hints, State, UncachedReason,
@@ -39,6 +40,8 @@ struct Inner<V> {
     /// None once closed.
     tasks: Mutex<Option<JoinSet<()>>>,
     counters: Counters,
+    /// What stands in the archive, if there is one.
+    saved: Mutex<Saved>,
 }
 
 /// What a fetch brought, measured while no lock is held.
@@ -139,6 +142,7 @@ impl<V: CacheValue> DiscoveryCache<V> {
             closing: watch::Sender::new(false),
             tasks: Mutex::new(Some(JoinSet::new())),
             counters: Counters::default(),
+            saved: Mutex::new(Saved::new()),
         }))
     }
 
@@ -255,7 +259,8 @@ impl<V: CacheValue> DiscoveryCache<V> {
         self.0.shelf.bytes()
     }
 
-    /// Returns the number of fetches under way.
+    /// Returns the number of fetches that run or wait for their turn, those of invalidated keys
+    /// included; never more than `flights_max`.
     #[must_use]
     pub fn flights(&self) -> usize {
         self.0.flights.len()
@@ -283,6 +288,84 @@ impl<V: CacheValue> DiscoveryCache<V> {
         self.0.closing.send_replace(true);
         let Some(mut tasks) = tasks else { return };
         while tasks.join_next().await.is_some() {}
+    }
+
+    /// Says whether a value is within the limits of what is kept.
+    pub(crate) fn may_keep(&self, value: &V) -> bool {
+        self.0.config.is_kept(value.bytes(), value.tools())
+    }
+
+    /// Returns what an archive is to hold; nothing whose credential was refused.
+    pub(crate) fn to_archive(&self) -> Vec<Archived<V>> {
+        let (now, wall) = (self.0.now(), self.0.clock.now());
+        let before = |at: Moment| now.saturating_sub(at);
+        let archived = |key: &CacheKey, entry: &Entry<V>| {
+            let (held, life) = (entry.held.as_ref()?, entry.record.life?);
+            let blocked = matches!(entry.record.trouble, Trouble::Blocked { .. });
+            (!blocked).then(|| Archived {
+                key: key.clone(),
+                value: Arc::clone(&held.value),
+                digest: held.digest,
+                fetched_at: wall.before(before(life.fetched_at)),
+                stale_at: wall
+                    .before(before(life.stale_at))
+                    .after(life.stale_at.saturating_sub(now)),
+            })
+        };
+        let entries = self.0.shelf.entries.iter();
+        entries
+            .filter_map(|entry| archived(entry.key(), entry.value()))
+            .collect()
+    }
+
+    /// Remembers that something unreadable stands in the archive, so that the next save removes it.
+    pub(crate) fn note_refused(&self, name: Digest) {
+        let nothing = (Digest::from_bytes([0; 32]), Timestamp::from_millis(0));
+        self.0.note_saved(name, Some(nothing));
+    }
+
+    /// Keeps an archived entry as stale; false if it is too old, nothing may be evicted for it, or
+    /// its key is known already.
+    pub(crate) fn put_restored(&self, archived: Archived<V>) -> bool {
+        let inner = &self.0;
+        let stamp = (archived.digest, archived.fetched_at);
+        inner.note_saved(archived.key.digest(), Some(stamp));
+        let (now, wall) = (inner.now(), inner.clock.now());
+        let life = Life {
+            fetched_at: now.saturating_sub(wall.since(archived.fetched_at)),
+            stale_at: now.saturating_sub(wall.since(archived.stale_at)),
+        };
+        let record = Record {
+            life: Some(life),
+            ..Record::NEW
+        };
+        if decide(&record, &inner.config, now) == Decision::Cold {
+            return false;
+        }
+        let held = Held {
+            digest: archived.digest,
+            bytes: archived.value.bytes(),
+            value: archived.value,
+        };
+        let (key, bytes) = (archived.key, held.bytes);
+        let entry = Entry::new(record, Some(held), None, 0);
+        inner.flights.meanwhile(|| {
+            let room = inner.shelf.entries.len() < inner.config.entries_max
+                && inner.shelf.bytes().saturating_add(bytes) <= inner.config.total_bytes_max;
+            let restores = room && !inner.shelf.entries.contains_key(&key);
+            if restores {
+                inner.shelf.put(&key, entry);
+            }
+            restores
+        })
+    }
+
+    pub(crate) fn saved(&self) -> Saved {
+        self.0.saved_lock().clone()
+    }
+
+    pub(crate) fn note_saved(&self, name: Digest, stamp: Option<(Digest, Timestamp)>) {
+        self.0.note_saved(name, stamp);
     }
 
     /// Waits for the fetch of a key, or starts it. Only a fetch numbered `horizon` or later will
@@ -365,8 +448,20 @@ impl<V: CacheValue> Inner<V> {
         PAST + self.clock.monotonic()
     }
 
-    fn tasks(&self) -> std::sync::MutexGuard<'_, Option<JoinSet<()>>> {
+    fn tasks(&self) -> MutexGuard<'_, Option<JoinSet<()>>> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn saved_lock(&self) -> MutexGuard<'_, Saved> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_saved(&self, name: Digest, stamp: Option<(Digest, Timestamp)>) {
+        let mut saved = self.saved_lock();
+        match stamp {
+            Some(stamp) => saved.insert(name, stamp),
+            None => saved.remove(&name),
+        };
     }
 
     fn fraction(&self) -> f64 {
@@ -440,7 +535,10 @@ impl<V: CacheValue> Inner<V> {
         };
         counter.add(1);
         let due = matches!(decision, Decision::Stale { refresh: true, .. });
-        due && entry.claim(millis(now), millis(now + self.config.discovery_timeout))
+        due && entry.claim(
+            millis(now),
+            millis(now.saturating_add(self.config.discovery_timeout)),
+        )
     }
 
     /// Answers with what a fetch numbered `horizon` or later has stored.
@@ -542,7 +640,9 @@ impl<V: CacheValue> Inner<V> {
                     self.counters.discarded.add(1);
                     (superseded(outcome), Landed::default())
                 }
-                (standing, Ok(weighed)) if self.is_kept(&weighed) => {
+                (standing, Ok(weighed))
+                    if self.config.is_kept(weighed.held.bytes, weighed.tools) =>
+                {
                     let outdated = standing == Standing::Outdated;
                     self.keep(&key, number, weighed, |record, ttl| {
                         record.succeeded(started, now, ttl(fraction), outdated)
@@ -575,11 +675,6 @@ impl<V: CacheValue> Inner<V> {
         if let Some((before, after)) = landed.changed {
             self.tell(key, &before, &after, number);
         }
-    }
-
-    fn is_kept(&self, weighed: &Weighed<V>) -> bool {
-        let bytes_max = self.config.entry_bytes_max.min(self.config.total_bytes_max);
-        weighed.held.bytes <= bytes_max && weighed.tools <= self.config.tools_max
     }
 
     /// What was kept of the key, to be carried over into the next entry.

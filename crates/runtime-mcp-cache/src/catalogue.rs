@@ -1,17 +1,18 @@
 //! What is cached of a tool server: its tools, ready to be offered (M5, M6, M8).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use runtime_core::{ApprovalPolicy, CanonicalEncoder, Digest, ToolDefinition, ToolHints};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    ByteBudget, CacheValue, Changes, FetchError, FetchLimits, Fetched, Hints, RefusedTool,
-    public_name,
+    ArchivedValue, ByteBudget, CacheValue, Changes, FetchError, FetchLimits, Fetched, Hints,
+    RefusedTool, public_name,
 };
 
 /// One tool of a server.
@@ -78,6 +79,7 @@ impl DiscoveredTool {
 #[derive(Clone)]
 pub struct Catalogue {
     server: String,
+    trusted: bool,
     tools: Vec<DiscoveredTool>,
     refused: Vec<RefusedTool>,
     rendered: Arc<[u8]>,
@@ -137,6 +139,26 @@ impl Catalogue {
         Some(&self.rendered[self.spans[at].clone()])
     }
 
+    fn of(
+        server: String,
+        trusted: bool,
+        tools: Vec<DiscoveredTool>,
+        refused: Vec<RefusedTool>,
+        bytes: u64,
+    ) -> Self {
+        let (rendered, spans) = render(&tools);
+        Self {
+            digest: digest(&server, trusted, &tools, &refused),
+            server,
+            trusted,
+            rendered: rendered.into(),
+            spans,
+            tools,
+            refused,
+            bytes,
+        }
+    }
+
     fn position(&self, name: &str) -> Option<usize> {
         self.tools
             .binary_search_by(|tool| tool.name.as_str().cmp(name))
@@ -174,6 +196,51 @@ impl CacheValue for Catalogue {
             .filter(|tool| self.tool(&tool.name).is_none());
         changes.removed = gone.map(|tool| tool.name.clone()).collect();
         changes
+    }
+}
+
+/// A catalogue as it stands in an archive.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArchivedCatalogue<'a> {
+    trusted: bool,
+    tools: Vec<Cow<'a, Value>>,
+    refused: Cow<'a, [RefusedTool]>,
+    digest: Digest,
+}
+
+impl ArchivedValue for Catalogue {
+    fn encode(&self) -> Vec<u8> {
+        let archived = ArchivedCatalogue {
+            trusted: self.trusted,
+            tools: self
+                .tools
+                .iter()
+                .map(|tool| Cow::Borrowed(&tool.raw))
+                .collect(),
+            refused: Cow::Borrowed(&self.refused),
+            digest: self.digest,
+        };
+        serde_json::to_vec(&archived).expect("JSON made of JSON can be written")
+    }
+
+    /// Reads it back as that of a server which is not trusted, whatever it was: whether its hints
+    /// count is for the configuration of today to say (M10), which the first refresh asks.
+    fn decode(server: &str, bytes: &[u8]) -> Option<Self> {
+        let archived: ArchivedCatalogue<'static> = serde_json::from_slice(bytes).ok()?;
+        let (mut budget, mut tools) = (ByteBudget::new(u64::MAX), Vec::new());
+        for raw in archived.tools {
+            budget.spend_json(&*raw).ok()?;
+            tools.push(DiscoveredTool::parse(server, false, raw.into_owned()).ok()?);
+        }
+        let ordered = tools.is_sorted_by(|one: &DiscoveredTool, two| one.name < two.name);
+        let mut names: Vec<_> = tools.iter().map(|tool| &tool.definition.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        let refused = archived.refused.into_owned();
+        let same = digest(server, archived.trusted, &tools, &refused) == archived.digest;
+        let whole = ordered && names.len() == tools.len() && same;
+        whole.then(|| Self::of(server.to_owned(), false, tools, refused, budget.spent()))
     }
 }
 
@@ -254,16 +321,8 @@ impl CatalogueBuilder {
         }));
         let tools = refuse_equal_public_names(single.into_iter().flatten(), &mut refused);
         refused.sort_unstable();
-        let (rendered, spans) = render(&tools);
-        let value = Catalogue {
-            digest: digest(&self.server, self.trusted, &tools, &refused),
-            server: self.server,
-            rendered: rendered.into(),
-            spans,
-            tools,
-            refused,
-            bytes: self.budget.spent(),
-        };
+        let bytes = self.budget.spent();
+        let value = Catalogue::of(self.server, self.trusted, tools, refused, bytes);
         let hints = self.hints.unwrap_or_default();
         Fetched { value, hints }
     }

@@ -38,7 +38,7 @@ pub struct CacheConfig {
     pub discovery_timeout: Duration,
     /// The number of fetches that run at once.
     pub discoveries_max: usize,
-    /// The number of fetches that run or wait for their turn.
+    /// The number of fetches that run or wait for their turn, those of invalidated keys included.
     pub flights_max: usize,
 }
 
@@ -68,6 +68,11 @@ impl Default for CacheConfig {
 }
 
 impl CacheConfig {
+    /// Says whether a value of so many bytes and tools is kept.
+    pub(crate) fn is_kept(&self, bytes: u64, tools: usize) -> bool {
+        bytes <= self.entry_bytes_max.min(self.total_bytes_max) && tools <= self.tools_max
+    }
+
     /// Returns what a fetch must keep to.
     #[must_use]
     pub fn fetch_limits(&self) -> FetchLimits {

@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use crate::sync::{Mutex, MutexGuard, PoisonError, watch};
+use crate::sync::{Fault, Mutex, MutexGuard, PoisonError, is_planted, watch};
 
 /// The flights under way; empty when nothing is.
 #[derive(Debug)]
@@ -29,6 +29,9 @@ struct Board<K, R> {
     /// The number of the next flight: growing, so that "started after this call" can be told
     /// even when the clock stands still.
     next: u64,
+    /// The flights that have not landed, those that were grounded included: a key that is
+    /// invalidated again and again must not start fetches without bound.
+    aloft: usize,
 }
 
 #[derive(Debug)]
@@ -84,20 +87,21 @@ impl<K, R> Default for Flights<K, R> {
             board: Mutex::new(Board {
                 flights: HashMap::new(),
                 next: 1,
+                aloft: 0,
             }),
         }
     }
 }
 
 impl<K: Hash + Eq + Clone, R: Clone> Flights<K, R> {
-    // Whoever panicked under the lock left a valid board: every step changes one field.
+    // Whoever panicked under the lock left a valid board.
     fn board_lock(&self) -> MutexGuard<'_, Board<K, R>> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the number of flights under way.
+    /// Returns the number of flights that have not landed, grounded ones included.
     pub(crate) fn len(&self) -> usize {
-        self.board_lock().flights.len()
+        self.board_lock().aloft
     }
 
     /// Boards the flight of a key. `look` runs under the lock.
@@ -116,12 +120,13 @@ impl<K: Hash + Eq + Clone, R: Clone> Flights<K, R> {
         if let Some(found) = look() {
             return Boarding::Found(found);
         }
-        if board.flights.len() >= flights_max {
+        if board.aloft >= flights_max {
             return Boarding::Full;
         }
         let (sender, landing) = watch::channel(None);
         let number = board.next;
         board.next += 1;
+        board.aloft += 1;
         let slot = Slot {
             number,
             outdated: false,
@@ -143,7 +148,13 @@ impl<K: Hash + Eq + Clone, R: Clone> Flights<K, R> {
         store: impl FnOnce(Standing) -> (R, T),
     ) -> T {
         let mut board = self.board_lock();
+        board.aloft -= 1;
         let standing = board.standing(&ticket);
+        if is_planted(Fault::LeaveThenStore) {
+            board.take_off_the_board(&ticket);
+            drop(board);
+            board = self.board_lock();
+        }
         let (result, told) = store(standing);
         board.take_off_the_board(&ticket);
         drop(board);
@@ -154,7 +165,19 @@ impl<K: Hash + Eq + Clone, R: Clone> Flights<K, R> {
 
     /// Takes a ticket's flight off the board without a result; its passengers are released.
     pub(crate) fn abandon(&self, ticket: Ticket<K, R>) {
-        self.board_lock().take_off_the_board(&ticket);
+        let mut board = self.board_lock();
+        board.aloft -= 1;
+        board.take_off_the_board(&ticket);
+        drop(board);
+        if is_planted(Fault::AbandonedStay) {
+            std::mem::forget(ticket);
+        }
+    }
+
+    /// Changes what is stored while nothing can land; flights under way are left as they are.
+    pub(crate) fn meanwhile<T>(&self, change: impl FnOnce() -> T) -> T {
+        let _board = self.board_lock();
+        change()
     }
 
     /// Changes what is stored under a key while no flight of it can land. `change` runs under the
@@ -181,10 +204,15 @@ impl<K: Hash + Eq + Clone, R: Clone> Flights<K, R> {
 impl<K: Hash + Eq, R> Board<K, R> {
     fn standing(&self, ticket: &Ticket<K, R>) -> Standing {
         match self.flights.get(&ticket.key) {
-            Some(slot) if slot.number != ticket.number => Standing::Superseded,
-            Some(slot) if slot.outdated => Standing::Outdated,
-            Some(_) => Standing::Current,
-            None => Standing::Superseded,
+            Some(slot) if slot.number == ticket.number => {
+                if slot.outdated && !is_planted(Fault::OutdatedForgotten) {
+                    Standing::Outdated
+                } else {
+                    Standing::Current
+                }
+            }
+            _ if is_planted(Fault::GroundedStores) => Standing::Current,
+            _ => Standing::Superseded,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::CacheConfig;
+use crate::policy::scaled;
 
 /// Which rule holds where a server gives no `ttlMs`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Hints {
             (None, Era::WithHints) => Duration::ZERO,
             (None, Era::WithoutHints) => {
                 let share = f64::from(config.ttl_jitter_percent.min(100)) / 100.0;
-                config.ttl.mul_f64(1.0 + share * (2.0 * fraction - 1.0))
+                scaled(config.ttl, 1.0 + share * (2.0 * fraction - 1.0))
             }
         }
     }

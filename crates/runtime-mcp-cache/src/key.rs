@@ -71,6 +71,16 @@ impl CacheKey {
         }))
     }
 
+    /// The key of an archived entry. Its connection and authorisation are in the digest only, so
+    /// it meets the calls that name the same ones, and no others.
+    pub(crate) fn restored(owner: Owner, server: String, digest: Digest) -> Self {
+        Self(Arc::new(Parts {
+            server,
+            owner,
+            digest,
+        }))
+    }
+
     /// Returns the name of the server.
     #[must_use]
     pub fn server(&self) -> &str {

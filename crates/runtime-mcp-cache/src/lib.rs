@@ -6,7 +6,8 @@
 //! first. A hit is the clone of an `Arc` and takes no lock but that of one shard.
 //!
 //! It is not a client: it knows no protocol and opens no connection. A [`Fetch`] does that (for
-//! MCP: `runtime-mcp`). Nor does it ask a person, or keep anything on disk (not yet).
+//! MCP: `runtime-mcp`). Nor does it ask a person. On disk it keeps what the host [saves](DiscoveryCache::save) and
+//! [restores](DiscoveryCache::restore), nothing by itself.
 //!
 //! Limits: [`CacheConfig`] names each. Fetches run on the tokio runtime of the caller.
 //!
@@ -47,6 +48,7 @@
 //! ```
 
 mod answer;
+mod archive;
 mod budget;
 mod cache;
 mod catalogue;
@@ -57,13 +59,17 @@ mod fetch;
 mod flight;
 mod hints;
 mod key;
+#[cfg(all(test, shuttle))]
+mod model;
 mod name;
 mod pin;
 mod policy;
 mod shelf;
+mod store_archive;
 mod sync;
 
 pub use answer::{Answer, CacheObserver, CatalogueChanged, State, UncachedReason};
+pub use archive::{ArchiveError, ArchivedValue, CatalogueArchive, RestoreReport, SaveReport};
 pub use budget::{ByteBudget, OverBudget};
 pub use cache::DiscoveryCache;
 pub use catalogue::{Catalogue, CatalogueBuilder, DiscoveredTool};
@@ -75,3 +81,4 @@ pub use hints::{Era, Hints};
 pub use key::{Authorisation, CacheKey, Owner};
 pub use name::{NameMap, RefusedTool, public_name};
 pub use pin::{PinBoard, PinReview, WithheldReason, WithheldTool};
+pub use store_archive::StoreArchive;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use runtime_core::CanonicalEncoder;
+use serde::{Deserialize, Serialize};
 
 /// The characters of a name that model providers take: `[A-Za-z_][A-Za-z0-9_-]{0,62}`.
 const NAME_MAX: usize = 63;
@@ -83,7 +84,7 @@ fn looks_lossy(name: &str) -> bool {
 }
 
 /// A tool that may not be offered, and why.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RefusedTool {
     /// The name on the server.

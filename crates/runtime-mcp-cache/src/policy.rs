@@ -204,7 +204,12 @@ pub(crate) fn backoff(config: &CacheConfig, attempts: u32, fraction: f64) -> Dur
         .and_then(|factor| config.retry_base.checked_mul(factor))
         .unwrap_or(config.retry_max)
         .min(config.retry_max);
-    doubled.mul_f64(0.5 + fraction.clamp(0.0, 1.0) / 2.0)
+    scaled(doubled, 0.5 + fraction.clamp(0.0, 1.0) / 2.0)
+}
+
+/// Multiplies a duration; the longest one there is stands for all that are longer.
+pub(crate) fn scaled(duration: Duration, factor: f64) -> Duration {
+    Duration::try_from_secs_f64(duration.as_secs_f64() * factor).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]
@@ -317,6 +322,18 @@ mod tests {
             assert_eq!(most, expected);
         }
         assert_eq!(backoff(&config, u32::MAX, 1.0), config.retry_max);
+    }
+
+    #[test]
+    fn m1_no_duration_of_a_host_overflows() {
+        assert_eq!(scaled(Duration::MAX, 1.1), Duration::MAX);
+        assert_eq!(scaled(SECOND, 0.5), SECOND / 2);
+        let config = CacheConfig {
+            retry_base: Duration::MAX,
+            retry_max: Duration::MAX,
+            ..config()
+        };
+        assert!(backoff(&config, 3, 1.0) > Duration::MAX / 2);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The discovery cache, driven by a simulated clock.
 
+mod archive;
 mod catalogue;
 mod interleavings;
 mod names;

@@ -108,6 +108,111 @@ fn m7_a_definition_changed_in_any_one_field_is_withheld_until_approved() {
     }
 }
 
+/// Every way to change one place of a definition: each value replaced, each member and element
+/// taken away, one added to each object and array.
+fn single_changes(at: &Value) -> Vec<Value> {
+    let mut changed = match at {
+        Value::Null => vec![json!(false)],
+        Value::Bool(value) => vec![json!(!value), json!(null)],
+        Value::Number(value) => {
+            let number = value.as_f64().expect("it is one");
+            vec![
+                json!(number + 1.0),
+                json!(number.to_string()),
+                json!(-number),
+            ]
+        }
+        Value::String(text) => vec![json!(format!("{text} ")), json!(""), json!([text])],
+        Value::Array(_) => vec![json!({}), json!(null)],
+        Value::Object(_) => vec![json!([]), json!(null)],
+    };
+    if let Value::Object(members) = at {
+        for (name, value) in members {
+            let with = |replaced: Option<Value>| {
+                let mut members = members.clone();
+                members.remove(name);
+                members.extend(replaced.map(|value| (name.clone(), value)));
+                Value::Object(members)
+            };
+            changed.push(with(None));
+            changed.extend(single_changes(value).into_iter().map(|new| with(Some(new))));
+        }
+        let mut members = members.clone();
+        members.insert("unheardOf".to_owned(), Value::Null);
+        changed.push(Value::Object(members));
+    }
+    if let Value::Array(elements) = at {
+        for (index, value) in elements.iter().enumerate() {
+            let mut fewer = elements.clone();
+            fewer.remove(index);
+            changed.push(Value::Array(fewer));
+            changed.extend(single_changes(value).into_iter().map(|new| {
+                let mut elements = elements.clone();
+                elements[index] = new;
+                Value::Array(elements)
+            }));
+        }
+        let mut elements = elements.clone();
+        elements.push(Value::Null);
+        changed.push(Value::Array(elements));
+    }
+    changed
+}
+
+/// A definition with every member of the specification, and some that it does not know.
+fn everything() -> Value {
+    let mut tool = read();
+    tool["inputSchema"] = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {
+            "path": {"type": "string", "description": "where", "minLength": 1, "default": null},
+            "mode": {"enum": ["text", "binary", 3, true], "x-mcp-header": "Mode"}
+        },
+        "required": ["path"],
+        "additionalProperties": false
+    });
+    tool["outputSchema"] = json!({"type": "object", "properties": {"text": {"type": "string"}}});
+    tool["annotations"] = json!({"title": "Read", "readOnlyHint": true, "destructiveHint": false,
+        "idempotentHint": true, "openWorldHint": false});
+    tool["icons"] = json!([{"src": "https://example.test/i.png", "sizes": ["48x48"],
+        "mimeType": "image/png", "theme": "dark"}]);
+    tool
+}
+
+/// M7, field by field: whatever single place of a pinned definition changes, no model may call it
+/// before somebody approved exactly that.
+#[test]
+fn m7_every_single_change_of_every_field_is_withheld() {
+    let original = everything();
+    let mut board = PinBoard::new();
+    assert_eq!(
+        board.review(&catalogue(&[original.clone()])).callable,
+        ["read"]
+    );
+    let changes = single_changes(&original);
+    let (mut withheld, mut refused) = (0, 0);
+    for variant in &changes {
+        let list = catalogue(std::slice::from_ref(variant));
+        let review = board.review(&list);
+        assert!(review.callable.is_empty(), "{variant}");
+        assert!(
+            !list.tools().iter().any(|tool| board.allows(tool)),
+            "{variant}"
+        );
+        // Without a name, or an object for its input, it is no tool at all.
+        withheld += usize::from(!review.withheld.is_empty());
+        refused += usize::from(!list.refused().is_empty());
+    }
+    println!(
+        "{} changes of one field: {withheld} withheld, {refused} no tool",
+        changes.len()
+    );
+    assert_eq!(withheld + refused, changes.len());
+    assert!(withheld > 100, "only {withheld} were tried");
+    assert_eq!(board.review(&catalogue(&[original])).callable, ["read"]);
+}
+
 #[test]
 fn m7_added_and_renamed_tools_are_withheld_and_told_apart() {
     let mut board = PinBoard::new();

@@ -226,3 +226,27 @@ async fn m2_callers_on_several_threads_never_ask_twice() {
     }
     assert_eq!((world.cache.len() as u64, world.cache.flights()), (KEYS, 0));
 }
+
+/// A key that is invalidated while its fetch hangs may be fetched again; the fetches that were
+/// given up count towards the bound all the same.
+#[tokio::test]
+async fn m2_invalidating_again_and_again_starts_no_fetches_without_bound() {
+    let world = World::with(CacheConfig {
+        flights_max: 4,
+        ..CacheConfig::default()
+    });
+    let server = Server::new(Play::Hang);
+    let mut calls = Vec::new();
+    for _ in 0..20 {
+        calls.push(world.call(&key("a"), &server).await);
+        world.cache.invalidate(&key("a"));
+    }
+    assert_eq!((server.asked(), world.cache.flights()), (4, 4));
+    world.advance(30);
+    let mut busy = 0;
+    for call in calls {
+        let code = call.await.unwrap().error.unwrap().code.clone();
+        busy += usize::from(code == "discovery_busy");
+    }
+    assert_eq!((busy, world.cache.flights()), (16, 0));
+}

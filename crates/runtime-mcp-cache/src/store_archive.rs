@@ -1,0 +1,106 @@
+//! An archive in the rows of a store.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use runtime_core::{
+    Classified as _, Clock, CommitId, Digest, ErrorClass, Random, ScopeId, WireError,
+};
+use runtime_store::{Commit, Page, RowChange, RowKey, RowQuery, Store};
+
+use crate::CatalogueArchive;
+
+/// The space of the rows: one for each entry, named by its key.
+const SPACE: &str = "mcp-catalogue";
+
+/// Keeps tool lists in the rows of a [`Store`], under one scope.
+///
+/// An entry is one row. Writing it again replaces it; nothing else in the store is touched.
+pub struct StoreArchive {
+    store: Arc<dyn Store>,
+    scope: ScopeId,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+impl fmt::Debug for StoreArchive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreArchive")
+            .field("scope", &self.scope)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StoreArchive {
+    /// Makes an archive; caches of the same scope share it.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn Store>,
+        scope: ScopeId,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Self {
+        Self {
+            store,
+            scope,
+            clock,
+            random,
+        }
+    }
+
+    fn commit_id(&self) -> CommitId {
+        let mut random = [0; 10];
+        self.random.fill(&mut random);
+        CommitId::generate(self.clock.now(), random)
+    }
+}
+
+#[async_trait]
+impl CatalogueArchive for StoreArchive {
+    async fn load(
+        &self,
+        entries_max: usize,
+        bytes_max: u64,
+    ) -> Result<Vec<(Digest, Arc<[u8]>)>, WireError> {
+        let (mut entries, mut bytes, mut after) = (Vec::new(), 0, None);
+        while entries.len() < entries_max && bytes < bytes_max {
+            let query = RowQuery::scope(SPACE, self.scope.clone());
+            let page = Page::after(after.take(), entries_max - entries.len());
+            let rows = self.store.rows(query, page).await;
+            let rows = rows.map_err(|error| error.to_wire())?;
+            for row in rows.rows {
+                bytes += row.body.len() as u64;
+                // A row of another name is not ours.
+                if let Ok(name) = row.key.name.parse() {
+                    entries.push((name, row.body));
+                }
+            }
+            after = rows.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn save(&self, name: Digest, entry: Option<Arc<[u8]>>) -> Result<(), WireError> {
+        let key = RowKey::new(SPACE, self.scope.clone(), name.to_string());
+        let change = match entry {
+            Some(entry) => RowChange::put(key, entry),
+            None => RowChange::Delete(key),
+        };
+        let commit = Commit::new(self.commit_id(), self.clock.now()).row(change);
+        let bytes_max = self.store.capabilities().limits.commit_bytes_max;
+        if commit.bytes() > bytes_max {
+            let message = format!("the entry is larger than a commit of {bytes_max} bytes");
+            return Err(WireError::new(
+                "discovery_archive_unwritable",
+                ErrorClass::Unsupported,
+                message,
+            ));
+        }
+        let committed = self.store.commit(commit).await;
+        committed.map(drop).map_err(|error| error.to_wire())
+    }
+}
