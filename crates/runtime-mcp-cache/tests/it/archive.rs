@@ -1,4 +1,8 @@
 //! Warm starts (M1): what comes back is stale, bounded, and exactly what was written.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should say where"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
