@@ -187,7 +187,9 @@ fn m7_every_single_change_of_every_field_is_withheld() {
     let original = everything();
     let mut board = PinBoard::new();
     assert_eq!(
-        board.review(&catalogue(&[original.clone()])).callable,
+        board
+            .review(&catalogue(std::slice::from_ref(&original)))
+            .callable,
         ["read"]
     );
     let changes = single_changes(&original);
