@@ -18,6 +18,8 @@ pub(crate) struct Fold {
     pub(crate) damage: Vec<Damage>,
     /// The last frame says that the instance ended in order.
     pub(crate) closed: bool,
+    /// The last incarnation acknowledged what only the page cache held.
+    pub(crate) buffered: bool,
     pub(crate) frames: u64,
     pub(crate) commits: u64,
     /// Frames are missing before the next one, so its number may be any later one.
@@ -60,6 +62,7 @@ impl Fold {
             incarnation: 0,
             damage: Vec::new(),
             closed: true,
+            buffered: false,
             frames: 0,
             commits: 0,
             after_hole: false,
@@ -192,6 +195,9 @@ impl Fold {
         self.number = header.number;
         self.incarnation = header.incarnation;
         self.closed = header.has(flag::CLOSED);
+        if header.has(flag::OPENED) {
+            self.buffered = header.has(flag::BUFFERED);
+        }
         self.frames += 1;
         self.after_hole = false;
     }

@@ -1,15 +1,10 @@
-//! What can be said of a commit without looking at the state: size and form.
+//! What can be said of a commit without looking at the state.
 
-use std::collections::HashSet;
-
-use runtime_store::{Commit, CommitError, Limits, NewEvent, RowChange};
+use runtime_store::{Commit, CommitError, Limits};
 
 use crate::frame::FRAME_BYTES_MAX;
 use crate::record;
 
-const EVENT_STREAMS_MAX: usize = 8;
-const ROW_NAME_BYTES_MAX: usize = 1024;
-const SPACE_BYTES_MAX: usize = 64;
 /// What the header of a frame may take at most.
 const HEADER_BYTES_MAX: usize = 2048;
 /// Fields of a record beside its texts and body, the largest of all kinds.
@@ -17,87 +12,29 @@ const RECORD_BYTES_MAX: usize = 96;
 /// Fields beside the name of each stream of an event.
 const STREAM_BYTES: usize = 18;
 
+/// Checks what every store does, and what this format asks for beyond that.
 pub(crate) fn check(commit: &Commit, limits: &Limits) -> Result<(), CommitError> {
-    check_size(commit, limits)?;
-    let mut ids = HashSet::new();
-    for event in &commit.events {
-        check_event(event)?;
-        if commit.events.len() > 1 && !ids.insert(event.id) {
-            return malformed(format!("event {} is there twice", event.id));
-        }
+    commit.check(limits)?;
+    check_frame(commit)?;
+    match commit.rows.iter().find(|change| !record::is_known(change)) {
+        None => Ok(()),
+        Some(change) => Err(CommitError::Malformed {
+            reason: format!("row change {change:?} is not known to this store"),
+        }),
     }
-    for change in &commit.rows {
-        check_row(change, commit.events.len())?;
-    }
-    Ok(())
 }
 
-fn check_size(commit: &Commit, limits: &Limits) -> Result<(), CommitError> {
-    let bytes = commit.bytes();
+/// Many small rows take more room in the frame than their bytes.
+fn check_frame(commit: &Commit) -> Result<(), CommitError> {
     let records = 2 + commit.rows.len() + commit.events.len();
     let streams: usize = commit.events.iter().map(|event| event.streams.len()).sum();
-    let frame = HEADER_BYTES_MAX + bytes + records * RECORD_BYTES_MAX + streams * STREAM_BYTES;
-    let (bytes, max) = if bytes > limits.commit_bytes_max {
-        (bytes, limits.commit_bytes_max)
-    } else {
-        // Many small rows take more room in the frame than their bytes.
-        (frame, FRAME_BYTES_MAX)
-    };
-    if bytes > max {
-        return Err(CommitError::TooLarge { bytes, max });
+    let fields = HEADER_BYTES_MAX + records * RECORD_BYTES_MAX + streams * STREAM_BYTES;
+    let bytes = fields + commit.bytes();
+    if bytes > FRAME_BYTES_MAX {
+        return Err(CommitError::TooLarge {
+            bytes,
+            max: FRAME_BYTES_MAX,
+        });
     }
     Ok(())
-}
-
-fn check_event(event: &NewEvent) -> Result<(), CommitError> {
-    let streams = &event.streams;
-    if streams.len() > EVENT_STREAMS_MAX {
-        return malformed(format!(
-            "event {} has {} streams; give at most {EVENT_STREAMS_MAX}",
-            event.id,
-            streams.len()
-        ));
-    }
-    let twice = |(index, stream)| streams[..index].contains(stream);
-    if streams.iter().enumerate().any(twice) {
-        return malformed(format!("event {} names a stream twice", event.id));
-    }
-    Ok(())
-}
-
-fn check_row(change: &RowChange, events: usize) -> Result<(), CommitError> {
-    if !record::is_known(change) {
-        return malformed(format!("row change {change:?} is not known to this store"));
-    }
-    let key = match change {
-        RowChange::Put { key, event, .. } => {
-            if let Some(index) = event.filter(|&index| index >= events) {
-                return malformed(format!(
-                    "a row names event {index} of a commit of {events}; count from 0"
-                ));
-            }
-            key
-        }
-        RowChange::Delete(key) => key,
-        _ => return Ok(()),
-    };
-    if key.space.trim().is_empty() || key.space.len() > SPACE_BYTES_MAX {
-        return malformed(format!(
-            "a row has a blank space or one over {SPACE_BYTES_MAX} bytes; name a short one"
-        ));
-    }
-    if key.name.len() > ROW_NAME_BYTES_MAX {
-        return malformed(format!(
-            "a row name has {} bytes; give at most {ROW_NAME_BYTES_MAX}",
-            key.name.len()
-        ));
-    }
-    if key.name.contains('\0') {
-        return malformed("a row name holds NUL; leave it out".to_owned());
-    }
-    Ok(())
-}
-
-fn malformed<T>(reason: String) -> Result<T, CommitError> {
-    Err(CommitError::Malformed { reason })
 }

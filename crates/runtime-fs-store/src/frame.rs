@@ -26,6 +26,8 @@ pub(crate) mod flag {
     pub(crate) const CLOSED: u8 = 4;
     /// The names did not fit: any scope may be touched.
     pub(crate) const ALL_NAMES: u8 = 8;
+    /// With [`OPENED`]: this incarnation acknowledges what only the page cache holds.
+    pub(crate) const BUFFERED: u8 = 16;
 }
 
 /// Where bytes are; part of each checksum, so that a block in the wrong place is seen.

@@ -37,25 +37,30 @@ fn no_follow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
 }
 
+fn open(options: &mut alias::OpenOptions, path: &Path) -> io::Result<File> {
+    #[cfg(feature = "simulation")]
+    fault::before(fault::Operation::Open)?;
+    options.open(path)
+}
+
 pub(crate) fn open_read(path: &Path) -> io::Result<File> {
-    options().read(true).open(path)
+    open(options().read(true), path)
 }
 
 pub(crate) fn open_write(path: &Path) -> io::Result<File> {
-    options().read(true).write(true).open(path)
+    open(options().read(true).write(true), path)
 }
 
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
-    options().read(true).write(true).create(true).open(path)
+    open(options().read(true).write(true).create(true), path)
 }
 
 fn create_empty(path: &Path) -> io::Result<File> {
-    options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
+    let mut options = options();
+    open(
+        options.read(true).write(true).create(true).truncate(true),
+        path,
+    )
 }
 
 /// Creates a directory unless it exists; says whether it did.
@@ -104,7 +109,11 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
 pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut at = offset;
     for sector in bytes.chunks(SECTOR_BYTES) {
-        fault::before_write()?;
+        fault::before(fault::Operation::Write)?;
+        if let Err(error) = fault::before(fault::Operation::ShortWrite) {
+            file.write_all_at(&sector[..sector.len() / 2], at)?;
+            return Err(error);
+        }
         file.write_all_at(sector, at)?;
         at += sector.len() as u64;
     }
@@ -113,8 +122,11 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
 
 pub(crate) fn sync_data(file: &File) -> io::Result<()> {
     #[cfg(feature = "simulation")]
-    if fault::skips(fault::Fault::NoFileSync)? {
-        return Ok(());
+    {
+        fault::before(fault::Operation::Sync)?;
+        if fault::is(fault::Fault::NoFileSync) {
+            return Ok(());
+        }
     }
     file.sync_data()
 }
@@ -126,13 +138,16 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 
 #[cfg(feature = "simulation")]
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    if fault::skips(fault::Fault::NoDirectorySync)? {
+    fault::before(fault::Operation::Sync)?;
+    if fault::is(fault::Fault::NoDirectorySync) {
         return Ok(());
     }
     alias::sync_dir(path)
 }
 
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(feature = "simulation")]
+    fault::before(fault::Operation::Rename)?;
     alias::rename(from, to)
 }
 
@@ -156,6 +171,10 @@ pub(crate) fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Res
     let temporary = temporary_path(directory, name);
     let file = create_empty(&temporary)?;
     write_all_at(&file, bytes, 0)?;
+    #[cfg(feature = "simulation")]
+    if fault::is(fault::Fault::NoRenameSync) {
+        return rename(&temporary, &directory.join(name));
+    }
     sync_data(&file)?;
     drop(file);
     rename(&temporary, &directory.join(name))?;
@@ -209,6 +228,19 @@ pub(crate) fn try_lock(_: &File) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Names this start of the machine; none where that cannot be told.
+#[cfg(not(feature = "simulation"))]
+pub(crate) fn boot() -> Option<String> {
+    let id = alias::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim_end().to_owned())
+}
+
+/// A simulated machine loses its power without a new name, so none is known.
+#[cfg(feature = "simulation")]
+pub(crate) const fn boot() -> Option<String> {
+    None
+}
+
 /// Faults that a simulation plants on its own thread, to see that its checks find them.
 #[cfg(feature = "simulation")]
 pub(crate) mod fault {
@@ -222,40 +254,84 @@ pub(crate) mod fault {
         NoFileSync,
         /// A directory is never synced, though that is reported.
         NoDirectorySync,
-        /// The n-th write from now fails, counted in sectors from 0.
-        WriteFails(u32),
-        /// The n-th sync from now fails, counted from 0.
-        SyncFails(u32),
+        /// A file that gets its name by a rename is synced neither before nor after it.
+        NoRenameSync,
+        /// No checksum holds an incarnation, and after a cut the same segment goes on.
+        NoIncarnation,
+        /// An operation fails.
+        Fails(Failure),
+    }
+
+    /// An operation that fails once; those after it go well again, which a store must not try.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Failure {
+        /// Which one.
+        pub operation: Operation,
+        /// How many go well before it.
+        pub after: u32,
+        /// The number of the error, such as that of EIO.
+        pub error: i32,
+    }
+
+    /// What can fail.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Operation {
+        /// A write of one sector.
+        Write,
+        /// A write of one sector of which a part is written.
+        ShortWrite,
+        /// A sync of a file or directory.
+        Sync,
+        /// A rename.
+        Rename,
+        /// Opening or creating a file.
+        Open,
     }
 
     thread_local! {
         static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+        static FAILED: Cell<bool> = const { Cell::new(false) };
+        static SYNCS: Cell<u64> = const { Cell::new(0) };
     }
 
     /// Plants a fault on this thread, or removes it.
     pub fn plant(fault: Option<Fault>) {
         PLANTED.set(fault);
+        FAILED.set(false);
     }
 
-    pub(super) fn before_write() -> io::Result<()> {
-        match PLANTED.get() {
-            Some(Fault::WriteFails(0)) => Err(io::Error::other("planted: write failed")),
-            Some(Fault::WriteFails(n)) => {
-                PLANTED.set(Some(Fault::WriteFails(n - 1)));
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+    /// Says whether the planted failure has come.
+    #[must_use]
+    pub fn has_failed() -> bool {
+        FAILED.get()
     }
 
-    pub(super) fn skips(fault: Fault) -> io::Result<bool> {
-        match PLANTED.get() {
-            Some(Fault::SyncFails(0)) => Err(io::Error::other("planted: sync failed")),
-            Some(Fault::SyncFails(n)) => {
-                PLANTED.set(Some(Fault::SyncFails(n - 1)));
-                Ok(false)
-            }
-            planted => Ok(planted == Some(fault)),
+    /// Returns how many syncs were asked for on this thread.
+    #[must_use]
+    pub fn syncs() -> u64 {
+        SYNCS.get()
+    }
+
+    pub(crate) fn is(fault: Fault) -> bool {
+        PLANTED.get() == Some(fault)
+    }
+
+    pub(super) fn before(operation: Operation) -> io::Result<()> {
+        if operation == Operation::Sync {
+            SYNCS.set(SYNCS.get() + 1);
         }
+        let Some(Fault::Fails(mut failure)) = PLANTED.get() else {
+            return Ok(());
+        };
+        if failure.operation != operation || FAILED.get() {
+            return Ok(());
+        }
+        if failure.after == 0 {
+            FAILED.set(true);
+            return Err(io::Error::from_raw_os_error(failure.error));
+        }
+        failure.after -= 1;
+        PLANTED.set(Some(Fault::Fails(failure)));
+        Ok(())
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn read(layout: &Layout) -> Option<Hint> {
     decode(&fs::read_range(&file, 0, HINT_BYTES).ok()?)
 }
 
-fn encode(hint: Hint) -> Vec<u8> {
+pub(crate) fn encode(hint: Hint) -> Vec<u8> {
     let mut out = Vec::with_capacity(28);
     out.extend(MAGIC);
     out.extend(hint.end.segment.to_le_bytes());
@@ -51,7 +51,7 @@ fn encode(hint: Hint) -> Vec<u8> {
     out
 }
 
-fn decode(bytes: &[u8]) -> Option<Hint> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Hint> {
     let mut fields = Bytes(bytes);
     let known = fields.array()? == MAGIC;
     let end = Place {

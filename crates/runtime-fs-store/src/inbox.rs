@@ -67,7 +67,7 @@ fn command_id(name: &str) -> Option<CommitId> {
     (id.to_string() == name).then_some(id)
 }
 
-fn seal(id: CommitId, body: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(id: CommitId, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 8);
     out.extend(MAGIC);
     out.extend(checksum(id, body).to_le_bytes());
@@ -75,7 +75,7 @@ fn seal(id: CommitId, body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn unseal(id: CommitId, bytes: &[u8]) -> Option<&[u8]> {
+pub(crate) fn unseal(id: CommitId, bytes: &[u8]) -> Option<&[u8]> {
     let mut fields = Bytes(bytes);
     let known = fields.array()? == MAGIC;
     let expected = fields.u32()?;

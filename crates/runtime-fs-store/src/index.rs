@@ -1,6 +1,6 @@
 //! What the log folds to, in memory: rows whole, events by where they are. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
@@ -18,7 +18,6 @@ pub(crate) struct Index {
     due: BTreeSet<(Arc<str>, Timestamp, RowKey)>,
     /// The event at index `i` has position `i + 1`.
     events: Vec<Extent>,
-    event_ids: HashMap<EventId, u64>,
     streams: HashMap<StreamKey, Stream>,
     memory: CommitMemory,
     /// The scopes and streams that damage has touched, with where it is.
@@ -54,6 +53,8 @@ impl Stream {
 pub(crate) struct CommitEntry {
     pub(crate) content: Digest,
     pub(crate) positions: Range<u64>,
+    /// The ids of its events; they are forgotten with it.
+    pub(crate) events: Box<[EventId]>,
 }
 
 /// The last commits, so that a repetition is told from a new commit.
@@ -63,12 +64,14 @@ struct CommitMemory {
     /// The order they came in; the front is forgotten first.
     order: VecDeque<CommitId>,
     times: BTreeSet<(Timestamp, CommitId)>,
-    /// The latest time of a forgotten id.
-    forgotten: Option<Timestamp>,
+    /// The events of the remembered commits (V1).
+    events: HashSet<EventId>,
+    has_forgotten: bool,
 }
 
 impl CommitMemory {
     fn remember(&mut self, id: CommitId, entry: CommitEntry, max: usize) {
+        self.events.extend(entry.events.iter().copied());
         self.entries.insert(id, entry);
         self.order.push_back(id);
         if let Some(time) = id.timestamp() {
@@ -76,22 +79,33 @@ impl CommitMemory {
         }
         while self.order.len() > max {
             let oldest = self.order.pop_front().expect("the length was checked");
-            self.entries.remove(&oldest);
-            if let Some(time) = oldest.timestamp() {
-                self.times.remove(&(time, oldest));
-                self.forgotten = self.forgotten.max(Some(time));
-            }
+            self.forget(oldest);
         }
     }
 
-    /// A wall clock that once jumped ahead leaves a forgotten id from the future; the earliest
-    /// remembered id bounds it as well, or every commit would be too old until then.
+    fn forget(&mut self, id: CommitId) {
+        self.has_forgotten = true;
+        for event in self
+            .entries
+            .remove(&id)
+            .into_iter()
+            .flat_map(|entry| entry.events)
+        {
+            self.events.remove(&event);
+        }
+        if let Some(time) = id.timestamp() {
+            self.times.remove(&(time, id));
+        }
+    }
+
+    /// A commit of this id may have been forgotten if it is older than all that are remembered.
+    ///
+    /// The latest forgotten time would not do as the bound. A wall clock that once jumped ahead
+    /// would leave one in the future, and one that stands still would leave one that every new
+    /// id equals.
     fn may_have_forgotten(&self, id: &CommitId) -> bool {
-        let (Some(time), Some(forgotten)) = (id.timestamp(), self.forgotten) else {
-            return false;
-        };
-        let earliest = self.times.first().map_or(forgotten, |&(time, _)| time);
-        time <= forgotten.min(earliest)
+        let earliest = self.times.first().map(|&(time, _)| time);
+        self.has_forgotten && id.timestamp().is_some() && id.timestamp() < earliest
     }
 }
 
@@ -120,7 +134,7 @@ impl Index {
     }
 
     pub(crate) fn has_event(&self, id: &EventId) -> bool {
-        self.event_ids.contains_key(id)
+        self.memory.events.contains(id)
     }
 
     pub(crate) fn commit(&self, id: &CommitId) -> Option<&CommitEntry> {
@@ -149,6 +163,7 @@ impl Index {
     pub(crate) fn apply(&mut self, applied: Applied, remembered_max: usize) {
         let first = applied.first_position;
         self.skip_to(first);
+        let events = applied.events.iter().map(|event| event.id).collect();
         for event in applied.events {
             self.append(event);
         }
@@ -158,6 +173,7 @@ impl Index {
         let entry = CommitEntry {
             content: applied.content,
             positions: first..self.head() + 1,
+            events,
         };
         self.memory.remember(applied.id, entry, remembered_max);
     }
@@ -195,7 +211,6 @@ impl Index {
             stream.head = place.seq;
             stream.closed |= event.closes && index == 0;
         }
-        self.event_ids.insert(event.id, position);
     }
 
     fn edit_row(&mut self, edit: RowEdit) {

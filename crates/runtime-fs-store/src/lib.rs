@@ -9,9 +9,8 @@
 //!
 //! Not here: what rows and events mean; several processes that write at once. Not yet:
 //! checkpoints (opening reads the whole log, and the index in memory grows with it; row bodies are
-//! in memory), retention, repair, export, import, backup; at tier Crash the loss of power does not
-//! renew the lineage reliably. Linux; written for macOS too, not yet tried there. Limits:
-//! [`FsLimits`] and [`Limits`](runtime_store::Limits).
+//! in memory), retention, repair, export, import, backup. Linux; written for macOS too, not yet
+//! tried there. Limits: [`FsLimits`] and [`Limits`](runtime_store::Limits).
 //!
 //! ```
 //! use runtime_core::{CommitId, ScopeId, Timestamp};
@@ -41,6 +40,8 @@ mod attachments;
 mod bytes;
 mod config;
 mod counts;
+#[cfg(test)]
+mod decoders;
 mod error;
 mod fold;
 mod follower;
@@ -71,7 +72,7 @@ pub use config::{FsLimits, FsStoreOptions};
 pub use counts::WriteCounts;
 pub use error::{InboxError, OpenError};
 #[cfg(feature = "simulation")]
-pub use fs::fault::{Fault, plant};
+pub use fs::fault::{Failure, Fault, Operation, has_failed, plant, syncs};
 pub use inbox::{INBOX_COMMAND_BYTES_MAX, INBOX_COMMANDS_MAX, submit_command};
 pub use lock::Holder;
 pub use report::{CutTail, Damage, OpenReport};

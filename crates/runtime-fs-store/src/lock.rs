@@ -21,6 +21,10 @@ pub struct Holder {
     pub instance: String,
     /// Since when.
     pub opened_at: Timestamp,
+    /// The start of the machine that it runs under, if that is known. What a process left in the
+    /// page cache is there as long as the machine has not started again.
+    #[serde(default)]
+    pub boot: Option<String>,
 }
 
 impl fmt::Display for Holder {
@@ -36,8 +40,11 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock and signs it.
-    pub(crate) fn take(directory: &Path, holder: &Holder) -> Result<Self, OpenError> {
+    /// Takes the lock and signs it; returns who held it before, if that can be read.
+    pub(crate) fn take(
+        directory: &Path,
+        holder: &Holder,
+    ) -> Result<(Self, Option<Holder>), OpenError> {
         let path = directory.join("lock");
         let file = fs::open_or_create(&path).map_err(|e| OpenError::io("open", &path, e))?;
         if !fs::try_lock(&file).map_err(|e| OpenError::io("lock", &path, e))? {
@@ -46,8 +53,9 @@ impl Lock {
                 holder: read_living_holder(&file),
             });
         }
+        let before = read_holder(&file);
         sign(&file, holder).map_err(|e| OpenError::io("write", &path, e))?;
-        Ok(Self { _file: file })
+        Ok((Self { _file: file }, before))
     }
 }
 

@@ -112,12 +112,20 @@ impl Log {
         if log.stopped.is_some() {
             return Ok(log);
         }
+        #[cfg(feature = "simulation")]
+        if fs::fault::is(fs::fault::Fault::NoIncarnation) {
+            log.incarnation = 1;
+        }
         // A killed predecessor may have left whole frames that only the page cache holds.
         log.sync_file()?;
-        if start.was_cut {
+        if start.was_cut && !overwrites_cut_tails() {
             log.begin_segment()?;
         }
-        log.write_mark(flag::OPENED)?;
+        let buffered = match log.tier {
+            Tier::Power => 0,
+            _ => flag::BUFFERED,
+        };
+        log.write_mark(flag::OPENED | buffered)?;
         Ok(log)
     }
 
@@ -356,6 +364,7 @@ impl Log {
         self.begin_segment()
     }
 
+    /// A new segment says where the one before ends; what was cut there must never count again.
     fn begin_segment(&mut self) -> std::io::Result<()> {
         let number = self.end.segment + 1;
         let header = SegmentHeader {
@@ -376,4 +385,15 @@ impl Log {
         self.synced = self.end.offset;
         Ok(())
     }
+}
+
+/// Only under a planted fault a cut tail is written over in place.
+#[cfg(feature = "simulation")]
+fn overwrites_cut_tails() -> bool {
+    fs::fault::is(fs::fault::Fault::NoIncarnation)
+}
+
+#[cfg(not(feature = "simulation"))]
+const fn overwrites_cut_tails() -> bool {
+    false
 }

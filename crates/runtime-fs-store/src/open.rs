@@ -36,8 +36,9 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
         pid: std::process::id(),
         instance: hex(&options.random.ten()),
         opened_at: options.clock.now(),
+        boot: fs::boot(),
     };
-    let lock = Lock::take(&layout.directory, &holder)?;
+    let (lock, before) = Lock::take(&layout.directory, &holder)?;
     let (mut format, created) =
         layout.open_or_create(options.runtime.as_ref(), &*options.clock, &*options.random)?;
     check_keys(&layout)?;
@@ -49,7 +50,8 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
     report.created = created;
     if report.read_only.is_none() {
         report.cut = keep_tail_aside(&layout, &replay)?;
-        report.lineage_renewed = is_behind(hint, replay.end);
+        report.lineage_renewed =
+            is_behind(hint, replay.end) || may_have_lost_cache(&replay, &holder, before.as_ref());
         if report.lineage_renewed {
             format.renew_lineage(&*options.random);
             layout
@@ -71,6 +73,14 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
 /// Positions that were published are gone, whatever took them (V6).
 fn is_behind(hint: Option<Hint>, end: Place) -> bool {
     hint.is_some_and(|hint| hint.end > end)
+}
+
+/// The instance before acknowledged what only the page cache held, did not close, and the machine
+/// may have started again since. The hint may be lost with the rest, so it proves nothing (V6).
+fn may_have_lost_cache(replay: &Replay, holder: &Holder, before: Option<&Holder>) -> bool {
+    let same_boot =
+        before.is_some_and(|before| before.boot == holder.boot && before.boot.is_some());
+    replay.fold.buffered && !replay.fold.closed && !same_boot
 }
 
 pub(crate) fn check_keys(layout: &Layout) -> Result<(), OpenError> {

@@ -325,7 +325,7 @@ fn read_change(record: &Record<'_>, applied: &mut Applied) -> Option<()> {
             let due = read_option(&mut fields)?;
             applied.rows.push(RowEdit::Put {
                 key,
-                event: event.map(|index| applied.first_position + index),
+                event: event.map(|index| applied.first_position.saturating_add(index)),
                 due: due.map(Timestamp::from_millis),
                 body: fields.0.into(),
             });
@@ -417,4 +417,16 @@ pub(crate) fn read_event(
         places: event.places,
         body: fields.0.into(),
     })
+}
+
+/// Writes one record of any kind and body behind a right checksum.
+#[cfg(test)]
+pub(crate) fn sealed_record(tag: StoreTag, at: Place, kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut writer = Writer {
+        tag,
+        at,
+        out: Vec::new(),
+    };
+    writer.record(kind, |out| out.extend(body));
+    writer.out
 }

@@ -53,8 +53,9 @@ pub struct FsStore {
     inbox: Inbox,
     /// Nothing is written any more, beside the log either.
     closed: AtomicBool,
-    /// One rotation at a time.
-    rotating: Mutex<()>,
+    /// One rotation at a time, and none after one has failed: what reached the disk is not known,
+    /// and a second sync would report success for what the first one lost (S5).
+    rotation_failed: Mutex<bool>,
     view: View,
 }
 
@@ -153,7 +154,7 @@ impl FsStore {
             follow_interval: options.fs_limits.follow_interval,
             report,
             closed: AtomicBool::new(false),
-            rotating: Mutex::default(),
+            rotation_failed: Mutex::default(),
             view,
         }
     }
@@ -499,12 +500,23 @@ impl KeyRingStore for FsStore {
                 source: None,
             });
         }
-        let _one = self.rotating.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self
+            .rotation_failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *failed {
+            return Err(ReadError::Unavailable {
+                reason: "an earlier rotation failed; reopen the store".to_owned(),
+                source: None,
+            });
+        }
         let mut ring = self.read_keys()?;
         let id = ring.signing().id + 1;
         ring.keys.push(keys::fresh_key(id, &*self.random));
-        fs::write_whole(&self.layout.directory, KEYS, &keys::to_file(&ring))
-            .map_err(|error| unavailable("write the keys", error))?;
+        fs::write_whole(&self.layout.directory, KEYS, &keys::to_file(&ring)).map_err(|error| {
+            *failed = true;
+            unavailable("write the keys", error)
+        })?;
         Ok(ring)
     }
 }

@@ -8,6 +8,8 @@ use runtime_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::{CommitError, Limits, form};
+
 /// Bytes that are shared, never copied.
 pub type Payload = Arc<[u8]>;
 
@@ -265,6 +267,14 @@ impl Commit {
             16 + streams + event.body.len()
         });
         rows.sum::<usize>() + events.sum::<usize>() + 32 * self.attachments.len()
+    }
+
+    /// Checks its size and form, which every store does before it looks at its state.
+    ///
+    /// # Errors
+    /// [`CommitError::TooLarge`] and [`CommitError::Malformed`].
+    pub fn check(&self, limits: &Limits) -> Result<(), CommitError> {
+        form::check(self, limits)
     }
 }
 

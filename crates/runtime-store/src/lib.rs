@@ -26,6 +26,7 @@ mod attachment;
 mod clock;
 mod commit;
 mod error;
+mod form;
 mod key_ring;
 mod memory;
 mod query;

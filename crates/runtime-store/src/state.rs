@@ -13,9 +13,6 @@ use crate::{
     StoredEvent,
 };
 
-const EVENT_STREAMS_MAX: usize = 8;
-const ROW_NAME_BYTES_MAX: usize = 1024;
-
 /// Everything that commits have made, with the indexes that reads need.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -110,7 +107,7 @@ impl State {
         if let Some(repeated) = self.repetition(&commit.id, content)? {
             return Ok(repeated);
         }
-        check_shape(&commit, limits)?;
+        commit.check(limits)?;
         self.check_owner(commit.owner.as_ref())?;
         self.check_guards(&commit.guards)?;
         self.check_streams(&commit.events)?;
@@ -480,72 +477,4 @@ fn effective_limit(limit: usize, limits: &Limits) -> Result<usize, ReadError> {
         0 => Err(ReadError::LimitZero),
         limit => Ok(limit.min(limits.page_entries_max)),
     }
-}
-
-/// Checks what needs no state: size and form.
-fn check_shape(commit: &Commit, limits: &Limits) -> Result<(), CommitError> {
-    let bytes = commit.bytes();
-    if bytes > limits.commit_bytes_max {
-        let max = limits.commit_bytes_max;
-        return Err(CommitError::TooLarge { bytes, max });
-    }
-    let mut ids = HashSet::new();
-    for event in &commit.events {
-        check_event(event)?;
-        if !ids.insert(event.id) {
-            return malformed(format!("event {} is there twice", event.id));
-        }
-    }
-    for change in &commit.rows {
-        check_row(change, commit.events.len())?;
-    }
-    Ok(())
-}
-
-fn check_event(event: &NewEvent) -> Result<(), CommitError> {
-    let streams = &event.streams;
-    if streams.len() > EVENT_STREAMS_MAX {
-        return malformed(format!(
-            "event {} has {} streams; give at most {EVENT_STREAMS_MAX}",
-            event.id,
-            streams.len()
-        ));
-    }
-    let twice = |(index, stream)| streams[..index].contains(stream);
-    if streams.iter().enumerate().any(twice) {
-        return malformed(format!("event {} names a stream twice", event.id));
-    }
-    Ok(())
-}
-
-fn check_row(change: &RowChange, events: usize) -> Result<(), CommitError> {
-    let key = match change {
-        RowChange::Put { key, event, .. } => {
-            if let Some(index) = event.filter(|&index| index >= events) {
-                return malformed(format!(
-                    "a row names event {index} of a commit of {events}; count from 0"
-                ));
-            }
-            key
-        }
-        RowChange::Delete(key) => key,
-        RowChange::Retire(_) => return Ok(()),
-    };
-    if key.space.trim().is_empty() {
-        return malformed("a row has a blank space; name one".to_owned());
-    }
-    if key.name.len() > ROW_NAME_BYTES_MAX {
-        return malformed(format!(
-            "a row name has {} bytes; give at most {ROW_NAME_BYTES_MAX}",
-            key.name.len()
-        ));
-    }
-    if key.name.contains('\0') {
-        return malformed("a row name holds NUL; leave it out".to_owned());
-    }
-    Ok(())
-}
-
-fn malformed<T>(reason: String) -> Result<T, CommitError> {
-    Err(CommitError::Malformed { reason })
 }

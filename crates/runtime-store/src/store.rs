@@ -66,8 +66,8 @@ pub struct StoreIdentity {
 ///   [`changed`](Store::changed) see only what is durable.
 /// - **Idempotent.** The same id and content again is the first result with `repeated`, whatever
 ///   its guards and owner say now; the same id with other content is
-///   [`CommitError::DifferentContent`]. An event id that is in the log already, from another
-///   commit, is refused the same way.
+///   [`CommitError::DifferentContent`]. An event id that another remembered commit
+///   ([`Limits::remembered_commits`]) has appended is refused the same way.
 /// - **Honest.** A commit refused with an ordinary error has not happened. After a failure of the
 ///   storage it is [`CommitError::Indeterminate`]: ask [`committed`](Store::committed) once the
 ///   store is usable again.

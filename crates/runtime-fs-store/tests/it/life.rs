@@ -278,6 +278,67 @@ async fn s3_the_crash_tier_is_stated_and_works() {
     assert_eq!(refused.code(), "store_tier_unsupported");
 }
 
+/// V6: a process that ends loses nothing of the page cache, so the lineage stays; the machine may.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn v6_the_crash_tier_renews_its_lineage_only_after_the_machine_started_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1).tier(Tier::Crash);
+    let store = FsStore::open(&options).unwrap();
+    let lineage = store.identity().lineage.clone();
+    store.commit(commit(1)).await.unwrap();
+    drop(store);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.identity().lineage, lineage);
+    drop(store);
+    let lock = options.directory.join("lock");
+    let signed = fs::read_to_string(&lock).unwrap();
+    fs::write(&lock, signed.replace("\"boot\":\"", "\"boot\":\"other-")).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    assert!(store.report().lineage_renewed);
+    assert_ne!(store.identity().lineage, lineage);
+    assert_eq!(numbers(&store).await, [1]);
+}
+
+/// V1: the ids of events are remembered with the commits they came with, and no longer; opening
+/// again remembers the same.
+#[tokio::test]
+async fn v1_event_ids_are_forgotten_with_their_commits() {
+    let parent = tempfile::tempdir().unwrap();
+    let mut options = options(parent.path(), 1);
+    options.limits.remembered_commits = 4;
+    let again = |number, event| {
+        let mut again = commit(number);
+        again.events[0].id = commit(event).events[0].id;
+        again
+    };
+    let store = FsStore::open(&options).unwrap();
+    for number in 1..10 {
+        store.commit(commit(number)).await.unwrap();
+    }
+    let refused = store.commit(again(20, 6)).await.unwrap_err();
+    assert_eq!(refused.code(), "commit_different_content");
+    drop(store);
+    let store = FsStore::open(&options).unwrap();
+    let refused = store.commit(again(20, 6)).await.unwrap_err();
+    assert_eq!(refused.code(), "commit_different_content");
+    store.commit(again(21, 5)).await.unwrap();
+}
+
+/// V1: a clock that stands still gives every commit one time; none is taken for a forgotten one.
+#[tokio::test]
+async fn v1_a_clock_that_stands_still_makes_no_commit_too_old() {
+    let parent = tempfile::tempdir().unwrap();
+    let mut options = options(parent.path(), 1);
+    options.limits.remembered_commits = 4;
+    let store = FsStore::open(&options).unwrap();
+    for number in 1..20_u8 {
+        let mut commit = commit(number.into());
+        commit.id = CommitId::generate(Timestamp::from_millis(7), [number; 10]);
+        store.commit(commit).await.unwrap();
+    }
+}
+
 /// S8: commands wait in order, once each, for whoever opens the store.
 #[tokio::test]
 async fn s8_commands_wait_for_the_holder() {

@@ -1,18 +1,27 @@
-//! Loss of power at any point (R1), and whether the test would notice a missing sync (R2).
+//! Loss of power at any point (R1), whether the test would notice a missing sync (R2), and
+//! operations that fail (R7).
 
-use runtime_core::Timestamp;
-use runtime_fs_store::{Fault, FsLimits, FsStore, FsStoreOptions, plant};
-use runtime_store::{CommitError, Store};
-use runtime_testkit::{SeededRandom, SimulatedClock};
+use std::ops::Range;
 use std::sync::Arc;
+
+use runtime_core::{EventId, Tier, Timestamp};
+use runtime_fs_store::{
+    Failure, Fault, FsLimits, FsStore, FsStoreOptions, Operation, has_failed, plant, syncs,
+};
+use runtime_store::{Commit, CommitError, KeyRingStore, NewEvent, Store};
+use runtime_testkit::{SeededRandom, SimulatedClock};
 use turmoil_fs::Fs;
 use turmoil_fs::shim::std::fs as simulated;
 
-use crate::support::{commit, numbers, print_row};
+use crate::support::{
+    commit, commit_id, number, numbers, on_all_cores, print_row, random, read_events, run, stream,
+};
 
 const LIVES: u64 = 4;
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
 
-/// What a run of one seed met.
+/// What runs of many seeds met.
 #[derive(Debug, Default)]
 struct Met {
     crashes: u64,
@@ -20,6 +29,18 @@ struct Met {
     indeterminate: u64,
     cuts: u64,
     rolled: u64,
+    rotated: u64,
+}
+
+impl Met {
+    fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.acknowledged += other.acknowledged;
+        self.indeterminate += other.indeterminate;
+        self.cuts += other.cuts;
+        self.rolled += other.rolled;
+        self.rotated += other.rotated;
+    }
 }
 
 fn options(seed: u64) -> FsStoreOptions {
@@ -37,59 +58,116 @@ fn options(seed: u64) -> FsStoreOptions {
     }
 }
 
+fn disk(seed: u64) -> Fs {
+    Fs::builder()
+        .seed(seed)
+        .block_size(512)
+        .sync_probability(if seed.is_multiple_of(2) { 0.0 } else { 0.2 })
+        .build()
+}
+
+fn make_parent() {
+    simulated::create_dir("/data").unwrap();
+    simulated::sync_dir("/data").unwrap();
+}
+
+/// What a store must hold: everything durable, then a part of what was submitted after it.
+#[derive(Debug, Default)]
+struct Expected {
+    durable: Vec<u64>,
+    submitted: Vec<u64>,
+    /// The key that signs.
+    key: u32,
+}
+
+impl Expected {
+    /// Everything acknowledged is there, and what is there is a prefix of what was submitted.
+    async fn check(&mut self, store: &FsStore) -> Result<(), String> {
+        let found = read_events(store).await.map_err(|e| e.to_string())?;
+        let found: Vec<u64> = found.iter().map(number).collect();
+        if !self.submitted.starts_with(&found) || !found.starts_with(&self.durable) {
+            let Self {
+                durable, submitted, ..
+            } = self;
+            return Err(format!(
+                "acknowledged {durable:?}, submitted {submitted:?}, found {found:?}"
+            ));
+        }
+        let ring = store.key_ring().await.map_err(|e| e.to_string())?;
+        if ring.signing().id < self.key {
+            return Err(format!("key {} is gone", self.key));
+        }
+        self.durable.clone_from(&found);
+        self.submitted = found;
+        Ok(())
+    }
+
+    fn commit_group(
+        &mut self,
+        store: &FsStore,
+        group: Range<u64>,
+        met: &mut Met,
+    ) -> Result<(), String> {
+        let results = store.commit_group(group.clone().map(commit).collect());
+        for (number, result) in group.zip(results) {
+            match result {
+                Ok(_) => {
+                    self.submitted.push(number);
+                    self.durable.clone_from(&self.submitted);
+                    met.acknowledged += 1;
+                }
+                Err(CommitError::Indeterminate { .. }) => {
+                    self.submitted.push(number);
+                    met.indeterminate += 1;
+                }
+                Err(CommitError::ReadOnly { .. }) => {}
+                Err(other) => return Err(other.to_string()),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Lives several lives, each ended by a loss of power; says what broke.
 async fn live(seed: u64, always: Option<Fault>) -> Result<Met, String> {
     let chance = SeededRandom::new(seed ^ 0x5eed);
     let below = |end: u64| chance.below(end);
-    let disk = Fs::builder()
-        .seed(seed)
-        .block_size(512)
-        .sync_probability(if seed.is_multiple_of(2) { 0.0 } else { 0.2 })
-        .build();
+    let disk = disk(seed);
     let _entered = disk.enter();
     plant(None);
-    simulated::create_dir("/data").map_err(|e| e.to_string())?;
-    simulated::sync_dir("/data").map_err(|e| e.to_string())?;
+    make_parent();
     let mut met = Met::default();
-    // What is durable, and what may follow it in this order.
-    let mut durable: Vec<u64> = Vec::new();
-    let mut submitted: Vec<u64> = Vec::new();
+    let mut expected = Expected::default();
     let mut next = 0;
     for life in 0..LIVES {
+        let failing = |operation, after| {
+            Fault::Fails(Failure {
+                operation,
+                after: u32::try_from(below(after)).unwrap(),
+                error: EIO,
+            })
+        };
         let fault = always.or_else(|| match below(4) {
-            0 => Some(Fault::WriteFails(u32::try_from(below(60)).unwrap())),
-            1 => Some(Fault::SyncFails(u32::try_from(below(30)).unwrap())),
+            0 => Some(failing(Operation::Write, 60)),
+            1 => Some(failing(Operation::Sync, 30)),
             _ => None,
         });
         plant(fault);
         if let Ok(store) = FsStore::open(&options(seed + life * 1_000)) {
-            let found = numbers(&store).await;
-            check(&durable, &submitted, &found)?;
-            durable.clone_from(&found);
-            submitted = found;
+            expected.check(&store).await?;
             met.cuts += u64::from(store.report().cut.is_some());
             for _ in 0..below(24) {
-                let size = 1 + below(4);
-                let group: Vec<u64> = (next..next + size).collect();
-                next += size;
-                let results = store.commit_group(group.iter().map(|&n| commit(n)).collect());
-                for (number, result) in group.into_iter().zip(results) {
-                    match result {
-                        Ok(_) => {
-                            submitted.push(number);
-                            durable.clone_from(&submitted);
-                            met.acknowledged += 1;
-                        }
-                        Err(CommitError::Indeterminate { .. }) => {
-                            submitted.push(number);
-                            met.indeterminate += 1;
-                        }
-                        Err(CommitError::ReadOnly { .. }) => {}
-                        Err(other) => return Err(format!("seed {seed}: {other}")),
-                    }
-                }
+                let group = next..next + 1 + below(4);
+                next = group.end;
+                expected.commit_group(&store, group, &mut met)?;
                 if below(8) == 0 {
                     store.mark_idle();
+                }
+                if below(16) == 0
+                    && let Ok(ring) = store.rotate_key_ring().await
+                {
+                    expected.key = ring.signing().id;
+                    met.rotated += 1;
                 }
             }
             if below(6) == 0 {
@@ -102,44 +180,30 @@ async fn live(seed: u64, always: Option<Fault>) -> Result<Met, String> {
         met.crashes += 1;
     }
     plant(None);
-    let store = FsStore::open(&options(seed)).map_err(|e| format!("seed {seed}: {e}"))?;
+    let store = FsStore::open(&options(seed)).map_err(|e| e.to_string())?;
     if !store.report().damage.is_empty() {
-        return Err(format!("seed {seed}: {:?}", store.report().damage));
+        return Err(format!("{:?}", store.report().damage));
     }
-    check(&durable, &submitted, &numbers(&store).await)?;
+    expected.check(&store).await?;
     Ok(met)
 }
 
-/// Everything acknowledged is there, and what is there is a prefix of what was submitted.
-fn check(durable: &[u64], submitted: &[u64], found: &[u64]) -> Result<(), String> {
-    if submitted.starts_with(found) && found.starts_with(durable) {
-        return Ok(());
-    }
-    Err(format!(
-        "acknowledged {durable:?}, submitted {submitted:?}, found {found:?}"
-    ))
-}
-
-fn run<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(work)
+/// The quick count, or as many times as many as `FS_STORE_TIMES` says.
+fn count(quick: u64) -> u64 {
+    let times = std::env::var("FS_STORE_TIMES").map_or(1, |text| text.parse().unwrap());
+    quick * times
 }
 
 /// R1: whatever is lost with the power, nothing acknowledged is, and nothing comes twice.
 #[test]
 fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
     let started = std::time::Instant::now();
-    let seeds = std::env::var("FS_STORE_SEEDS").map_or(300, |text| text.parse().unwrap());
+    let seeds = count(5_000);
     let mut sum = Met::default();
-    for seed in 0..seeds {
-        let met = run(live(seed, None)).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
-        sum.crashes += met.crashes;
-        sum.acknowledged += met.acknowledged;
-        sum.indeterminate += met.indeterminate;
-        sum.cuts += met.cuts;
-        sum.rolled += met.rolled;
+    for met in on_all_cores(seeds, |seed| {
+        run(live(seed, None)).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"))
+    }) {
+        sum.add(&met);
     }
     assert!(
         sum.crashes == seeds * LIVES && sum.acknowledged > seeds,
@@ -147,22 +211,238 @@ fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
     );
     // Otherwise the run did not meet what it is for.
     assert!(
-        sum.indeterminate > 0 && sum.cuts > 0 && sum.rolled > 0,
+        [sum.indeterminate, sum.cuts, sum.rolled, sum.rotated]
+            .iter()
+            .all(|met| *met > seeds / 100),
         "{sum:?}"
     );
     print_row("R1", usize::try_from(sum.crashes).unwrap(), started);
 }
 
-/// R2: without a sync of files, or of directories, the same run finds losses.
+/// R2: without a sync of files, of directories, or of what is renamed, the same run finds losses.
 #[test]
 fn r2_a_missing_sync_is_found() {
     let started = std::time::Instant::now();
-    let mut cases = 0;
-    for fault in [Fault::NoFileSync, Fault::NoDirectorySync] {
-        let broken = (0..50).filter(|&seed| run(live(seed, Some(fault))).is_err());
-        let broken = broken.count();
+    let runs = count(1_250);
+    let mut crashes = 0;
+    for fault in [
+        Fault::NoFileSync,
+        Fault::NoDirectorySync,
+        Fault::NoRenameSync,
+    ] {
+        let broken = on_all_cores(runs, |seed| run(live(seed, Some(fault))).is_err());
+        let broken = broken.into_iter().filter(|broken| *broken).count();
         assert!(broken > 0, "{fault:?} was not found");
-        cases += 50;
+        crashes += runs * LIVES;
     }
-    print_row("R2", cases, started);
+    print_row("R2-sync", usize::try_from(crashes).unwrap(), started);
+}
+
+/// A commit of `events` events with bodies of `bytes` bytes, and nothing else.
+fn commit_of(number: u64, events: u64, bytes: usize) -> Commit {
+    let mut body = vec![0; bytes];
+    body[..8].copy_from_slice(&number.to_be_bytes());
+    let time = Timestamp::from_millis(number);
+    let commit = Commit::new(commit_id(number), time);
+    (0..events).fold(commit, |commit, event| {
+        commit.event(NewEvent {
+            id: EventId::generate(time, random(number * 8 + event)),
+            streams: vec![stream("session/all")],
+            closes: false,
+            body: body.clone().into(),
+        })
+    })
+}
+
+/// A group whose sync fails, a loss of power that keeps a part of it in any order, and a commit
+/// that may end just where a discarded frame begins; says what broke.
+async fn relapse(seed: u64, always: Option<Fault>) -> Result<(), String> {
+    let chance = SeededRandom::new(seed ^ 0xc0de);
+    let bytes = || 8 * usize::try_from(1 + chance.below(24)).unwrap();
+    let disk = disk(seed);
+    let _entered = disk.enter();
+    plant(always);
+    make_parent();
+    let roomy = FsStoreOptions {
+        fs_limits: FsLimits::default(),
+        ..options(seed)
+    };
+    let open = || FsStore::open(&roomy).map_err(|e| e.to_string());
+    let mut expected = Expected::default();
+    let store = open()?;
+    let group: Vec<Commit> = (0..12).map(|n| commit_of(n, 1, bytes())).collect();
+    plant(Some(Fault::Fails(Failure {
+        operation: Operation::Sync,
+        after: 0,
+        error: EIO,
+    })));
+    let results = store.commit_group(group);
+    if results.iter().any(Result::is_ok) {
+        return Err("a failed sync was acknowledged".to_owned());
+    }
+    expected.submitted.extend(0..12);
+    drop(store);
+    plant(always);
+    disk.crash();
+    let store = open()?;
+    expected.check(&store).await?;
+    // Two events, so that the positions agree with those of two frames before.
+    store
+        .commit(commit_of(100, 2, bytes()))
+        .await
+        .map_err(|e| e.to_string())?;
+    expected.submitted.extend([100, 100]);
+    expected.durable.clone_from(&expected.submitted);
+    drop(store);
+    disk.crash();
+    expected.check(&open()?).await
+}
+
+/// R2: with no incarnation in the checksums, and no new segment after a cut, discarded frames
+/// come back; with them, none does.
+#[test]
+fn r2_a_missing_incarnation_is_found() {
+    let started = std::time::Instant::now();
+    let runs = count(5_000);
+    let broken = |fault: Option<Fault>| {
+        let broken = on_all_cores(runs, |seed| run(relapse(seed, fault)).err());
+        broken.into_iter().flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(broken(None), Vec::<String>::new());
+    let found = broken(Some(Fault::NoIncarnation));
+    assert!(!found.is_empty(), "no discarded frame came back");
+    print_row("R2-incarnation", usize::try_from(runs).unwrap(), started);
+}
+
+/// One operation fails while a store is opened and used; says what broke, or whether the
+/// operation was met.
+async fn survive(seed: u64, failure: Failure) -> Result<bool, String> {
+    let disk = disk(seed);
+    let _entered = disk.enter();
+    plant(None);
+    make_parent();
+    let mut expected = Expected::default();
+    let mut met = Met::default();
+    let open = || FsStore::open(&options(seed));
+    let store = open().map_err(|e| e.to_string())?;
+    expected.commit_group(&store, 0..3, &mut met)?;
+    drop(store);
+    plant(Some(Fault::Fails(failure)));
+    if let Ok(store) = open() {
+        for next in (3..30).step_by(3) {
+            let acknowledged = met.acknowledged;
+            let failed_before = has_failed();
+            let stopped = met.indeterminate > 0;
+            expected.commit_group(&store, next..next + 3, &mut met)?;
+            if stopped && met.acknowledged > acknowledged {
+                return Err("a stopped store took a commit".to_owned());
+            }
+            if !failed_before && has_failed() && met.indeterminate > 0 {
+                let before = syncs();
+                let refused = store.commit(commit(1_000)).await;
+                if !matches!(refused, Err(CommitError::ReadOnly { .. })) {
+                    return Err(format!("after a failure: {refused:?}"));
+                }
+                let _says_so = store.close().await;
+                if syncs() != before {
+                    return Err("it synced again".to_owned());
+                }
+            }
+        }
+    }
+    let failed = has_failed();
+    plant(None);
+    if seed.is_multiple_of(3) {
+        disk.crash();
+    }
+    let store = open().map_err(|e| e.to_string())?;
+    expected.check(&store).await?;
+    store
+        .commit(commit(2_000))
+        .await
+        .map_err(|e| e.to_string())?;
+    Ok(failed)
+}
+
+/// R7: whatever fails at whatever place, what was acknowledged is there, the error is typed, and
+/// nothing is written or synced again before the store is reopened (S5).
+#[test]
+fn r7_a_failed_operation_stops_the_store_and_loses_nothing() {
+    let started = std::time::Instant::now();
+    let operations = [
+        Operation::Write,
+        Operation::ShortWrite,
+        Operation::Sync,
+        Operation::Rename,
+        Operation::Open,
+    ];
+    let mut cases = Vec::new();
+    for operation in operations {
+        // About as many as there are of each.
+        let places = match operation {
+            Operation::Write | Operation::ShortWrite => 70,
+            Operation::Sync => 25,
+            Operation::Rename => 5,
+            Operation::Open => 14,
+        };
+        cases.extend((0..count(700)).map(|case| Failure {
+            operation,
+            after: u32::try_from(case % places).unwrap(),
+            error: if case % 2 == 0 { EIO } else { ENOSPC },
+        }));
+    }
+    let results = on_all_cores(cases.len() as u64, |seed| {
+        let failure = cases[usize::try_from(seed).unwrap()];
+        let failed = run(survive(seed, failure));
+        failed.unwrap_or_else(|broken| panic!("{failure:?}: {broken}"))
+    });
+    for operation in operations {
+        let met = cases
+            .iter()
+            .zip(&results)
+            .filter(|(failure, failed)| failure.operation == operation && **failed);
+        assert!(met.count() > 0, "{operation:?} never failed");
+    }
+    let met = results.iter().filter(|failed| **failed).count();
+    assert!(met >= 1_500, "only {met} cases");
+    print_row("R7", met, started);
+}
+
+/// V6: at tier Crash the loss of power takes what was acknowledged, and the hint with it; whoever
+/// has read it is told by a new lineage.
+#[test]
+fn v6_lost_positions_renew_the_lineage_at_tier_crash() {
+    let lost = on_all_cores(count(300), |seed| {
+        let disk = disk(seed);
+        let _entered = disk.enter();
+        plant(None);
+        make_parent();
+        let options = options(seed).tier(Tier::Crash);
+        let mut expected = Expected::default();
+        let store = FsStore::open(&options).unwrap();
+        let groups = 1 + seed % 16;
+        for group in 0..groups {
+            let group = group * 2..group * 2 + 2;
+            expected
+                .commit_group(&store, group, &mut Met::default())
+                .unwrap();
+        }
+        let lineage = store.identity().lineage.clone();
+        let closes = seed.is_multiple_of(5);
+        if closes {
+            run(store.close()).unwrap();
+        }
+        drop(store);
+        disk.crash();
+        let store = FsStore::open(&options).unwrap();
+        let is_lost = run(numbers(&store)) != expected.submitted;
+        let is_same = store.identity().lineage == lineage;
+        assert!(!(is_lost && is_same), "seed {seed}: nobody is told");
+        assert!(
+            !closes || (is_same && !is_lost),
+            "seed {seed}: it was closed"
+        );
+        is_lost
+    });
+    assert!(lost.contains(&true), "nothing was lost");
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use runtime_core::{CommitId, EventId, ScopeId, StreamKey, Timestamp};
 use runtime_fs_store::{FsStore, FsStoreOptions};
-use runtime_store::{Commit, NewEvent, Page, Position, RowChange, RowKey, Store, StoredEvent};
+use runtime_store::{
+    Commit, NewEvent, Page, Position, ReadError, RowChange, RowKey, Store, StoredEvent,
+};
 use runtime_testkit::{SeededRandom, SimulatedClock};
 
 /// A store inside `parent` whose clock stands still and whose randomness repeats.
@@ -29,7 +31,7 @@ pub(crate) fn stream(name: &str) -> StreamKey {
     StreamKey::new(name).unwrap()
 }
 
-fn random(number: u64) -> [u8; 10] {
+pub(crate) fn random(number: u64) -> [u8; 10] {
     let mut random = [0; 10];
     random[..8].copy_from_slice(&number.to_be_bytes());
     random
@@ -68,27 +70,59 @@ pub(crate) fn body(number: u64) -> Vec<u8> {
 
 /// Reads the whole log.
 pub(crate) async fn all_events(store: &FsStore) -> Vec<StoredEvent> {
+    read_events(store).await.unwrap()
+}
+
+/// Reads the whole log, or says what could not be read.
+pub(crate) async fn read_events(store: &FsStore) -> Result<Vec<StoredEvent>, ReadError> {
     let mut events = Vec::new();
     let mut after = Position(0);
     loop {
-        let page = store.events(None, Page::after(after, 256)).await.unwrap();
+        let page = store.events(None, Page::after(after, 256)).await?;
         events.extend(page.events);
         after = page.next;
         if !page.has_more {
-            return events;
+            return Ok(events);
         }
     }
 }
 
 /// Returns the numbers of the commits whose events are in the log, in order.
 pub(crate) async fn numbers(store: &FsStore) -> Vec<u64> {
-    let events = all_events(store).await;
-    let number = |event: &StoredEvent| u64::from_be_bytes(event.body[..8].try_into().unwrap());
-    events.iter().map(number).collect()
+    all_events(store).await.iter().map(number).collect()
+}
+
+pub(crate) fn number(event: &StoredEvent) -> u64 {
+    u64::from_be_bytes(event.body[..8].try_into().unwrap())
 }
 
 pub(crate) fn segment(options: &FsStoreOptions, number: u32) -> std::path::PathBuf {
     options.directory.join(format!("segments/{number:010}.log"))
+}
+
+/// Runs every case, on as many threads as there are cores.
+pub(crate) fn on_all_cores<T: Send>(cases: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = (0..cores)
+            .map(|core| {
+                let cases = (core..cases).step_by(usize::try_from(cores).unwrap());
+                scope.spawn(move || cases.map(work).collect::<Vec<_>>())
+            })
+            .collect();
+        let results = threads.into_iter().map(|thread| thread.join().unwrap());
+        results.flatten().collect()
+    })
+}
+
+/// Runs async work where the caller is not async.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(work)
 }
 
 /// Prints a row of the scoreboard; a test gets here only without a failure.
