@@ -18,6 +18,9 @@ use crate::{Model, ModelError, ModelStream, ScriptStep};
 /// forgotten beyond that.
 const COUNTED_CALLS_MAX: usize = 1024;
 
+/// How many pieces of an answer wait for the pace.
+const PACED_EVENTS: usize = 256;
+
 /// A model that answers from a script, deterministic and without a service.
 ///
 /// # Law
@@ -69,7 +72,8 @@ impl ScriptedModel {
         self
     }
 
-    /// Waits before each piece, so that a person can watch.
+    /// Waits before each piece, so that a person can watch; before the first 256 of an answer
+    /// only, so that a long one does not take for ever.
     #[must_use]
     pub fn with_pace(mut self, clock: Arc<dyn Clock>, pause: Duration) -> Self {
         self.pace = Some((clock, pause));
@@ -164,10 +168,10 @@ impl ScriptedModel {
         let Some((clock, pause)) = &self.pace else {
             return Box::pin(stream::iter(events));
         };
-        let events = events.into_iter();
+        let events = events.into_iter().enumerate();
         Box::pin(stream::unfold(events, move |mut events| async move {
-            let event = events.next()?;
-            if matches!(event, Ok(ModelEvent::TextDelta { .. })) {
+            let (at, event) = events.next()?;
+            if at < PACED_EVENTS && matches!(event, Ok(ModelEvent::TextDelta { .. })) {
                 clock.sleep(*pause).await;
             }
             Some((event, events))

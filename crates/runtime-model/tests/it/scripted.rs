@@ -271,3 +271,18 @@ async fn c4_the_pace_is_kept_by_the_clock_before_each_piece() {
     assert_eq!(response.message.plain_text(), "12345678");
     assert_eq!(clock.0.load(std::sync::atomic::Ordering::Relaxed), 2);
 }
+
+#[tokio::test]
+async fn c4_a_long_answer_is_paced_at_its_start_only() {
+    let clock = Arc::new(CountingClock::default());
+    let text = "x".repeat(100_000);
+    let model = ScriptedModel::new("demo", vec![ScriptStep::text(&text)]).with_pace(
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Duration::from_millis(30),
+    );
+    let response = answer(&model, request("k", &[user("x")]))
+        .await
+        .expect("answers");
+    assert_eq!(response.message.plain_text(), text);
+    assert!(clock.0.load(std::sync::atomic::Ordering::Relaxed) <= 256);
+}
