@@ -40,7 +40,10 @@ pub enum OpenError {
         known: u32,
     },
     /// There is no store, and none was to be created.
-    #[error("there is no store in {}", directory.display())]
+    #[error(
+        "there is no store in {}; check the path, or open it for writing to make one",
+        directory.display()
+    )]
     NoStore {
         /// The directory.
         directory: PathBuf,

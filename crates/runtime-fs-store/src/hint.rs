@@ -27,7 +27,9 @@ pub(crate) struct HintFile(File);
 
 impl HintFile {
     pub(crate) fn create(layout: &Layout) -> io::Result<Self> {
-        fs::open_or_create(&layout.path(DURABLE)).map(Self)
+        fs::open_or_create(&layout.path(DURABLE))
+            .map(Self)
+            .map_err(|error| io::Error::new(error.kind(), format!("{DURABLE}: {error}")))
     }
 
     pub(crate) fn publish(&self, hint: Hint) -> io::Result<()> {

@@ -226,10 +226,14 @@ impl Log {
         if let Err(error) = self.append(&part.bytes) {
             self.stop(&error);
             let source = Arc::new(error);
+            let reason = format!(
+                "segments/{}: {source}",
+                Layout::segment_name(self.end.segment)
+            );
             for (index, id) in part.pending {
                 answers[index] = Err(CommitError::Indeterminate {
                     id,
-                    reason: source.to_string(),
+                    reason: reason.clone(),
                     source: Some(Arc::clone(&source)),
                 });
             }
