@@ -8,7 +8,7 @@ use anyhow::Context;
 use futures_util::StreamExt;
 use runtime::RuntimeError;
 use runtime::core::{
-    Clock, CommitId, EventKind, Random, Resolution, RuntimeEvent, Topic, WireError,
+    Clock, CommitId, ErrorClass, EventKind, Random, Resolution, RuntimeEvent, Topic, WireError,
 };
 use runtime::events::{EventHub, EventStream, StreamItem};
 use runtime::store::{SystemClock, SystemRandom};
@@ -58,8 +58,10 @@ pub(crate) fn in_doubt(call: String, ruling: Ruling) -> anyhow::Result<Command> 
 }
 
 fn json_argument(text: &str) -> anyhow::Result<Value> {
-    serde_json::from_str(text)
-        .with_context(|| format!("{text:?} is not JSON; quote a text twice: '\"text\"'"))
+    serde_json::from_str(text).map_err(|error| {
+        let message = format!("{text:?} is not JSON ({error}); quote a text twice: '\"text\"'");
+        WireError::new("argument_not_json", ErrorClass::Invalid, message).into()
+    })
 }
 
 /// Carries a command out, here or by the process that has the store open.
@@ -105,8 +107,12 @@ async fn leave(common: &Common, output: Output, command: &Command) -> anyhow::Re
     match tokio::time::timeout(PATIENCE, caused_by(events, id)).await {
         Ok(event) => told(output, event?.as_ref()),
         Err(_) => {
-            output
-                .say("left in the inbox; the process that has the store open has not taken it yet");
+            let said =
+                "left in the inbox; the process that has the store open has not taken it yet";
+            output.print(
+                || said.to_owned(),
+                &json!({ "answer": "left", "command": id }),
+            );
             Ok(Exit::Busy)
         }
     }

@@ -89,9 +89,12 @@ pub(crate) enum Command {
     Tail {
         /// The worker; without one, the whole runtime.
         worker: Option<String>,
-        /// Where to start: `start`, `now`, or a cursor.
+        /// Where to start: `start`, `now`, or a cursor as `--cursors` prints it.
         #[arg(long, default_value = "start", value_name = "WHERE")]
         from: String,
+        /// Print with each event the cursor right after it, to go on from there by `--from`.
+        #[arg(long)]
+        cursors: bool,
         /// Go on with new events until interrupted.
         #[arg(long)]
         follow: bool,

@@ -17,6 +17,9 @@ use crate::exit::Exit;
 use crate::inspect::{pending_line, pending_value};
 use crate::output::Output;
 
+/// What the person is asked.
+const QUESTION: &str = "approve? [y/N] ";
+
 /// Who answers requests for approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Approver {
@@ -156,8 +159,16 @@ impl<'a> Follower<'a> {
     }
 
     async fn event(&mut self, event: &RuntimeEvent) -> anyhow::Result<()> {
+        let asking = self.asked.is_some();
+        if asking {
+            self.output.stream("\n");
+        }
         self.end_line();
         self.output.event(event);
+        if asking {
+            // What happened has pushed the question away.
+            self.output.stream(QUESTION);
+        }
         self.seen = self.runtime.cursor_after(event.position);
         match event.kind() {
             EventKind::ApprovalRequested => self.answer().await,
@@ -249,7 +260,7 @@ impl<'a> Follower<'a> {
             if self.approver == Approver::Person {
                 self.end_line();
                 self.output
-                    .stream(&format!("{}\napprove? [y/N] ", pending_line(&item)));
+                    .stream(&format!("{}\n{QUESTION}", pending_line(&item)));
                 self.asked = Some(item);
                 return Ok(());
             }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use runtime::RuntimeError;
-use runtime::core::{SessionId, Topic, WorkerId};
+use runtime::core::{RuntimeEvent, SessionId, Topic, WorkerId};
 use runtime::effects::PendingKind;
 use runtime::events::{Cursor, EventHub, StreamItem};
-use runtime::store::{Store, SystemClock, SystemRandom};
+use runtime::store::{Position, Store, SystemClock, SystemRandom};
 use runtime::workers::view::{self, PendingItem};
 use runtime::workers::{ParkReason, TurnRecord, TurnStatus, WorkerRecord};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::args::Common;
 use crate::exit::Exit;
 use crate::open;
-use crate::output::Output;
+use crate::output::{Output, event_line, event_value};
 
 /// `workers`
 pub(crate) async fn workers(common: &Common, output: Output) -> anyhow::Result<Exit> {
@@ -58,16 +58,19 @@ async fn pending_of(
     Ok(pending)
 }
 
+/// What `tail` is told.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) worker: Option<String>,
+    pub(crate) from: String,
+    pub(crate) cursors: bool,
+    pub(crate) follow: bool,
+}
+
 /// `tail [WORKER]`
-pub(crate) async fn tail(
-    common: &Common,
-    output: Output,
-    worker: Option<&str>,
-    from: &str,
-    follow: bool,
-) -> anyhow::Result<Exit> {
+pub(crate) async fn tail(common: &Common, output: Output, tail: Tail) -> anyhow::Result<Exit> {
     let store = open::read_only(common).await?;
-    let topic = match worker {
+    let topic = match &tail.worker {
         None => Topic::Runtime,
         Some(name) => {
             let id: WorkerId = name.parse().map_err(RuntimeError::from)?;
@@ -78,23 +81,49 @@ pub(crate) async fn tail(
         }
     };
     let hub = EventHub::new(store, Arc::new(SystemClock::new()), Arc::new(SystemRandom));
-    let cursor = match from {
+    let cursor = match tail.from.as_str() {
         "start" => hub.cursor_from_start(),
         "now" => hub.cursor_now().await.map_err(RuntimeError::from)?,
         cursor => cursor
             .parse::<Cursor>()
             .map_err(|error| RuntimeError::from_part(&error))?,
     };
-    if follow {
+    let output = TailOutput {
+        output,
+        hub: &hub,
+        cursors: tail.cursors,
+    };
+    if tail.follow {
         follow_topic(&hub, output, topic, cursor).await
     } else {
         read_topic(&hub, output, topic, cursor).await
     }
 }
 
+/// Where `tail` prints.
+#[derive(Debug, Clone, Copy)]
+struct TailOutput<'a> {
+    output: Output,
+    hub: &'a EventHub,
+    cursors: bool,
+}
+
+impl TailOutput<'_> {
+    fn event(self, event: &RuntimeEvent) {
+        if !self.cursors {
+            return self.output.event(event);
+        }
+        let cursor = self.hub.cursor_after(Position(event.position));
+        let mut value = event_value(event);
+        value["cursor"] = json!(cursor);
+        let line = || format!("{}  cursor {cursor}", event_line(event));
+        self.output.print(line, &value);
+    }
+}
+
 async fn read_topic(
     hub: &EventHub,
-    output: Output,
+    output: TailOutput<'_>,
     topic: Topic,
     mut cursor: Cursor,
 ) -> anyhow::Result<Exit> {
@@ -113,7 +142,7 @@ async fn read_topic(
 
 async fn follow_topic(
     hub: &EventHub,
-    output: Output,
+    output: TailOutput<'_>,
     topic: Topic,
     cursor: Cursor,
 ) -> anyhow::Result<Exit> {
@@ -129,7 +158,7 @@ async fn follow_topic(
                 Some(Ok(StreamItem::Event(event))) => output.event(&event),
                 Some(Ok(StreamItem::Gap { oldest })) => {
                     let line = || format!("events before {oldest} have been removed");
-                    output.print(line, &json!({ "gap": { "oldest": oldest } }));
+                    output.output.print(line, &json!({ "gap": { "oldest": oldest } }));
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(RuntimeError::from_part(&error).into()),

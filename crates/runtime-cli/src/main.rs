@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use runtime::RuntimeError;
+use runtime::core::{ErrorClass, WireError};
 use runtime::workers::Command as RuntimeCommand;
 
 use crate::args::{Arguments, Command};
@@ -25,7 +26,10 @@ use crate::output::Output;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
     let output = Output::new(arguments.common.json);
     let exit = match execute(arguments, output).await {
         Ok(exit) => exit,
@@ -39,6 +43,22 @@ async fn main() -> ExitCode {
         }
     };
     ExitCode::from(exit)
+}
+
+/// Prints what clap says of the arguments, as JSON if they ask so: nothing else has been read yet.
+fn usage(error: &clap::Error) -> ExitCode {
+    let words = std::env::args_os().take_while(|word| word != "--");
+    if error.use_stderr() && words.into_iter().any(|word| word == "--json") {
+        let message = error.to_string();
+        let message = message.trim().trim_start_matches("error: ");
+        let error = WireError::new("command_usage", ErrorClass::Invalid, message.to_owned());
+        Output::new(true).error(&error);
+    } else {
+        // The stream may be closed; there is nobody left to tell.
+        let _ = error.print();
+    }
+    // 0 for help and version, 2 for everything else.
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
@@ -71,9 +91,16 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
         Command::Tail {
             worker,
             from,
+            cursors,
             follow,
         } => {
-            return inspect::tail(common, output, worker.as_deref(), &from, follow).await;
+            let tail = inspect::Tail {
+                worker,
+                from,
+                cursors,
+                follow,
+            };
+            return inspect::tail(common, output, tail).await;
         }
         Command::Pending => return inspect::pending(common, output).await,
         Command::Verify => return open::verify(common, output),

@@ -75,7 +75,7 @@ impl Output {
 
 /// The JSON of an event: `position`, `seq`, `turn` and `kind` are always there, null where an
 /// event belongs to no turn.
-fn event_value(event: &RuntimeEvent) -> Value {
+pub(crate) fn event_value(event: &RuntimeEvent) -> Value {
     let mut value = json!(event);
     for member in ["seq", "turn"] {
         if value.get(member).is_none() {
@@ -85,7 +85,8 @@ fn event_value(event: &RuntimeEvent) -> Value {
     value
 }
 
-fn event_line(event: &RuntimeEvent) -> String {
+/// The line of an event.
+pub(crate) fn event_line(event: &RuntimeEvent) -> String {
     let place = format!("{:>5}  {:<22}", event.position, event.kind().as_str());
     let session = event
         .draft

@@ -142,3 +142,57 @@ fn wrong_arguments_are_named() {
         "cursor_malformed"
     );
 }
+
+#[test]
+fn usage_errors_are_json_where_json_is_asked_for() {
+    let home = Home::new();
+    for arguments in [
+        vec!["--json", "nonsense"],
+        vec!["demo", "--crash-at", "nowhere", "--json"],
+        vec!["run", "--json", "without a worker"],
+        vec!["--json"],
+    ] {
+        let ended = home.run(&arguments).expect(2);
+        let code = text(&ended.json()[0]["error"]["code"]);
+        assert_eq!(code, "command_usage", "{arguments:?}");
+        assert_eq!(ended.stderr, "", "{arguments:?}");
+    }
+    assert!(
+        home.run(&["nonsense"])
+            .expect(2)
+            .stderr
+            .contains("nonsense")
+    );
+    assert!(
+        home.run(&["--json", "--help"])
+            .expect(0)
+            .stdout
+            .contains("Usage")
+    );
+    assert!(!home.path().exists(), "nothing was made");
+}
+
+#[test]
+fn v6_tail_goes_on_from_a_cursor_that_it_printed() {
+    let home = Home::new();
+    home.run(&["demo", "--yes"]).expect(0);
+    let plain = home.run(&["tail", "--json"]).expect(0).json();
+    let with = home.run(&["tail", "--json", "--cursors"]).expect(0).json();
+    assert_eq!(with.len(), plain.len());
+    for (at, event) in with.iter().enumerate() {
+        let cursor = text(&event["cursor"]);
+        let rest = home.run(&["tail", "--json", "--from", &cursor]).expect(0);
+        assert_eq!(rest.json(), plain[at + 1..]);
+    }
+    let line = home.run(&["tail", "--cursors"]).expect(0).stdout;
+    assert!(line.contains(&text(&with[0]["cursor"])), "{line}");
+}
+
+#[test]
+fn an_argument_that_is_not_json_is_told_so() {
+    let home = Home::new();
+    home.run(&["demo"]).expect(3);
+    let call = text(&home.pending()[0]["call"]);
+    let code = error_code(&home, &["approve", &call, "--arguments", "x"]);
+    assert_eq!(code, "argument_not_json");
+}
