@@ -81,6 +81,19 @@ impl Classified for Interrupt {
             Self::Cancelled | Self::Fenced => None,
         }
     }
+
+    fn to_wire(&self) -> WireError {
+        match self {
+            // What failed below keeps its own code, which says what to do.
+            Self::Terminal(error) => error.clone(),
+            _ => WireError {
+                code: self.code().to_owned(),
+                class: self.class(),
+                message: self.to_string(),
+                details: self.details(),
+            },
+        }
+    }
 }
 
 /// Why a scope cannot be opened, or an effect not be run at all.

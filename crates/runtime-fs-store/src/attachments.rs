@@ -97,6 +97,27 @@ impl Attachments {
     }
 }
 
+/// Reads every attachment and returns the files whose bytes are not those of their name.
+pub(crate) fn damaged(layout: &Layout) -> io::Result<Vec<String>> {
+    let root = layout.path(ATTACHMENTS);
+    let mut damaged = Vec::new();
+    for directory in fs::names(&root)? {
+        if fs::kind(&root.join(&directory))? != Some(fs::Kind::Directory) {
+            continue;
+        }
+        for name in fs::names(&root.join(&directory))? {
+            let Ok(digest) = name.parse::<Digest>() else {
+                continue;
+            };
+            let bytes = fs::read_all(&root.join(&directory).join(&name))?;
+            if Digest::of_bytes(&bytes) != digest {
+                damaged.push(format!("{ATTACHMENTS}/{directory}/{name}"));
+            }
+        }
+    }
+    Ok(damaged)
+}
+
 pub(crate) fn unavailable(action: &str, error: io::Error) -> AttachmentError {
     AttachmentError::Unavailable {
         reason: format!("cannot {action} an attachment: {error}"),

@@ -2,6 +2,7 @@
 
 use crate::frame::{Header, Place, StoreTag, flag};
 use crate::index::Index;
+use crate::layout::{Layout, SEGMENTS};
 use crate::record::{BadPayload, read_commit};
 use crate::report::Damage;
 use crate::segment::{Item, scan};
@@ -73,16 +74,19 @@ impl Fold {
     pub(crate) fn read_only(&self) -> Option<String> {
         self.damage.iter().find_map(|damage| match damage {
             Damage::SegmentHeader { segment } => Some(format!(
-                "the header of segment {segment} is damaged; run repair"
+                "the header of {} is damaged; reading still works, put the file back from a copy",
+                segment_file(*segment)
             )),
             Damage::Header { segment, bytes } => Some(format!(
-                "segment {segment} is damaged at bytes {} to {}; run repair",
-                bytes.start, bytes.end
+                "{} is damaged at bytes {} to {}; reading still works, put the file back from a copy",
+                segment_file(*segment),
+                bytes.start,
+                bytes.end
             )),
             Damage::UnknownRecord { record, schema, .. } => Some(format!(
                 "it holds records of kind {record} schema {schema}; open it with a later version"
             )),
-            Damage::Payload { .. } => None,
+            Damage::Payload { .. } | Damage::LostTail { .. } | Damage::Attachment { .. } => None,
         })
     }
 
@@ -217,14 +221,22 @@ impl Fold {
     }
 }
 
+fn segment_file(number: u32) -> String {
+    format!("{SEGMENTS}/{}", Layout::segment_name(number))
+}
+
 fn place_of(damage: &Damage) -> String {
     match damage {
-        Damage::SegmentHeader { segment } => format!("segment {segment}"),
+        Damage::SegmentHeader { segment } => segment_file(*segment),
         Damage::Header { segment, bytes }
         | Damage::Payload { segment, bytes, .. }
         | Damage::UnknownRecord { segment, bytes, .. } => {
-            format!("segment {segment} byte {}", bytes.start)
+            format!("{} byte {}", segment_file(*segment), bytes.start)
         }
+        Damage::LostTail {
+            segment, offset, ..
+        } => format!("{} after byte {offset}", segment_file(*segment)),
+        Damage::Attachment { file } => file.clone(),
     }
 }
 

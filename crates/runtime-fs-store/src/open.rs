@@ -13,7 +13,7 @@ use crate::layout::{ASIDE, Format, KEYS, Layout, hex};
 use crate::lock::{Holder, Lock};
 use crate::log::{Log, LogStart};
 use crate::replay::{Reader, Replay, replay};
-use crate::report::{CutTail, OpenReport};
+use crate::report::{CutTail, Damage, OpenReport};
 use crate::segments::Segments;
 use crate::shared::Shared;
 
@@ -46,7 +46,7 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
     let hint = hint::read(&layout);
     let remembered_max = options.limits.remembered_commits;
     let replay = replay(&layout, tag, remembered_max, Reader::Owner, hint)?;
-    let mut report = report_of(&layout, &replay)?;
+    let mut report = report_of(&layout, &replay, hint)?;
     report.created = created;
     if report.read_only.is_none() {
         report.cut = keep_tail_aside(&layout, &replay)?;
@@ -94,11 +94,21 @@ pub(crate) fn check_keys(layout: &Layout) -> Result<(), OpenError> {
     }
 }
 
-pub(crate) fn report_of(layout: &Layout, replay: &Replay) -> Result<OpenReport, OpenError> {
+pub(crate) fn report_of(
+    layout: &Layout,
+    replay: &Replay,
+    hint: Option<Hint>,
+) -> Result<OpenReport, OpenError> {
     let fold = &replay.fold;
+    let lost = hint.filter(|hint| is_behind(Some(*hint), replay.end));
+    let lost = lost.map(|hint| Damage::LostTail {
+        segment: replay.end.segment,
+        offset: replay.end.offset,
+        published: hint.head,
+    });
     Ok(OpenReport {
         closed_in_order: fold.closed,
-        damage: fold.damage.clone(),
+        damage: fold.damage.iter().cloned().chain(lost).collect(),
         read_only: fold.read_only(),
         foreign: layout.foreign()?,
         frames: fold.frames,

@@ -251,7 +251,9 @@ fn check_damage(index: &Index, commit: &Commit) -> Result<(), CommitError> {
     match found {
         None => Ok(()),
         Some((name, place)) => Err(CommitError::ReadOnly {
-            reason: format!("{name} is damaged at {place}; run repair"),
+            reason: format!(
+                "{name} is damaged at {place}; it can be read, not changed; put the file back from a copy"
+            ),
         }),
     }
 }

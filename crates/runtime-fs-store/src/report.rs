@@ -59,6 +59,21 @@ pub enum Damage {
         /// Its schema.
         schema: u8,
     },
+    /// The log ends before what was published as durable: somebody cut the file, or the disk
+    /// lost what it had synced. At tier `Crash` a loss of power does the same.
+    LostTail {
+        /// The segment in which the log ends.
+        segment: u32,
+        /// Where it ends.
+        offset: u64,
+        /// The last position that was published.
+        published: u64,
+    },
+    /// An attachment whose bytes are not those of its name.
+    Attachment {
+        /// The file, inside the store.
+        file: String,
+    },
 }
 
 /// What opening a store found.

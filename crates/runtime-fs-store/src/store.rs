@@ -122,7 +122,7 @@ impl FsStore {
         let hint = hint::read(&layout);
         let remembered_max = options.limits.remembered_commits;
         let replay = replay(&layout, tag, remembered_max, Reader::Beside(hint), hint)?;
-        let mut report = open::report_of(&layout, &replay)?;
+        let mut report = open::report_of(&layout, &replay, None)?;
         report.read_only = Some("opened read-only".to_owned());
         let open_max = options.fs_limits.open_segments_max;
         let follower = Follower::new(layout.clone(), tag, replay, open_max);

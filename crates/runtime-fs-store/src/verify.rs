@@ -6,13 +6,13 @@ use runtime_store::Limits;
 
 use crate::error::OpenError;
 use crate::hint;
-use crate::layout::{KEYS, Layout};
+use crate::layout::{ATTACHMENTS, KEYS, Layout};
 use crate::open::{check_keys, report_of, torn_tail};
 use crate::replay::{Reader, replay};
-use crate::report::OpenReport;
-use crate::{fs, keys};
+use crate::report::{Damage, OpenReport};
+use crate::{attachments, fs, keys};
 
-/// Reads the whole log of a store and checks every checksum. It changes nothing and takes no
+/// Reads the whole log of a store, and its attachments, and checks every checksum. It changes nothing and takes no
 /// lock; beside a writer it may report the tail that is just being written as torn.
 ///
 /// It blocks on the disk for as long as reading the log takes.
@@ -34,7 +34,12 @@ pub fn verify(directory: &Path) -> Result<OpenReport, OpenError> {
     let hint = hint::read(&layout);
     let remembered_max = Limits::default().remembered_commits;
     let replay = replay(&layout, tag, remembered_max, Reader::Owner, hint)?;
-    let mut report = report_of(&layout, &replay)?;
+    let mut report = report_of(&layout, &replay, hint)?;
     report.cut = torn_tail(&replay);
+    let damaged = attachments::damaged(&layout);
+    let damaged = damaged.map_err(|e| OpenError::io("read", &layout.path(ATTACHMENTS), e))?;
+    report
+        .damage
+        .extend(damaged.into_iter().map(|file| Damage::Attachment { file }));
     Ok(report)
 }

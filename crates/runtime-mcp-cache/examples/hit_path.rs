@@ -318,8 +318,11 @@ async fn cold_bursts() {
                 async move {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     if fails {
-                        let down =
-                            WireError::new("down", ErrorClass::Unavailable, "nobody listens");
+                        let down = WireError::new(
+                            "tool_unavailable",
+                            ErrorClass::Unavailable,
+                            "nobody listens",
+                        );
                         return Err(FetchError::Failed(down));
                     }
                     Ok(catalogue(limits))

@@ -106,7 +106,11 @@ impl Fetch<List> for Server {
                 hints,
             }),
             Play::Fail => {
-                let down = WireError::new("down", ErrorClass::Unavailable, "nobody listens");
+                let down = WireError::new(
+                    "tool_unavailable",
+                    ErrorClass::Unavailable,
+                    "nobody listens",
+                );
                 Err(FetchError::Failed(down))
             }
             // Without the hook: it would print each of the panics.
@@ -301,7 +305,7 @@ fn r11_leaving_before_storing_is_found() {
 
 #[test]
 fn r11_a_failing_fetch_is_shared() {
-    check(|| cold_burst(Play::Fail, Some("down")));
+    check(|| cold_burst(Play::Fail, Some("tool_unavailable")));
 }
 
 #[test]

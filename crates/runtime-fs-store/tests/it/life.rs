@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{Classified, CommitId, Tier, Timestamp};
-use runtime_fs_store::{FsLimits, FsStore, FsStoreOptions, OpenError, submit_command, verify};
+use runtime_fs_store::{
+    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, submit_command, verify,
+};
 use runtime_store::{
     AttachmentStore, CommitError, KeyRingStore, Page, Position, Store, SystemRandom,
 };
@@ -66,6 +68,51 @@ async fn s1_a_store_dropped_without_close_is_reported() {
     let store = FsStore::open(&options).unwrap();
     assert!(!store.report().closed_in_order);
     assert_eq!(numbers(&store).await, [1]);
+}
+
+/// S4, V6: a log that was cut below what was published is damage, not a quiet torn tail.
+#[tokio::test]
+async fn s4_a_log_that_ends_before_what_was_published_is_told() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    let whole = {
+        store.commit(commit(1)).await.unwrap();
+        fs::metadata(segment(&options, 1)).unwrap().len()
+    };
+    store.commit(commit(2)).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+    let file = fs::File::options().write(true).open(segment(&options, 1));
+    file.unwrap().set_len(whole).unwrap();
+
+    let told = |report: &OpenReport| {
+        let lost = |damage: &Damage| matches!(damage, Damage::LostTail { published: 2, .. });
+        report.damage.iter().any(lost)
+    };
+    assert!(told(&verify(&options.directory).unwrap()));
+    let store = FsStore::open(&options).unwrap();
+    assert!(told(store.report()) && store.report().lineage_renewed);
+    assert_eq!(numbers(&store).await, [1]);
+}
+
+/// E18: verifying reads the attachments too, and names a damaged one.
+#[tokio::test]
+async fn e18_verify_names_a_damaged_attachment() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    let digest = store
+        .put_attachment(b"bytes".as_slice().into())
+        .await
+        .unwrap();
+    store.close().await.unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+    let name = digest.to_string();
+    let file = format!("attachments/{}/{name}", &name[..2]);
+    fs::write(options.directory.join(&file), b"other").unwrap();
+    let found = verify(&options.directory).unwrap().damage;
+    assert_eq!(found, [Damage::Attachment { file }]);
 }
 
 /// S1: one directory, one runtime.
