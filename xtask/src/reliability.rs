@@ -46,7 +46,7 @@ fn rows(shell: &Shell, selection: &[&str]) -> Result<String> {
     let filters = filters();
     let output = cmd!(
         shell,
-        "cargo test {selection...} --lib --bins --tests -- --nocapture --test-threads 1 {filters...}"
+        "cargo test {selection...} --no-fail-fast --lib --bins --tests -- --nocapture --test-threads 1 {filters...}"
     )
     .ignore_status()
     .output()?;
