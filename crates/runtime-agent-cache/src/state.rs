@@ -258,6 +258,11 @@ impl<V: Send + 'static> State<V> {
             let resident = resident.lease();
             return Placed::Beaten { resident, same };
         }
+        // A still newer version that could not be built stays wanted, and visibly so (G2): the
+        // builds of two versions end in any order.
+        let newer = |trouble: &mut Trouble| trouble.version > newcomer.version;
+        let slot = self.slots.get_mut(key);
+        let wanted = slot.and_then(|slot| slot.trouble.take_if(newer));
         let swapped = self.retire(key, trash);
         self.tick += 1;
         self.recency.insert(self.tick, key.clone());
@@ -275,7 +280,7 @@ impl<V: Send + 'static> State<V> {
             trouble: None,
         });
         slot.resident = Some(resident);
-        slot.trouble = None;
+        slot.trouble = wanted;
         slot.use_builder(builder, ttl, trash);
         Placed::Kept { swapped }
     }
