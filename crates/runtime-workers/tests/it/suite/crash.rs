@@ -59,7 +59,7 @@ pub(crate) fn crash_matrix(name: &str, new_place: NewPlace<'_>) {
     let started = Instant::now();
     let (cases, failures) = matrix(new_place, 1..=GOLDEN_TRACE.len(), false);
     let seconds = started.elapsed().as_secs_f64();
-    println!("R4.workers.{name} {cases} {} {seconds:.1}", failures.len());
+    println!("R4-{name} {cases} {} {seconds:.1}", failures.len());
     assert_eq!(failures, [] as [String; 0]);
     assert_eq!(cases, GOLDEN_TRACE.len() * FAULTS.len());
     // A call that is wrongly declared harmless to repeat does happen twice: around the commits of

@@ -40,7 +40,7 @@ macro_rules! suite_over {
 
         /// R4: every commit of a golden turn, each with every fault.
         #[test]
-        fn r4_every_commit_with_every_fault() {
+        fn every_commit_with_every_fault_r4() {
             $crate::suite::crash_matrix(stringify!($place), &|| Box::new($place::new()));
         }
     };
