@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use runtime_core::{Classified, Clock, Random, ScopeId};
 use runtime_store::{
-    Commit, CommitError, Committed, Page, ReadError, Row, RowKey, RowQuery, Store,
+    Commit, CommitError, Committed, Page, ReadError, Row, RowKey, RowQuery, Store, commit_settled,
 };
 
 use crate::cancellation::Cancellations;
@@ -171,32 +171,10 @@ impl EffectHost for StoreEffectHost {
 }
 
 impl Shared {
-    /// Commits, and settles what the store leaves open: waits while it is unavailable (nothing
-    /// happened), and asks what became of a commit of unknown fate. What was done for the commit
-    /// is never done again.
+    /// Commits until the fate of the commit is known.
     pub(crate) async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        let mut pause = self.limits.commit_pause;
-        for _ in 1..self.limits.commit_tries_max {
-            match self.submit(commit.clone()).await {
-                Err(CommitError::Unavailable { .. }) => self.clock.sleep(pause).await,
-                settled => return settled,
-            }
-            pause = pause.saturating_mul(2);
-        }
-        self.submit(commit).await
-    }
-
-    async fn submit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        match self.store.commit(commit).await {
-            Err(CommitError::Indeterminate { id, reason, source }) => {
-                match self.store.committed(&id).await {
-                    Ok(Some(committed)) => Ok(committed),
-                    // Not there now; whether it appears when the store is reopened is unknown.
-                    Ok(None) | Err(_) => Err(CommitError::Indeterminate { id, reason, source }),
-                }
-            }
-            settled => settled,
-        }
+        let (attempts, pause) = (self.limits.commit_tries_max, self.limits.commit_pause);
+        commit_settled(&*self.store, &*self.clock, commit, attempts, pause).await
     }
 
     /// Commits a step of an effect.

@@ -30,6 +30,7 @@ mod form;
 mod key_ring;
 mod memory;
 mod query;
+mod settle;
 mod state;
 mod store;
 
@@ -43,4 +44,5 @@ pub use error::{AttachmentError, CommitError, Found, ReadError};
 pub use key_ring::{KeyRing, KeyRingStore, SigningKey};
 pub use memory::MemoryStore;
 pub use query::{EventPage, Page, Row, RowPage, RowQuery, StoredEvent};
+pub use settle::commit_settled;
 pub use store::{Capabilities, CommandInbox, InboxCommand, Limits, Store, StoreIdentity};

@@ -16,7 +16,7 @@ use runtime_core::{
 };
 use runtime_effects::{AwaitEvents, EffectLimits, StoreEffectHost};
 use runtime_events::{Delta, EventHub};
-use runtime_store::{Commit, CommitError, Committed, Store};
+use runtime_store::{Commit, CommitError, Committed, Store, commit_settled};
 use serde_json::json;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
@@ -248,31 +248,10 @@ impl Instance {
         }
     }
 
-    /// Commits, and settles what the store leaves open: waits while it is unavailable (nothing
-    /// happened), and asks what became of a commit of unknown fate.
+    /// Commits until the fate of the commit is known.
     pub(crate) async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        let mut pause = self.config.commit_pause;
-        for _ in 1..self.config.commit_attempts_max {
-            match self.submit(commit.clone()).await {
-                Err(CommitError::Unavailable { .. }) => self.clock.sleep(pause).await,
-                settled => return settled,
-            }
-            pause = pause.saturating_mul(2);
-        }
-        self.submit(commit).await
-    }
-
-    async fn submit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        match self.store.commit(commit).await {
-            Err(CommitError::Indeterminate { id, reason, source }) => {
-                match self.store.committed(&id).await {
-                    Ok(Some(committed)) => Ok(committed),
-                    // Not there now; whether it appears when the store is reopened is unknown.
-                    Ok(None) | Err(_) => Err(CommitError::Indeterminate { id, reason, source }),
-                }
-            }
-            settled => settled,
-        }
+        let (attempts, pause) = (self.config.commit_attempts_max, self.config.commit_pause);
+        commit_settled(&*self.store, &*self.clock, commit, attempts, pause).await
     }
 
     /// Stops the intake, lets the running turns go on for a while, ends the tasks, flushes (U3).
