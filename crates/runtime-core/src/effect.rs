@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::{
     CallId, CanonicalEncoder, Classified, ContentPart, Digest, ErrorClass, ExecutionScope,
-    FinishReason, Message, ProcessId, Timestamp, ToolResult, Usage, WireError,
+    FinishReason, Message, ProcessAnswer, ProcessCommand, ProcessId, ProcessOutcome, Timestamp,
+    ToolResult, Usage, WireError,
 };
 
 /// The largest envelope, in bytes of JSON; larger values enter by digest (E3).
@@ -34,6 +35,8 @@ pub enum EffectKind {
     Sleep,
     /// A named step of a workflow.
     DurableStep,
+    /// An operation on a process: start, list, transfer, delete-session, await, cancel, signal.
+    Process,
 }
 
 impl EffectKind {
@@ -47,6 +50,7 @@ impl EffectKind {
             Self::AwaitEvent => "await_event",
             Self::Sleep => "sleep",
             Self::DurableStep => "durable_step",
+            Self::Process => "process",
         }
     }
 }
@@ -77,10 +81,15 @@ impl ReplayKey {
     /// # Errors
     /// The name is not bounded text.
     pub fn step(name: &str, occurrence: u32) -> Result<Self, EnvelopeError> {
-        Self::checked(format!(
-            "step.{}.{occurrence}.{name}",
-            EffectKind::DurableStep
-        ))
+        Self::process(EffectKind::DurableStep, name, occurrence)
+    }
+
+    /// The key of the `occurrence`-th effect (from 0) of that kind and name in a process.
+    ///
+    /// # Errors
+    /// The name is not bounded text.
+    pub fn process(kind: EffectKind, name: &str, occurrence: u32) -> Result<Self, EnvelopeError> {
+        Self::checked(format!("step.{kind}.{occurrence}.{name}"))
     }
 
     /// The key of a child of this effect.
@@ -205,6 +214,11 @@ pub enum WaitSource {
         /// When.
         due: Timestamp,
     },
+    /// The end of a process, of whatever scope.
+    Process {
+        /// The process.
+        process: ProcessId,
+    },
 }
 
 /// How a promise ended (E10).
@@ -292,6 +306,11 @@ pub enum EffectCommand {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<Digest>,
     },
+    /// Do something about a process.
+    Process {
+        /// What.
+        command: ProcessCommand,
+    },
 }
 
 impl EffectCommand {
@@ -305,6 +324,7 @@ impl EffectCommand {
             Self::AwaitEvent { .. } => EffectKind::AwaitEvent,
             Self::Sleep { .. } => EffectKind::Sleep,
             Self::DurableStep { .. } => EffectKind::DurableStep,
+            Self::Process { .. } => EffectKind::Process,
         }
     }
 
@@ -314,7 +334,7 @@ impl EffectCommand {
             Self::ToolCall(call) => call.tool.trim().is_empty(),
             Self::SyncExecutionEnvironment { model } => model.trim().is_empty(),
             Self::AwaitEvent { sources } => sources.is_empty(),
-            Self::Sleep { .. } => false,
+            Self::Sleep { .. } | Self::Process { .. } => false,
             Self::DurableStep { name, .. } => name.trim().is_empty(),
         }
     }
@@ -612,6 +632,13 @@ pub enum WaitOutput {
         /// The absolute time that was waited for.
         due: Timestamp,
     },
+    /// A process ended.
+    ProcessEnded {
+        /// The index of the source.
+        source: u32,
+        /// How.
+        outcome: ProcessOutcome,
+    },
 }
 
 /// Why tools are missing from the catalogue of a turn, or not the newest (M1).
@@ -661,6 +688,8 @@ pub enum EffectOutput {
         /// Its value.
         value: Value,
     },
+    /// Of an operation on a process.
+    Process(ProcessAnswer),
 }
 
 impl EffectOutput {
@@ -674,6 +703,7 @@ impl EffectOutput {
             Self::AwaitEvent(_) => EffectKind::AwaitEvent,
             Self::Sleep { .. } => EffectKind::Sleep,
             Self::DurableStep { .. } => EffectKind::DurableStep,
+            Self::Process(_) => EffectKind::Process,
         }
     }
 

@@ -102,6 +102,34 @@ event_kinds! {
     EffectInDoubt => "effect_in_doubt",
     /// A person ruled on an effect in doubt.
     InDoubtRuled => "in_doubt_ruled",
+    /// A process is known: its registration.
+    ProcessRegistered => "process_registered",
+    /// A process has started.
+    ProcessStarted => "process_started",
+    /// A process goes on in another instance.
+    ProcessResumed => "process_resumed",
+    /// A process cannot go on until somebody rules or repairs.
+    ProcessParked => "process_parked",
+    /// What a process tells, of a kind that it declared.
+    ProcessEvent => "process_event",
+    /// A process was asked to end.
+    ProcessCancelRequested => "process_cancel_requested",
+    /// A process ended as it should. Terminal.
+    ProcessSucceeded => "process_succeeded",
+    /// A process failed. Terminal.
+    ProcessFailed => "process_failed",
+    /// A process was cancelled. Terminal.
+    ProcessCancelled => "process_cancelled",
+    /// What was kept of an ended process is gone, but for its events.
+    ProcessRetired => "process_retired",
+    /// A session holds a process.
+    ProcessGranted => "process_granted",
+    /// A session holds a process no more.
+    ProcessGrantRevoked => "process_grant_revoked",
+    /// A session's grant went to another session.
+    ProcessGrantTransferred => "process_grant_transferred",
+    /// A session is to be told of an event of a process that it owns.
+    ProcessWoke => "process_woke",
     /// A command from another process was refused.
     CommandRefused => "command_refused",
     /// Something that a person should know.
@@ -118,6 +146,21 @@ impl EventKind {
             self,
             Self::TurnCompleted | Self::TurnFailed | Self::TurnCancelled
         )
+    }
+
+    /// Says whether the kind ends a process (E15).
+    #[must_use]
+    pub const fn ends_process(&self) -> bool {
+        matches!(
+            self,
+            Self::ProcessSucceeded | Self::ProcessFailed | Self::ProcessCancelled
+        )
+    }
+
+    /// Says whether nothing may come after it in its own stream.
+    #[must_use]
+    pub const fn closes_stream(&self) -> bool {
+        self.ends_turn() || self.ends_process()
     }
 }
 

@@ -26,6 +26,7 @@ mod event;
 mod id;
 mod message;
 mod model;
+mod process;
 mod scope;
 mod secret;
 mod tier;
@@ -46,6 +47,10 @@ pub use id::{
 };
 pub use message::{ContentPart, Message, Role};
 pub use model::{FinishReason, ModelEvent, ModelRequest, Usage};
+pub use process::{
+    ProcessAnswer, ProcessCommand, ProcessEventType, ProcessInput, ProcessListing, ProcessOutcome,
+    ProcessRegistration, ProcessStatus, RecoveryDisposition, SessionDeletion, Trigger,
+};
 pub use scope::ExecutionScope;
 pub use secret::Secret;
 pub use tier::Tier;

@@ -6,14 +6,15 @@
 //! [`execute_effect`](EffectController::execute_effect),
 //! [`execute_batch`](EffectController::execute_batch) and
 //! [`wait_any`](EffectController::wait_any). [`StoreEffectHost`] is the host over a
-//! [`Store`](runtime_store::Store), [`AwaitEvents`] its promises.
+//! [`Store`](runtime_store::Store), [`AwaitEvents`] its promises, [`Processes`] its background
+//! work: registered and started in one commit, with events, signals, grants and one end.
 //!
 //! An effect whose outcome is recorded is never executed again. One that was in flight at a crash
 //! runs again only if it is declared `retry_safe`; otherwise it is reported in doubt and waits
 //! for a [`Ruling`].
 //!
 //! Not here: what a turn does next (`runtime-turn`), and who drives it (`runtime-agent`). Not
-//! yet: processes, leases between instances, deadlines that a promise carries itself. Limits:
+//! yet: leases between instances, deadlines that a promise carries itself. Limits:
 //! [`EffectLimits`].
 //!
 //! ```
@@ -100,6 +101,7 @@ mod interrupt;
 mod journal;
 mod limits;
 mod pending;
+mod process;
 mod promise;
 mod recording;
 mod registry;
@@ -118,6 +120,11 @@ pub use executor::{Applied, AttemptContext, ExecutorError, LocalExecutor};
 pub use interrupt::{EffectError, Interrupt, Mismatch};
 pub use limits::EffectLimits;
 pub use pending::{PendingEffect, PendingKind, PendingPage, PendingPromise};
+pub use process::{
+    AppendAnswer, CancelAnswer, EndAnswer, Grant, GrantFilter, ProcessClaim, ProcessError,
+    ProcessEventPage, ProcessLimits, ProcessListener, ProcessPage, ProcessRecord, ProcessStart,
+    ProcessView, ProcessWake, Processes, SignalAnswer,
+};
 pub use promise::{AwaitEvents, ResolveAnswer, ResolveError, Revocation, TokenError};
 pub use ruling::{Ruling, RulingAnswer, RulingError};
 pub use store_host::{DueScope, StoreEffectHost};

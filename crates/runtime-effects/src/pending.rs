@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use runtime_core::{
-    CallId, EffectCommand, EffectEnvelope, EffectKind, ExecutionScope, ReplayKey, ScopeId,
-    Timestamp, WaitIdentity, WaitSource, WireError,
+    CallId, EffectCommand, EffectEnvelope, EffectKind, ExecutionScope, ProcessCommand, ProcessId,
+    ReplayKey, ScopeId, Timestamp, WaitIdentity, WaitSource, WireError,
 };
 use runtime_store::{Page, ReadError, Row, RowKey, RowQuery, Store};
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,9 @@ pub struct PendingEffect {
     /// [`AwaitEvents::resolve_identity`](crate::AwaitEvents::resolve_identity), or mint a token.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub promises: Vec<PendingPromise>,
+    /// The processes whose end would end the wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessId>,
     /// Why it is in doubt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<WireError>,
@@ -98,6 +101,7 @@ impl PendingEffect {
         pending.call = promises.iter().find_map(|promise| promise.call.clone());
         pending.tool = promises.iter().find_map(|promise| promise.tool.clone());
         pending.promises = promises;
+        pending.processes = processes_of(envelope);
         pending
     }
 
@@ -122,6 +126,7 @@ impl PendingEffect {
             since,
             due: None,
             promises: Vec::new(),
+            processes: Vec::new(),
             reason: None,
         }
     }
@@ -141,6 +146,23 @@ impl PendingEffect {
 pub(crate) fn promises_of(envelope: &EffectEnvelope) -> Vec<WaitIdentity> {
     let promises = pending_promises(envelope).into_iter();
     promises.map(|promise| promise.identity).collect()
+}
+
+/// The processes among the sources of a wait.
+pub(crate) fn processes_of(envelope: &EffectEnvelope) -> Vec<ProcessId> {
+    match envelope.command() {
+        EffectCommand::Process {
+            command: ProcessCommand::Await { process, .. },
+        } => vec![process.clone()],
+        EffectCommand::AwaitEvent { sources } => {
+            let processes = sources.iter().filter_map(|source| match source {
+                WaitSource::Process { process } => Some(process.clone()),
+                _ => None,
+            });
+            processes.collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn pending_promises(envelope: &EffectEnvelope) -> Vec<PendingPromise> {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use runtime_core::ScopeId;
 
+use crate::process::Listeners;
 use crate::sync::{Arc, Mutex};
 
 /// A promise as the registry knows it: its scope and its public name.
@@ -54,6 +55,8 @@ impl Signal {
 #[derive(Debug, Default)]
 pub(crate) struct WaitRegistry {
     waiters: Mutex<HashMap<PromiseKey, Vec<Arc<Signal>>>>,
+    /// Who drives what is parked: it has no waiter here.
+    pub(crate) listeners: Listeners,
 }
 
 /// A registered interest in some promises; dropping it ends the interest.
@@ -87,6 +90,7 @@ impl WaitRegistry {
         let signals = waiters.get(key).cloned().unwrap_or_default();
         drop(waiters);
         signals.iter().for_each(|signal| signal.ring());
+        self.listeners.tell(|listener| listener.scope_woken(&key.0));
     }
 
     /// Wakes those whose promise is meant; looks at every waiter, so for revocation only.
@@ -99,6 +103,10 @@ impl WaitRegistry {
             .collect();
         drop(waiters);
         signals.iter().for_each(|signal| signal.ring());
+        // What is meant is decided by the scope alone, so any name will do.
+        let meant = |scope: &ScopeId| meant(&(scope.clone(), String::new()));
+        self.listeners
+            .tell(|listener| listener.scopes_woken(&meant));
     }
 }
 

@@ -10,7 +10,8 @@ use futures_util::future::{BoxFuture, Either, join_all, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, TryFutureExt};
 use runtime_core::{
-    EffectEnvelope, EffectKind, EffectOutcome, ErrorClass, ScopeId, Timestamp, WireError,
+    EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, ErrorClass, ProcessCommand, ScopeId,
+    Timestamp, WireError,
 };
 use runtime_store::Commit;
 use serde_json::json;
@@ -464,7 +465,13 @@ fn checked(subject: &Subject, outcome: EffectOutcome) -> Result<EffectOutcome, I
 
 fn check_executor(envelope: &EffectEnvelope, executor: EffectKind) -> Result<(), EffectError> {
     let command = envelope.kind();
-    if matches!(command, EffectKind::AwaitEvent | EffectKind::Sleep) {
+    let awaits_process = matches!(
+        envelope.command(),
+        EffectCommand::Process {
+            command: ProcessCommand::Await { .. }
+        }
+    );
+    if awaits_process || matches!(command, EffectKind::AwaitEvent | EffectKind::Sleep) {
         let what = "run a wait by an executor; use wait_any";
         return Err(EffectError::Unsupported { what });
     }

@@ -17,7 +17,8 @@ use crate::registry::WaitRegistry;
 use crate::ruling::{self, Ruling, RulingAnswer, RulingError};
 use crate::store_controller::StoreController;
 use crate::{
-    EffectError, EffectHost, EffectLimits, Interrupt, ScopeOpening, ScopedEffectController,
+    EffectError, EffectHost, EffectLimits, Interrupt, ProcessLimits, Processes, ScopeOpening,
+    ScopedEffectController,
 };
 
 /// An [`EffectHost`] that records in a [`Store`]. Cloning it gives another handle to the same.
@@ -77,6 +78,14 @@ impl StoreEffectHost {
     /// [`ReadError`]: the key ring cannot be read.
     pub async fn await_events(&self) -> Result<AwaitEvents, ReadError> {
         AwaitEvents::open(Arc::clone(&self.shared)).await
+    }
+
+    /// Returns the processes of this host.
+    ///
+    /// # Errors
+    /// [`ReadError`]: the store cannot be read.
+    pub async fn processes(&self, limits: ProcessLimits) -> Result<Processes, ReadError> {
+        Processes::open(Arc::clone(&self.shared), limits).await
     }
 
     /// Cancels what runs in a scope, in every opening of it (E9); says whether one was open.

@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use futures_util::future::{Either, pending, select};
 use runtime_core::{
-    Classified, EffectCommand, EffectEnvelope, EffectOutcome, EffectOutput, Timestamp, WaitOutput,
-    WaitSource,
+    Classified, EffectCommand, EffectEnvelope, EffectOutcome, EffectOutput, ProcessAnswer,
+    ProcessCommand, ProcessId, ProcessOutcome, Timestamp, WaitOutput, WaitSource,
 };
 use runtime_store::{Page, Position, RowChange};
 
 use crate::journal::Decision;
-use crate::pending::{pending_key, promises_of};
+use crate::pending::{pending_key, processes_of, promises_of};
+use crate::process::{end_of, ended_key};
 use crate::promise::{early_key, look_at_promise, public_name};
 use crate::recording::Subject;
 use crate::registry::Interest;
 use crate::store_controller::StoreController;
-use crate::{EffectError, Interrupt};
+use crate::{EffectError, Interrupt, ProcessError};
 
 impl StoreController {
     pub(crate) async fn wait(&self, envelope: EffectEnvelope) -> Result<EffectOutcome, Interrupt> {
@@ -34,8 +35,12 @@ impl StoreController {
             .map(|identity| public_name(runtime, &self.scope, identity))
             .collect();
         // Interest first, the look second: a promise resolved in between rings the bell (E14).
-        let keys = names.iter().map(|name| (self.scope.clone(), name.clone()));
-        let interest = self.shared.registry.register(keys.collect());
+        let promises = names.iter().map(|name| (self.scope.clone(), name.clone()));
+        let ends = processes_of(&subject.envelope).into_iter().map(ended_key);
+        let interest = self
+            .shared
+            .registry
+            .register(promises.chain(ends).collect());
         let due = match self.look_up(&mut subject).await? {
             Decision::Wait { due } => due,
             Decision::Run { .. } => {
@@ -109,12 +114,28 @@ impl StoreController {
         select(news, self.shared.clock.sleep(at_most)).await;
     }
 
-    /// Looks at the promises of a wait, in the order of its sources.
+    /// Looks at the promises and processes of a wait, in the order of its sources.
     async fn resolved(&self, subject: &Subject) -> Result<Option<EffectOutput>, Interrupt> {
+        if let EffectCommand::Process {
+            command: ProcessCommand::Await { process, .. },
+        } = subject.envelope.command()
+        {
+            let ended = self.process_end(process).await?;
+            let answer = ended.map(|outcome| ProcessAnswer::Ended { outcome });
+            return Ok(answer.map(EffectOutput::Process));
+        }
         let EffectCommand::AwaitEvent { sources } = subject.envelope.command() else {
             return Ok(None);
         };
         for (source, index) in sources.iter().zip(0..) {
+            if let WaitSource::Process { process } = source
+                && let Some(outcome) = self.process_end(process).await?
+            {
+                return Ok(Some(EffectOutput::AwaitEvent(WaitOutput::ProcessEnded {
+                    source: index,
+                    outcome,
+                })));
+            }
             let WaitSource::Promise { identity, .. } = source else {
                 continue;
             };
@@ -127,6 +148,16 @@ impl StoreController {
             }
         }
         Ok(None)
+    }
+
+    /// Looks whether a process has ended. One that is not there can never end, so waiting for it
+    /// fails for good.
+    async fn process_end(&self, process: &ProcessId) -> Result<Option<ProcessOutcome>, Interrupt> {
+        match end_of(&self.shared, process).await {
+            Ok(outcome) => Ok(outcome),
+            Err(error @ ProcessError::NotFound { .. }) => Ok(Some(error.to_wire().into())),
+            Err(error) => Err(Interrupt::Terminal(error.to_wire())),
+        }
     }
 
     async fn record_wait(
@@ -158,6 +189,9 @@ fn due_times(envelope: &EffectEnvelope, now: Timestamp) -> Option<Vec<Option<Tim
     match envelope.command() {
         EffectCommand::AwaitEvent { sources } => Some(sources.iter().map(due_time).collect()),
         EffectCommand::Sleep { duration } => Some(vec![Some(now.after(*duration))]),
+        EffectCommand::Process {
+            command: ProcessCommand::Await { until, .. },
+        } => Some(vec![*until]),
         _ => None,
     }
 }
@@ -177,6 +211,7 @@ fn elapsed(
     }
     Some(match envelope.command() {
         EffectCommand::Sleep { .. } => EffectOutput::Sleep { due },
+        EffectCommand::Process { .. } => EffectOutput::Process(ProcessAnswer::WaitTimedOut { due }),
         _ => EffectOutput::AwaitEvent(WaitOutput::Elapsed { source, due }),
     })
 }

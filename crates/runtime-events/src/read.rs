@@ -32,9 +32,13 @@ pub(crate) struct Pages {
     pub(crate) ended_before: bool,
 }
 
-/// Says whether nothing of the topic can follow this event (V5).
+/// Says whether nothing of the topic can follow this event (V5, E15).
 pub(crate) fn ends(topic: &Topic, event: &RuntimeEvent) -> bool {
-    matches!(topic, Topic::Turn { .. }) && event.kind().ends_turn()
+    match topic {
+        Topic::Turn { .. } => event.kind().ends_turn(),
+        Topic::Process { .. } => event.kind().ends_process(),
+        _ => false,
+    }
 }
 
 /// Checks the cursor's origin and asks the host.

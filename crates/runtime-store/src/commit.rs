@@ -149,13 +149,13 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// Encodes a draft. A draft whose kind ends a turn closes the turn's stream (V5).
+    /// Encodes a draft. A draft whose kind ends a turn or a process closes its stream (V5, E15).
     #[must_use]
     pub fn from_draft(id: EventId, draft: &EventDraft) -> Self {
         Self {
             id,
             streams: draft.streams(),
-            closes: draft.kind.ends_turn(),
+            closes: draft.kind.closes_stream(),
             body: draft.to_bytes().into(),
         }
     }

@@ -1,5 +1,5 @@
 //! What tests of the workspace share: the law of a store ([`mod@store_laws`]) and of effects over
-//! it ([`mod@effect_laws`]), a model to hold a store against ([`check_against_model`]), a store
+//! it ([`mod@effect_laws`]), of processes ([`mod@process_laws`]), a model to hold a store against ([`check_against_model`]), a store
 //! that fails on plan ([`FaultStore`]), a controller that is keyed or deliberately ordinal
 //! ([`JournalController`]), a simulated clock and repeatable randomness.
 //!
@@ -25,6 +25,7 @@ mod clock;
 mod effect_journal;
 pub mod effect_laws;
 mod fault_store;
+pub mod process_laws;
 mod random;
 pub mod store_laws;
 mod store_model;

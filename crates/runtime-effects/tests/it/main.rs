@@ -3,6 +3,7 @@
 
 mod laws;
 mod owner;
+mod processes;
 mod reliability;
 mod shared;
 mod token;

@@ -11,13 +11,13 @@ use runtime_testkit::store_laws::StoreFixture;
 
 use crate::support::options;
 
-struct Files {
+pub(crate) struct Files {
     parent: tempfile::TempDir,
     options: FsStoreOptions,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let parent = tempfile::tempdir().unwrap();
         let options = options(parent.path(), 4);
         Self { parent, options }

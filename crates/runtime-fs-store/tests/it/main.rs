@@ -18,4 +18,6 @@ mod laws;
 mod life;
 #[cfg(feature = "simulation")]
 mod power;
+#[cfg(not(feature = "simulation"))]
+mod processes;
 mod support;

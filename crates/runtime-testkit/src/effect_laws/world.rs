@@ -160,6 +160,12 @@ impl<'fixture> World<'fixture> {
         None
     }
 
+    /// Returns the time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        runtime_core::Clock::now(&self.clock)
+    }
+
     /// Reads all events, oldest first.
     pub async fn events(&self) -> Vec<RuntimeEvent> {
         let page = Page::after(Position(0), 256);

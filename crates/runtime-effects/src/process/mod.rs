@@ -1,0 +1,26 @@
+//! Processes (E15): background work with its own events, signals and one end.
+
+mod error;
+mod grants;
+mod life;
+mod limits;
+mod listener;
+mod plan;
+mod record;
+mod schema;
+mod table;
+mod told;
+mod wake;
+
+pub use error::ProcessError;
+pub use grants::{Grant, GrantFilter};
+pub use life::{CancelAnswer, EndAnswer};
+pub use limits::ProcessLimits;
+pub use listener::ProcessListener;
+pub use record::ProcessRecord;
+pub use table::{ProcessClaim, ProcessPage, ProcessStart, ProcessView, Processes};
+pub use told::{AppendAnswer, ProcessEventPage, SignalAnswer};
+pub use wake::ProcessWake;
+
+pub(crate) use life::{end_of, ended_key};
+pub(crate) use listener::Listeners;
