@@ -11,8 +11,8 @@ use runtime::core::{
 use runtime::model::{Model, ModelError, ModelStream};
 use runtime::store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
-    RowQuery, Store, StoreIdentity,
+    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
+    RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 use runtime::tools::{Tool, ToolContext, ToolError, ToolOutput};
 use std::sync::Arc;
@@ -116,6 +116,10 @@ impl Store for CrashStore {
         page: Page<Position>,
     ) -> Result<EventPage, ReadError> {
         self.store.events(stream, page).await
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        self.store.retention_units(page).await
     }
 
     async fn changed(&self, after: Position) -> Position {

@@ -134,6 +134,8 @@ event_kinds! {
     CommandRefused => "command_refused",
     /// Something that a person should know.
     Diagnostic => "diagnostic",
+    /// What is left of an event whose payload was erased: its place. Never stored.
+    Erased => "erased",
     /// More of a streaming answer. Ephemeral: never stored.
     ModelDelta => "model_delta",
 }

@@ -191,6 +191,8 @@ pub(crate) fn placed(
             id: event.id,
             time,
             places: places.clone(),
+            closes: event.closes,
+            erased: false,
             body: event.body,
         });
     stored.collect()

@@ -38,6 +38,8 @@ fn write(log: &Log, adapter: &LiveAdapter) {
         id: EventId::generate(time, [0; 10]),
         time,
         places: Vec::new(),
+        closes: false,
+        erased: false,
         body: Arc::from(&b""[..]),
     };
     let live = LiveEvent::new(stored, Some(Position(position - 1)));

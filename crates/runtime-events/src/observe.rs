@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, NewEvent, Page, Payload, Position, ReadError, Row, RowKey,
-    RowPage, RowQuery, Store, StoreIdentity,
+    EventPage, KeyRing, KeyRingStore, NewEvent, Page, Payload, Position, ReadError, RetentionUnit,
+    Row, RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 
 use crate::hub::{Counters, Shared, Signals};
@@ -124,6 +124,10 @@ impl Store for ObservedStore {
         page: Page<Position>,
     ) -> Result<EventPage, ReadError> {
         self.inner().events(stream, page).await
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        self.inner().retention_units(page).await
     }
 
     async fn changed(&self, after: Position) -> Position {

@@ -119,10 +119,12 @@ fn log_page(
 ) -> LogPage<Arc<RuntimeEvent>> {
     let entry = |stored: StoredEvent| {
         let event = stored.decode().ok().map(Arc::new);
+        // A stub says no more what it was, but still that it was the last.
+        let ends_erased = stored.erased && stored.closes && matches!(topic, Topic::Turn { .. });
         Entry {
             position: stored.position,
             previous: previous(&stored, key, dense),
-            ends: event.as_ref().is_some_and(|event| ends(topic, event)),
+            ends: ends_erased || event.as_ref().is_some_and(|event| ends(topic, event)),
             event,
         }
     };

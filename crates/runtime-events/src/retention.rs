@@ -1,12 +1,12 @@
 //! What retention may remove: a pure decision (V9).
 //!
-//! Removing is the store's own work, since only it knows its segments and what it must carry
-//! forward. Not yet: no store removes by this decision so far.
+//! The store reports its units ([`Store::retention_units`](runtime_store::Store::retention_units))
+//! and removes what a commit tells it to ([`Removal::Through`](runtime_store::Removal::Through)).
 
 use std::time::Duration;
 
 use runtime_core::Timestamp;
-use runtime_store::Position;
+use runtime_store::{Position, RetentionUnit};
 
 /// What is kept. Without a bound everything is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +30,6 @@ impl Default for RetentionPolicy {
             wait_for_consumers: true,
         }
     }
-}
-
-/// A run of the log that goes or stays as one: a segment, a day, a single event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetentionUnit {
-    /// The position of its last event.
-    pub last: Position,
-    /// The time of its newest event.
-    pub newest: Timestamp,
-    /// How many events it has.
-    pub events: u64,
-    /// How many bytes it has.
-    pub bytes: u64,
 }
 
 impl RetentionPolicy {

@@ -16,6 +16,12 @@ const STREAM_BYTES: usize = 18;
 pub(crate) fn check(commit: &Commit, limits: &Limits) -> Result<(), CommitError> {
     commit.check(limits)?;
     check_frame(commit)?;
+    let removals = &mut commit.removals.iter();
+    if let Some(removal) = removals.find(|removal| !record::is_known_removal(removal)) {
+        return Err(CommitError::Malformed {
+            reason: format!("removal {removal:?} is not known to this store"),
+        });
+    }
     match commit.rows.iter().find(|change| !record::is_known(change)) {
         None => Ok(()),
         Some(change) => Err(CommitError::Malformed {
@@ -26,7 +32,7 @@ pub(crate) fn check(commit: &Commit, limits: &Limits) -> Result<(), CommitError>
 
 /// Many small rows take more room in the frame than their bytes.
 fn check_frame(commit: &Commit) -> Result<(), CommitError> {
-    let records = 2 + commit.rows.len() + commit.events.len();
+    let records = 2 + commit.rows.len() + commit.events.len() + commit.removals.len();
     let streams: usize = commit.events.iter().map(|event| event.streams.len()).sum();
     let fields = HEADER_BYTES_MAX + records * RECORD_BYTES_MAX + streams * STREAM_BYTES;
     let bytes = fields + commit.bytes();

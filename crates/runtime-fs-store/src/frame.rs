@@ -103,9 +103,14 @@ impl Header {
     pub(crate) fn fit_names(&mut self) {
         let bytes: usize = self.names.iter().map(|name| 2 + name.len()).sum();
         if HEADER_BYTES + bytes.next_multiple_of(8) > HEADER_BYTES_MAX {
-            self.names.clear();
-            self.flags |= flag::ALL_NAMES;
+            self.leave_out_names();
         }
+    }
+
+    /// Says that anything may be touched.
+    pub(crate) fn leave_out_names(&mut self) {
+        self.names.clear();
+        self.flags |= flag::ALL_NAMES;
     }
 
     /// The bytes of the header with its names.

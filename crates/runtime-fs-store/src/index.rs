@@ -5,7 +5,9 @@ use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
-use runtime_store::{Page, Payload, Position, RowKey, RowQuery, Seq};
+use runtime_store::{
+    EventPlace, Page, Payload, Position, Removal, RetentionUnit, RowKey, RowQuery, Seq,
+};
 
 use crate::record::{Applied, AppliedEvent, Extent, RowEdit};
 
@@ -22,6 +24,43 @@ pub(crate) struct Index {
     memory: CommitMemory,
     /// The scopes and streams that damage has touched, with where it is.
     damaged: BTreeMap<String, String>,
+    /// The last position that retention removed.
+    pruned: u64,
+    erased: Erased,
+    units: Vec<Unit>,
+    namings: Vec<Naming>,
+}
+
+/// What a commit named attachments for.
+#[derive(Debug)]
+struct Naming {
+    attachments: Vec<Digest>,
+    events: Vec<(Position, Vec<EventPlace>)>,
+    /// The scopes of the rows that it put.
+    scopes: Vec<ScopeId>,
+}
+
+/// The streams whose events up to a position were erased. Whoever reads takes a copy of the
+/// pointer, so that reading from the disk needs no lock.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Erased(Arc<HashMap<StreamKey, u64>>);
+
+impl Erased {
+    /// Says whether an event of these places is a stub.
+    pub(crate) fn has(&self, position: Position, places: &[EventPlace]) -> bool {
+        let up_to = |place: &EventPlace| self.0.get(&place.stream).copied().unwrap_or_default();
+        !self.0.is_empty() && places.iter().any(|place| up_to(place) >= position.0)
+    }
+}
+
+/// The events of one segment, for retention.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    segment: u32,
+    first: u64,
+    last: u64,
+    newest: Timestamp,
+    bytes: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -45,6 +84,10 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn last(&self) -> Position {
         Position(self.positions.last().copied().unwrap_or_default())
+    }
+
+    fn is_forgotten(&self, pruned: u64) -> bool {
+        self.closed && self.last().0 <= pruned
     }
 }
 
@@ -129,8 +172,18 @@ impl Index {
         self.rows.get(key)
     }
 
+    /// Returns what is known of a stream; a closed one is forgotten with its last event.
     pub(crate) fn stream(&self, key: &StreamKey) -> Option<&Stream> {
-        self.streams.get(key)
+        let stream = self.streams.get(key)?;
+        (!stream.is_forgotten(self.pruned)).then_some(stream)
+    }
+
+    pub(crate) fn pruned(&self) -> u64 {
+        self.pruned
+    }
+
+    pub(crate) fn erased(&self) -> Erased {
+        self.erased.clone()
     }
 
     pub(crate) fn has_event(&self, id: &EventId) -> bool {
@@ -163,9 +216,13 @@ impl Index {
     pub(crate) fn apply(&mut self, applied: Applied, remembered_max: usize) {
         let first = applied.first_position;
         self.skip_to(first);
+        for removal in &applied.removals {
+            self.remove(removal, first - 1);
+        }
+        self.name_attachments(&applied);
         let events = applied.events.iter().map(|event| event.id).collect();
         for event in applied.events {
-            self.append(event);
+            self.append(event, applied.time);
         }
         for row in applied.rows {
             self.edit_row(row);
@@ -198,11 +255,27 @@ impl Index {
         }
     }
 
-    fn append(&mut self, event: AppliedEvent) {
+    /// Removes from what is there up to `head`.
+    fn remove(&mut self, removal: &Removal, head: u64) {
+        match removal {
+            Removal::Through(position) => self.pruned = self.pruned.max(position.0.min(head)),
+            Removal::Stream(stream) => {
+                Arc::make_mut(&mut self.erased.0).insert(stream.clone(), head);
+            }
+            // A kind that the format cannot hold was refused with the form of the commit.
+            _ => {}
+        }
+    }
+
+    fn append(&mut self, event: AppliedEvent, time: Timestamp) {
         self.events.push(event.at);
         let position = self.head();
+        self.count(event.at, position, time);
         for (index, place) in event.places.into_iter().enumerate() {
             let stream = self.streams.entry(place.stream).or_default();
+            if stream.is_forgotten(self.pruned) {
+                *stream = Stream::default();
+            }
             let last = stream.last();
             if last != place.previous {
                 stream.gaps.push((last.0, position));
@@ -211,6 +284,79 @@ impl Index {
             stream.head = place.seq;
             stream.closed |= event.closes && index == 0;
         }
+    }
+
+    fn name_attachments(&mut self, applied: &Applied) {
+        if applied.attachments.is_empty() {
+            return;
+        }
+        let positions = (applied.first_position..).map(Position);
+        let places = applied.events.iter().map(|event| event.places.clone());
+        let scopes = applied.rows.iter().filter_map(|row| match row {
+            RowEdit::Put { key, .. } => Some(key.scope.clone()),
+            RowEdit::Delete(_) | RowEdit::Retire(_) => None,
+        });
+        self.namings.push(Naming {
+            attachments: applied.attachments.clone(),
+            events: positions.zip(places).collect(),
+            scopes: scopes.collect(),
+        });
+    }
+
+    /// Returns the attachments that something names.
+    pub(crate) fn named_attachments(&self) -> HashSet<Digest> {
+        let is_whole = |(position, places): &(Position, Vec<EventPlace>)| {
+            position.0 > self.pruned && !self.erased.has(*position, places)
+        };
+        let is_live = |naming: &&Naming| {
+            let has_rows = |scope: &ScopeId| !self.keys_of(scope).is_empty();
+            naming.events.iter().any(is_whole) || naming.scopes.iter().any(has_rows)
+        };
+        let live = self.namings.iter().filter(is_live);
+        live.flat_map(|naming| naming.attachments.iter().copied())
+            .collect()
+    }
+
+    fn count(&mut self, at: Extent, position: u64, time: Timestamp) {
+        match self.units.last_mut() {
+            Some(unit) if unit.segment == at.segment => {
+                unit.last = position;
+                unit.newest = unit.newest.max(time);
+                unit.bytes += u64::from(at.bytes);
+            }
+            _ => self.units.push(Unit {
+                segment: at.segment,
+                first: position,
+                last: position,
+                newest: time,
+                bytes: u64::from(at.bytes),
+            }),
+        }
+    }
+
+    /// Reports the segments that are served. Of one that is served in part, so are the bytes.
+    pub(crate) fn retention_units(&self, page: &Page<Position>) -> Vec<RetentionUnit> {
+        let after = page.after.0.max(self.pruned);
+        let first = self.units.partition_point(|unit| unit.last <= after);
+        let served = |unit: &Unit| {
+            let first = unit.first.max(after + 1);
+            let is_whole = first == unit.first;
+            let bytes = |position| self.extent(position).map_or(0, |at| u64::from(at.bytes));
+            RetentionUnit {
+                last: Position(unit.last),
+                newest: unit.newest,
+                events: unit.last + 1 - first,
+                bytes: match is_whole {
+                    true => unit.bytes,
+                    false => (first..=unit.last).map(bytes).sum(),
+                },
+            }
+        };
+        self.units[first..]
+            .iter()
+            .take(page.limit)
+            .map(served)
+            .collect()
     }
 
     fn edit_row(&mut self, edit: RowEdit) {
@@ -361,6 +507,7 @@ impl Index {
     /// Lists the events of a stream, or of the whole log, after a position.
     pub(crate) fn events(&self, stream: Option<&StreamKey>, page: &Page<Position>) -> EventList {
         let head = self.head();
+        let page = &Page::after(page.after.max(Position(self.pruned)), page.limit);
         let (positions, has_more, gap) = match stream {
             None => self.log_positions(page),
             Some(key) => match self.streams.get(key) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use runtime_core::{CommitId, Digest, Tier};
-use runtime_store::{Commit, CommitError, Committed, Position};
+use runtime_store::{Commit, CommitError, Committed, Position, Removal};
 
 use crate::config::FsLimits;
 use crate::frame::{FRAME_BYTES_MAX, Header, Place, StoreTag, flag};
@@ -22,8 +22,10 @@ use crate::shared::Shared;
 pub(crate) struct Submission {
     pub(crate) commit: Commit,
     pub(crate) content: Digest,
-    /// What was found without looking at the state.
-    pub(crate) checked: Result<(), CommitError>,
+    /// Whether its form is right.
+    pub(crate) form: Result<(), CommitError>,
+    /// Whether its attachments exist.
+    pub(crate) attachments: Result<(), CommitError>,
 }
 
 /// What became of a submission.
@@ -170,13 +172,11 @@ impl Log {
         while part.bytes.len() < self.limits.group_bytes_max
             && let Some(submission) = group.next()
         {
+            let verdict = part.overlay.decide(&index, &submission);
             let Submission {
-                commit,
-                content,
-                checked,
+                commit, content, ..
             } = submission;
             let id = commit.id;
-            let verdict = part.overlay.decide(&index, &commit, content, checked);
             let answer = match verdict {
                 Ok(Verdict::New(committed)) => {
                     part.pending.push((part.answers.len(), id));
@@ -205,6 +205,11 @@ impl Log {
         let mut header = Header::new(0, self.incarnation, number, first);
         header.names = names_of(&commit).map(str::to_owned).collect();
         header.fit_names();
+        let prunes = |removal: &Removal| matches!(removal, Removal::Through(_));
+        if commit.removals.iter().any(prunes) {
+            // It touches the whole log.
+            header.leave_out_names();
+        }
         header.durable_mark = self.synced;
         header.events = crate::bytes::length_u32(commit.events.len());
         let payload_at = Place {

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey};
 use runtime_store::{
-    Commit, CommitError, Committed, Epoch, EventPlace, Found, Guard, NewEvent, Position, RowChange,
-    RowKey, Seq,
+    Commit, CommitError, Committed, Epoch, EventPlace, Found, Guard, NewEvent, Position, Removal,
+    RowChange, RowKey, Seq,
 };
 
 use crate::index::Index;
+use crate::log::Submission;
 
 /// The changes of a group, on top of an index that holds everything before it.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub(crate) struct Overlay {
     commits: HashMap<CommitId, (Digest, Committed)>,
     event_ids: HashSet<EventId>,
     events: u64,
+    /// The last position that a commit of this group removed.
+    pruned: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,19 +45,25 @@ pub(crate) enum Verdict {
 }
 
 impl Overlay {
-    /// Decides on a commit and, if it is new, takes it in. `checked` is what was found without
-    /// looking at the state; it comes after the question whether this is a repetition.
+    /// Decides on a commit and, if it is new, takes it in. What was found without looking at the
+    /// state comes in the order that every store has: after the question whether this is a
+    /// repetition, and the attachments last.
     pub(crate) fn decide(
         &mut self,
         index: &Index,
-        commit: &Commit,
-        content: Digest,
-        checked: Result<(), CommitError>,
+        submission: &Submission,
     ) -> Result<Verdict, CommitError> {
+        let Submission {
+            commit,
+            content,
+            form,
+            attachments,
+        } = submission;
+        let content = *content;
         if let Some(repeated) = self.repetition(index, commit.id, content)? {
             return Ok(repeated);
         }
-        checked?;
+        form.clone()?;
         check_damage(index, commit)?;
         self.check_owner(index, commit.owner.as_ref())?;
         for guard in &commit.guards {
@@ -66,6 +75,7 @@ impl Overlay {
         if commit.events.iter().any(taken) {
             return Err(CommitError::DifferentContent { id: commit.id });
         }
+        attachments.clone()?;
         Ok(Verdict::New(self.take(index, commit, content)))
     }
 
@@ -105,15 +115,18 @@ impl Overlay {
     }
 
     fn stream(&self, index: &Index, key: &StreamKey) -> StreamTail {
-        self.streams.get(key).copied().unwrap_or_else(|| {
-            index
-                .stream(key)
-                .map_or_else(StreamTail::default, |stream| StreamTail {
-                    head: stream.head,
-                    last: stream.last(),
-                    closed: stream.closed,
-                })
-        })
+        let durable = || {
+            let stream = index.stream(key)?;
+            Some(StreamTail {
+                head: stream.head,
+                last: stream.last(),
+                closed: stream.closed,
+            })
+        };
+        let tail = self.streams.get(key).copied().or_else(durable);
+        // A closed stream is forgotten with its last event.
+        tail.filter(|tail| !tail.closed || tail.last.0 > self.pruned)
+            .unwrap_or_default()
     }
 
     fn check_owner(
@@ -184,6 +197,11 @@ impl Overlay {
 
     fn take(&mut self, index: &Index, commit: &Commit, content: Digest) -> Committed {
         let first = index.head() + self.events + 1;
+        for removal in &commit.removals {
+            if let Removal::Through(position) = removal {
+                self.pruned = self.pruned.max(position.0.min(first - 1));
+            }
+        }
         let places: Vec<_> = commit
             .events
             .iter()
@@ -268,5 +286,9 @@ pub(crate) fn names_of(commit: &Commit) -> impl Iterator<Item = &str> {
     });
     let events = commit.events.iter();
     let streams = events.flat_map(|event| event.streams.iter().map(StreamKey::as_str));
-    owner.chain(rows).chain(streams)
+    let erased = commit.removals.iter().filter_map(|removal| match removal {
+        Removal::Stream(stream) => Some(stream.as_str()),
+        _ => None,
+    });
+    owner.chain(rows).chain(streams).chain(erased)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
 use runtime_store::{
-    Commit, EventPlace, NewEvent, Payload, Position, RowChange, RowKey, Seq, StoredEvent,
+    Commit, EventPlace, NewEvent, Payload, Position, Removal, RowChange, RowKey, Seq, StoredEvent,
 };
 
 use crate::bytes::{Bytes, length_u32, pad, put_text};
@@ -24,6 +24,8 @@ mod kind {
     pub(super) const RETIRE: u8 = 4;
     pub(super) const EVENT: u8 = 5;
     pub(super) const ATTACHMENTS: u8 = 6;
+    pub(super) const THROUGH: u8 = 7;
+    pub(super) const ERASE: u8 = 8;
 }
 
 /// One commit as the index takes it: everything decided, nothing left to check.
@@ -31,9 +33,12 @@ mod kind {
 pub(crate) struct Applied {
     pub(crate) id: CommitId,
     pub(crate) content: Digest,
+    pub(crate) time: Timestamp,
     pub(crate) first_position: u64,
     pub(crate) rows: Vec<RowEdit>,
     pub(crate) events: Vec<AppliedEvent>,
+    pub(crate) attachments: Vec<Digest>,
+    pub(crate) removals: Vec<Removal>,
 }
 
 #[derive(Debug)]
@@ -93,6 +98,7 @@ pub(crate) fn write_commit(
         out.extend(commit.time.as_millis().to_le_bytes());
         out.extend(content.as_bytes());
     });
+    let time = commit.time;
     let events = commit.events.into_iter().zip(places);
     let events = events
         .map(|(event, places)| out.event(event, commit.time, places))
@@ -106,13 +112,19 @@ pub(crate) fn write_commit(
             }
         });
     }
+    for removal in &commit.removals {
+        out.removal(removal);
+    }
     pad(&mut out.out, 0);
     let applied = Applied {
         id: commit.id,
         content,
+        time,
         first_position,
         rows,
         events,
+        attachments: commit.attachments,
+        removals: commit.removals,
     };
     (out.out, applied)
 }
@@ -161,6 +173,19 @@ impl Writer {
         }
     }
 
+    fn removal(&mut self, removal: &Removal) {
+        match removal {
+            Removal::Through(position) => {
+                self.record(kind::THROUGH, |out| out.extend(position.0.to_le_bytes()));
+            }
+            Removal::Stream(stream) => {
+                self.record(kind::ERASE, |out| put_text(out, stream.as_str()));
+            }
+            // `Removal` may grow; a kind that cannot be written must not be accepted.
+            other => unreachable!("{other:?} was refused before"),
+        }
+    }
+
     fn row(&mut self, change: RowChange, first_position: u64) -> RowEdit {
         match change {
             RowChange::Put {
@@ -202,6 +227,11 @@ pub(crate) const fn is_known(change: &RowChange) -> bool {
         change,
         RowChange::Put { .. } | RowChange::Delete(_) | RowChange::Retire(_)
     )
+}
+
+/// Says whether the removal is of a kind that this format can hold.
+pub(crate) const fn is_known_removal(removal: &Removal) -> bool {
+    matches!(removal, Removal::Through(_) | Removal::Stream(_))
 }
 
 fn put_key(out: &mut Vec<u8>, key: &RowKey) {
@@ -283,8 +313,7 @@ fn read_record(
     first_position: u64,
     applied: &mut Option<Applied>,
 ) -> Result<(), BadPayload> {
-    let known =
-        record.schema == SCHEMA && (kind::COMMIT..=kind::ATTACHMENTS).contains(&record.kind);
+    let known = record.schema == SCHEMA && (kind::COMMIT..=kind::ERASE).contains(&record.kind);
     if !known {
         return if record.is_critical {
             Err(BadPayload::Unknown {
@@ -306,13 +335,16 @@ fn read_record(
 fn read_commit_record(body: &[u8], first_position: u64) -> Option<Applied> {
     let mut fields = Bytes(body);
     let id = CommitId::from_uuid(uuid::Uuid::from_bytes(fields.array()?));
-    let _time = fields.u64()?;
+    let time = Timestamp::from_millis(fields.u64()?);
     Some(Applied {
         id,
         content: Digest::from_bytes(fields.array()?),
+        time,
         first_position,
         rows: Vec::new(),
         events: Vec::new(),
+        attachments: Vec::new(),
+        removals: Vec::new(),
     })
 }
 
@@ -343,6 +375,21 @@ fn read_change(record: &Record<'_>, applied: &mut Applied) -> Option<()> {
                 places: event.places,
                 at: record.at,
             });
+        }
+        kind::ATTACHMENTS => {
+            while !fields.0.is_empty() {
+                applied
+                    .attachments
+                    .push(Digest::from_bytes(fields.array()?));
+            }
+        }
+        kind::THROUGH => {
+            let position = Position(fields.u64()?);
+            applied.removals.push(Removal::Through(position));
+        }
+        kind::ERASE => {
+            let stream = StreamKey::new(fields.text()?).ok()?;
+            applied.removals.push(Removal::Stream(stream));
         }
         _ => {}
     }
@@ -414,7 +461,9 @@ pub(crate) fn read_event(
         position: Position(position),
         id: event.id,
         time: event.time,
+        closes: event.closes && !event.places.is_empty(),
         places: event.places,
+        erased: false,
         body: fields.0.into(),
     })
 }

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use runtime_core::{Clock, CommitId, Digest, Random, StreamKey};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
-    RowQuery, Store, StoreIdentity, StoredEvent,
+    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
+    RowKey, RowPage, RowQuery, Store, StoreIdentity, StoredEvent,
 };
 
 use crate::attachments::{self, Attachments};
@@ -22,7 +22,7 @@ use crate::form;
 use crate::fs;
 use crate::hint;
 use crate::inbox::Inbox;
-use crate::index::{Index, RowEntry};
+use crate::index::{Erased, Index, RowEntry};
 use crate::keys;
 use crate::layout::{KEYS, Layout};
 use crate::log::{Answer, Submission};
@@ -231,8 +231,12 @@ impl FsStore {
     }
 
     fn event_at(&self, position: u64) -> Result<StoredEvent, ReadError> {
-        match self.with_index(|index| index.extent(position))? {
-            Some(extent) if extent.bytes > 0 => self.segments().read(position, extent),
+        let (extent, erased) = self.with_index(|index| (index.extent(position), index.erased()))?;
+        match extent {
+            Some(extent) if extent.bytes > 0 => {
+                let event = self.segments().read(position, extent)?;
+                Ok(without_erased(event, &erased))
+            }
             _ => Err(ReadError::Corrupt {
                 what: format!("event at position {position}"),
             }),
@@ -253,12 +257,11 @@ impl FsStore {
     }
 
     fn submission(&self, commit: Commit) -> Submission {
-        let checked = form::check(&commit, &self.capabilities.limits)
-            .and_then(|()| self.check_attachments(&commit));
         Submission {
             content: commit.content_digest(),
+            form: form::check(&commit, &self.capabilities.limits),
+            attachments: self.check_attachments(&commit),
             commit,
-            checked,
         }
     }
 
@@ -389,7 +392,10 @@ impl Store for FsStore {
             limit: self.limit(page.limit)?,
             ..page
         };
-        let list = self.with_index(|index| index.events(stream, &page))?;
+        let (list, pruned, erased) = self.with_index(|index| {
+            let list = index.events(stream, &page);
+            (list, index.pruned(), index.erased())
+        })?;
         if let (true, Some(damaged)) = (list.events.is_empty(), &list.damaged) {
             return Err(ReadError::Corrupt {
                 what: format!(
@@ -402,15 +408,26 @@ impl Store for FsStore {
         let events = list
             .events
             .into_iter()
-            .map(|(position, extent)| self.segments().read(position, extent))
-            .collect::<Result<_, _>>()?;
+            .map(|(position, extent)| {
+                let event = self.segments().read(position, extent)?;
+                Ok(without_erased(event, &erased))
+            })
+            .collect::<Result<_, ReadError>>()?;
         Ok(EventPage {
             events,
             next: Position(list.next),
             has_more: list.has_more,
             head: Position(list.head),
-            pruned: Position::default(),
+            pruned: Position(pruned),
         })
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        let page = Page {
+            limit: self.limit(page.limit)?,
+            ..page
+        };
+        self.with_index(|index| index.retention_units(&page))
     }
 
     async fn changed(&self, after: Position) -> Position {
@@ -481,8 +498,14 @@ impl AttachmentStore for FsStore {
         min_age: Duration,
     ) -> Result<usize, AttachmentError> {
         self.check_writable_attachments()?;
+        let named = self.with_index(Index::named_attachments).map_err(|error| {
+            AttachmentError::Unavailable {
+                reason: error.to_string(),
+                source: None,
+            }
+        })?;
         self.attachments
-            .sweep(live, min_age)
+            .sweep(&|digest| live(digest) || named.contains(digest), min_age)
             .map_err(|error| attachments::unavailable("sweep", error))
     }
 }
@@ -519,6 +542,15 @@ impl KeyRingStore for FsStore {
         })?;
         Ok(ring)
     }
+}
+
+/// Makes a stub of an event that was erased.
+fn without_erased(mut event: StoredEvent, erased: &Erased) -> StoredEvent {
+    if erased.has(event.position, &event.places) {
+        event.erased = true;
+        event.body = Payload::from([]);
+    }
+    event
 }
 
 /// Runs what blocks on the disk for milliseconds away from the async runtime, if there is one.

@@ -29,8 +29,10 @@ pub trait AttachmentStore: Send + Sync {
     /// [`AttachmentError`].
     async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError>;
 
-    /// Removes the bytes that `live` does not name and that are older than `min_age` (at least
-    /// one hour in production, so that a commit in flight keeps its attachments). Returns how many.
+    /// Removes the bytes that nothing names any more: older than `min_age` (at least one hour in
+    /// production, so that a commit in flight keeps its attachments), not named by `live`, and
+    /// of each commit that named them ([`Commit::attachments`](crate::Commit::attachments)) no
+    /// event is served whole and no scope that it put a row of has a row. Returns how many.
     ///
     /// # Errors
     /// [`AttachmentError`].

@@ -133,6 +133,26 @@ impl RowChange {
     }
 }
 
+/// What a commit removes from the log. It reaches only what was there before the commit: its own
+/// events stay, and guards and streams are checked as they were before.
+///
+/// Neither is undone by anything: what is removed stays removed after reopening. Ids stay taken
+/// and the results of commits stay known for as long as they are remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Removal {
+    /// Retention (V9): no event up to this position is served any more, as
+    /// [`EventPage::pruned`](crate::EventPage::pruned) says; never beyond the head, never back.
+    ///
+    /// A row keeps the event that it was put with. A stream goes on where it was, except that a
+    /// closed one is forgotten with its last event: then it is as if it had never been.
+    Through(Position),
+    /// Erasure (V4): the bodies of all events of the stream, whatever other streams they belong
+    /// to, those that rows refer to as well. Position, id, time and places stay, as
+    /// [`StoredEvent::erased`](crate::StoredEvent::erased) says. Later events are not touched.
+    Stream(StreamKey),
+}
+
 /// An event to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
@@ -177,8 +197,12 @@ pub struct Commit {
     pub rows: Vec<RowChange>,
     /// What is appended, in order.
     pub events: Vec<NewEvent>,
-    /// The attachments that it names; each must exist already (E18).
+    /// The attachments that it names; each must exist already (E18). They live while an event of
+    /// the commit is served whole, or a scope that it put a row of has any row: name every one
+    /// that these rows and events refer to.
     pub attachments: Vec<Digest>,
+    /// What is removed from the log as it was before this commit, in order.
+    pub removals: Vec<Removal>,
 }
 
 impl Commit {
@@ -193,6 +217,7 @@ impl Commit {
             rows: Vec::new(),
             events: Vec::new(),
             attachments: Vec::new(),
+            removals: Vec::new(),
         }
     }
 
@@ -224,8 +249,15 @@ impl Commit {
         self
     }
 
+    /// Adds a removal.
+    #[must_use]
+    pub fn remove(mut self, removal: Removal) -> Self {
+        self.removals.push(removal);
+        self
+    }
+
     /// Returns the digest that tells a repetition from another commit under the same id: rows,
-    /// events and attachments. Time, owner and guards are left out, since a repetition after a
+    /// events, attachments and removals. Time, owner and guards are left out, since a repetition after a
     /// take-over has others.
     #[must_use]
     pub fn content_digest(&self) -> Digest {
@@ -247,6 +279,12 @@ impl Commit {
         for attachment in &self.attachments {
             encoder = encoder.text("attachment").bytes(attachment.as_bytes());
         }
+        for removal in &self.removals {
+            encoder = match removal {
+                Removal::Through(position) => encoder.text("through").unsigned(position.0),
+                Removal::Stream(stream) => encoder.text("erase").text(stream.as_str()),
+            };
+        }
         encoder.digest()
     }
 
@@ -266,7 +304,14 @@ impl Commit {
                 .sum();
             16 + streams + event.body.len()
         });
-        rows.sum::<usize>() + events.sum::<usize>() + 32 * self.attachments.len()
+        let removals = self.removals.iter().map(|removal| match removal {
+            Removal::Through(_) => 8,
+            Removal::Stream(stream) => stream.as_str().len(),
+        });
+        rows.sum::<usize>()
+            + events.sum::<usize>()
+            + removals.sum::<usize>()
+            + 32 * self.attachments.len()
     }
 
     /// Checks its size and form, which every store does before it looks at its state.

@@ -68,8 +68,8 @@ fn check_row(change: &RowChange, events: usize) -> Result<(), CommitError> {
             key.name.len()
         ));
     }
-    if key.name.contains('\0') {
-        return malformed("a row name holds NUL; leave it out".to_owned());
+    if key.name.contains('\0') || key.space.contains('\0') {
+        return malformed("a row name or space holds NUL; leave it out".to_owned());
     }
     Ok(())
 }

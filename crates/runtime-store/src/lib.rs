@@ -2,7 +2,7 @@
 //! attachments; with [`MemoryStore`], the store that lives as long as its process.
 //!
 //! A store knows no turn, effect or promise. It knows *guards* (what must hold), *rows*
-//! (last write wins, by key) and *events* (append only). What a row means is decided by the crate
+//! (last write wins, by key) and *events* (append only, until a [`Removal`]). What a row means is decided by the crate
 //! that owns its [`RowKey::space`].
 //!
 //! Not here: what events say (`runtime-core`), who reads them (`runtime-events`), what an effect
@@ -37,12 +37,12 @@ mod store;
 pub use attachment::AttachmentStore;
 pub use clock::{SystemClock, SystemRandom};
 pub use commit::{
-    Commit, Committed, Epoch, EventPlace, Guard, NewEvent, Payload, Position, RowChange, RowKey,
-    Seq,
+    Commit, Committed, Epoch, EventPlace, Guard, NewEvent, Payload, Position, Removal, RowChange,
+    RowKey, Seq,
 };
 pub use error::{AttachmentError, CommitError, Found, ReadError};
 pub use key_ring::{KeyRing, KeyRingStore, SigningKey};
 pub use memory::MemoryStore;
-pub use query::{EventPage, Page, Row, RowPage, RowQuery, StoredEvent};
+pub use query::{EventPage, Page, RetentionUnit, Row, RowPage, RowQuery, StoredEvent};
 pub use settle::commit_settled;
 pub use store::{Capabilities, CommandInbox, InboxCommand, Limits, Store, StoreIdentity};

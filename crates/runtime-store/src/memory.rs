@@ -1,6 +1,6 @@
 //! A store in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,13 +13,17 @@ use tokio::sync::watch;
 use crate::state::State;
 use crate::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
-    KeyRing, KeyRingStore, Limits, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
-    RowQuery, SigningKey, Store, StoreIdentity, SystemClock, SystemRandom,
+    KeyRing, KeyRingStore, Limits, Page, Payload, Position, ReadError, RetentionUnit, Row, RowKey,
+    RowPage, RowQuery, SigningKey, Store, StoreIdentity, SystemClock, SystemRandom,
 };
+
+/// How many events a unit of retention has.
+const RETENTION_UNIT_EVENTS: usize = 16;
 
 /// A store that lives as long as its process: tier [`Tier::Volatile`], dense positions.
 ///
-/// A clone is the same store. Memory grows with the log: nothing is pruned.
+/// A clone is the same store. Memory grows with the log until events are removed
+/// ([`Removal`](crate::Removal)); an event id stays taken for good.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -193,6 +197,11 @@ impl Store for MemoryStore {
         self.contents().state.events(stream, &page, self.limits())
     }
 
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        let state = &self.contents().state;
+        state.retention_units(&page, RETENTION_UNIT_EVENTS, self.limits())
+    }
+
     async fn changed(&self, after: Position) -> Position {
         // Subscribing comes before the first look, so a commit in between is not missed.
         let mut head = self.shared.head.subscribe();
@@ -256,18 +265,19 @@ impl AttachmentStore for MemoryStore {
         };
         // `live` is the caller's code, so it runs outside the lock.
         let orphans: Vec<Digest> = old.into_iter().filter(|digest| !live(digest)).collect();
-        let attachments = &mut self.contents().attachments;
-        let before = attachments.len();
-        for digest in &orphans {
+        let contents = &mut *self.contents();
+        let named = contents.state.named_attachments();
+        let mut gone = HashSet::new();
+        for digest in orphans {
+            let found = contents.attachments.get(&digest);
             // Put again in between, it is young again and stays.
-            if attachments
-                .get(digest)
-                .is_some_and(|found| is_old(found.put))
-            {
-                attachments.remove(digest);
+            if !named.contains(&digest) && found.is_some_and(|found| is_old(found.put)) {
+                contents.attachments.remove(&digest);
+                gone.insert(digest);
             }
         }
-        Ok(before - attachments.len())
+        contents.state.forget_attachments(&gone);
+        Ok(gone.len())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use runtime_core::{EventDraft, EventId, RuntimeEvent, ScopeId, Timestamp, WireError};
+use runtime_core::{EventDraft, EventId, EventKind, RuntimeEvent, ScopeId, Timestamp, WireError};
 
 use crate::{EventPlace, Payload, Position, RowKey};
 
@@ -102,17 +102,26 @@ pub struct StoredEvent {
     pub time: Timestamp,
     /// Its places in its streams, its own stream first.
     pub places: Vec<EventPlace>,
+    /// It closed its own stream.
+    pub closes: bool,
+    /// It is a stub: its body was erased ([`Removal::Stream`](crate::Removal::Stream)) and is
+    /// empty now.
+    pub erased: bool,
     /// What it says.
     pub body: Payload,
 }
 
 impl StoredEvent {
-    /// Reads the event.
+    /// Reads the event; a stub is an event of the kind [`EventKind::Erased`] that belongs to
+    /// nothing.
     ///
     /// # Errors
     /// The body is no event; class Corrupt.
     pub fn decode(&self) -> Result<RuntimeEvent, WireError> {
-        let draft = EventDraft::from_bytes(&self.body)?;
+        let draft = match self.erased {
+            true => EventDraft::new(EventKind::Erased),
+            false => EventDraft::from_bytes(&self.body)?,
+        };
         let owned = draft.turn.is_some() || draft.process.is_some();
         let seq = self
             .places
@@ -143,4 +152,18 @@ pub struct EventPage {
     /// The last position that retention removed; zero when nothing was. A reader that starts
     /// before it may have missed events (V6).
     pub pruned: Position,
+}
+
+/// A run of the log that is served, as large as the store likes: a segment, a day, an event.
+/// Retention decides on such runs (V9) and removes by [`Removal::Through`](crate::Removal::Through).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionUnit {
+    /// The position of its last event.
+    pub last: Position,
+    /// The time of its newest event.
+    pub newest: Timestamp,
+    /// How many events it has.
+    pub events: u64,
+    /// How many bytes it has in the store, or about so many.
+    pub bytes: u64,
 }

@@ -9,8 +9,8 @@ use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
 
 use crate::{
     Commit, CommitError, Committed, Epoch, EventPage, EventPlace, Found, Guard, Limits, NewEvent,
-    Page, Payload, Position, ReadError, Row, RowChange, RowKey, RowPage, RowQuery, Seq,
-    StoredEvent,
+    Page, Payload, Position, ReadError, Removal, RetentionUnit, Row, RowChange, RowKey, RowPage,
+    RowQuery, Seq, StoredEvent,
 };
 
 /// Everything that commits have made, with the indexes that reads need.
@@ -21,9 +21,14 @@ pub(crate) struct State {
     owned: BTreeSet<(ScopeId, RowKey)>,
     /// The rows with a due time, by space and time.
     due: BTreeSet<(Arc<str>, Timestamp, RowKey)>,
-    /// The log; the event at index `i` has position `i + 1`.
-    events: Vec<StoredEvent>,
-    event_ids: HashMap<EventId, Position>,
+    /// The events that are served, and before them those that a row kept when they were pruned.
+    events: BTreeMap<Position, StoredEvent>,
+    head: Position,
+    /// The last position that retention removed.
+    pruned: Position,
+    /// The commits that name attachments.
+    namings: Vec<Naming>,
+    event_ids: HashSet<EventId>,
     streams: HashMap<StreamKey, Stream>,
     memory: CommitMemory,
 }
@@ -38,9 +43,21 @@ struct StoredRow {
 
 #[derive(Debug, Default)]
 struct Stream {
-    /// The position of each of its events; the event at index `i` has seq `i + 1`.
-    positions: Vec<Position>,
+    /// The positions of its events that are served.
+    positions: VecDeque<Position>,
+    head: Seq,
+    /// The position of its last event, served or not.
+    last: Position,
     closed: bool,
+}
+
+/// What a commit named attachments for.
+#[derive(Debug)]
+struct Naming {
+    attachments: Vec<Digest>,
+    positions: std::ops::Range<u64>,
+    /// The scopes of the rows that it put.
+    scopes: Vec<ScopeId>,
 }
 
 /// The last commits, so that a repetition is told from a new commit.
@@ -86,7 +103,7 @@ impl CommitMemory {
 impl State {
     /// Returns the last position of the log.
     pub(crate) fn head(&self) -> Position {
-        Position(self.events.len() as u64)
+        self.head
     }
 
     /// Returns the result of a remembered commit.
@@ -164,7 +181,7 @@ impl State {
 
     fn stream_head(&self, stream: &StreamKey) -> Seq {
         let stream = self.streams.get(stream);
-        Seq(stream.map_or(0, |stream| stream.positions.len() as u64))
+        stream.map_or(Seq(0), |stream| stream.head)
     }
 
     /// Refuses an event for a stream that is closed, or that an earlier event of the same commit
@@ -196,7 +213,7 @@ impl State {
     }
 
     fn check_event_ids(&self, commit: &Commit) -> Result<(), CommitError> {
-        let taken = |event: &NewEvent| self.event_ids.contains_key(&event.id);
+        let taken = |event: &NewEvent| self.event_ids.contains(&event.id);
         if commit.events.iter().any(taken) {
             return Err(CommitError::DifferentContent { id: commit.id });
         }
@@ -204,7 +221,15 @@ impl State {
     }
 
     fn apply(&mut self, commit: Commit, content: Digest, remembered_max: usize) -> Committed {
-        let first = self.head().next();
+        for removal in commit.removals {
+            self.remove(removal);
+        }
+        let first = self.head.next();
+        let scopes = commit.rows.iter().filter_map(|row| match row {
+            RowChange::Put { key, .. } => Some(key.scope.clone()),
+            _ => None,
+        });
+        let scopes = scopes.collect();
         let places: Vec<Vec<EventPlace>> = commit
             .events
             .into_iter()
@@ -218,36 +243,144 @@ impl State {
             places,
             repeated: false,
         };
+        if !commit.attachments.is_empty() {
+            self.namings.push(Naming {
+                attachments: commit.attachments,
+                positions: committed.positions.clone(),
+                scopes,
+            });
+        }
         self.memory
             .remember(commit.id, content, committed.clone(), remembered_max);
         committed
     }
 
+    fn remove(&mut self, removal: Removal) {
+        match removal {
+            Removal::Through(position) => self.prune(position.min(self.head)),
+            Removal::Stream(stream) => self.erase(&stream),
+        }
+    }
+
+    fn prune(&mut self, through: Position) {
+        if through <= self.pruned {
+            return;
+        }
+        let kept: HashSet<Position> = self.rows.values().filter_map(|row| row.event).collect();
+        let served = self.events.range(self.pruned.next()..=through);
+        let going: Vec<Position> = served.map(|(position, _)| *position).collect();
+        for position in going {
+            let event = &self.events[&position];
+            for place in &event.places {
+                if let Entry::Occupied(mut stream) = self.streams.entry(place.stream.clone()) {
+                    stream.get_mut().positions.pop_front();
+                    if stream.get().closed && stream.get().positions.is_empty() {
+                        stream.remove();
+                    }
+                }
+            }
+        }
+        self.pruned = through;
+        // What an earlier pruning left for a row that is gone goes now.
+        self.events
+            .retain(|position, _| *position > through || kept.contains(position));
+    }
+
+    fn erase(&mut self, stream: &StreamKey) {
+        let belongs =
+            |event: &&mut StoredEvent| event.places.iter().any(|place| place.stream == *stream);
+        for event in self.events.values_mut().filter(belongs) {
+            event.erased = true;
+            event.body = Payload::from([]);
+        }
+    }
+
+    /// Returns the attachments that something names.
+    pub(crate) fn named_attachments(&self) -> HashSet<Digest> {
+        let is_whole = |position: u64| {
+            let position = Position(position);
+            let event = self.events.get(&position);
+            position > self.pruned && event.is_some_and(|event| !event.erased)
+        };
+        let has_rows = |scope: &ScopeId| {
+            let first = (scope.clone(), first_key(&Arc::from("")));
+            let rows = self.owned.range(first..).next();
+            rows.is_some_and(|(owner, _)| owner == scope)
+        };
+        let is_live = |naming: &Naming| {
+            naming.positions.clone().any(is_whole) || naming.scopes.iter().any(has_rows)
+        };
+        let live = self.namings.iter().filter(|naming| is_live(naming));
+        live.flat_map(|naming| naming.attachments.iter().copied())
+            .collect()
+    }
+
+    /// Forgets who named attachments that are gone.
+    pub(crate) fn forget_attachments(&mut self, gone: &HashSet<Digest>) {
+        for naming in &mut self.namings {
+            naming.attachments.retain(|digest| !gone.contains(digest));
+        }
+        self.namings.retain(|naming| !naming.attachments.is_empty());
+    }
+
+    /// Reports what is served in runs of at most `run` events.
+    pub(crate) fn retention_units(
+        &self,
+        page: &Page<Position>,
+        run: usize,
+        limits: &Limits,
+    ) -> Result<Vec<RetentionUnit>, ReadError> {
+        let limit = effective_limit(page.limit, limits)?;
+        let after = page.after.max(self.pruned);
+        let served: Vec<&StoredEvent> = self
+            .events
+            .range((Bound::Excluded(after), Bound::Unbounded))
+            .map(|(_, event)| event)
+            .take(limit.saturating_mul(run))
+            .collect();
+        let unit = |events: &[&StoredEvent]| RetentionUnit {
+            last: events.last().map_or(after, |event| event.position),
+            newest: events
+                .iter()
+                .map(|event| event.time)
+                .max()
+                .unwrap_or_default(),
+            events: events.len() as u64,
+            bytes: events.iter().map(|event| event.body.len() as u64).sum(),
+        };
+        Ok(served.chunks(run).map(unit).collect())
+    }
+
     fn append(&mut self, event: NewEvent, time: Timestamp) -> Vec<EventPlace> {
-        let position = self.head().next();
+        let position = self.head.next();
+        self.head = position;
         let mut places = Vec::with_capacity(event.streams.len());
         for (index, key) in event.streams.into_iter().enumerate() {
             let stream = match self.streams.entry(key.clone()) {
                 Entry::Occupied(found) => found.into_mut(),
                 Entry::Vacant(new) => new.insert(Stream::default()),
             };
-            let previous = stream.positions.last().copied().unwrap_or_default();
-            stream.positions.push(position);
+            let previous = std::mem::replace(&mut stream.last, position);
+            stream.positions.push_back(position);
+            stream.head = stream.head.next();
             stream.closed |= event.closes && index == 0;
             places.push(EventPlace {
                 stream: key,
-                seq: Seq(stream.positions.len() as u64),
+                seq: stream.head,
                 previous,
             });
         }
-        self.event_ids.insert(event.id, position);
-        self.events.push(StoredEvent {
+        self.event_ids.insert(event.id);
+        let stored = StoredEvent {
             position,
             id: event.id,
             time,
             places: places.clone(),
+            closes: event.closes && !places.is_empty(),
+            erased: false,
             body: event.body,
-        });
+        };
+        self.events.insert(position, stored);
         places
     }
 
@@ -336,8 +469,8 @@ impl State {
     }
 
     fn event(&self, position: Position) -> &StoredEvent {
-        let index = usize::try_from(position.0 - 1).expect("a stored event fits in memory");
-        &self.events[index]
+        // Pruning spares the events of rows.
+        &self.events[&position]
     }
 
     /// Reads rows, in the order of the query.
@@ -425,24 +558,26 @@ impl State {
         limits: &Limits,
     ) -> Result<EventPage, ReadError> {
         let limit = effective_limit(page.limit, limits)?;
-        let after = usize::try_from(page.after.0).unwrap_or(usize::MAX);
+        let after = page.after.max(self.pruned);
         let (events, has_more): (Vec<StoredEvent>, bool) = match stream {
             None => {
-                let rest = self.events.get(after..).unwrap_or_default();
-                (
-                    rest.iter().take(limit).cloned().collect(),
-                    rest.len() > limit,
-                )
+                let rest = self
+                    .events
+                    .range((Bound::Excluded(after), Bound::Unbounded));
+                let mut rest = rest.map(|(_, event)| event.clone());
+                (rest.by_ref().take(limit).collect(), rest.next().is_some())
             }
             Some(key) => {
-                let positions = self.streams.get(key).map(|stream| &*stream.positions);
-                let positions = positions.unwrap_or_default();
-                let first = positions.partition_point(|position| *position <= page.after);
-                let rest = &positions[first..];
+                let none = VecDeque::new();
+                let positions = self
+                    .streams
+                    .get(key)
+                    .map_or(&none, |found| &found.positions);
+                let first = positions.partition_point(|position| *position <= after);
                 let read = |position: &Position| self.event(*position).clone();
                 (
-                    rest.iter().take(limit).map(read).collect(),
-                    rest.len() > limit,
+                    positions.range(first..).take(limit).map(read).collect(),
+                    positions.len() - first > limit,
                 )
             }
         };
@@ -457,7 +592,7 @@ impl State {
             next,
             has_more,
             head: self.head(),
-            pruned: Position::default(),
+            pruned: self.pruned,
         })
     }
 }

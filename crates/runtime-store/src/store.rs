@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AttachmentStore, Commit, CommitError, Committed, EventPage, KeyRingStore, Page, Payload,
-    Position, ReadError, Row, RowKey, RowPage, RowQuery,
+    Position, ReadError, RetentionUnit, Row, RowKey, RowPage, RowQuery,
 };
 
 /// Bounds of a store, in entries and bytes.
@@ -72,6 +72,8 @@ pub struct StoreIdentity {
 ///   storage it is [`CommitError::Indeterminate`]: ask [`committed`](Store::committed) once the
 ///   store is usable again.
 /// - **Prefix-stable.** Nothing ever appears at or before a position that was read.
+/// - **Removed for good.** What a [`Removal`](crate::Removal) has taken is never served again; it
+///   happens with its commit, durable like everything else. The bytes are freed later.
 ///
 /// # Cancel safety
 /// Dropping the future of `commit` does not withdraw the commit. Dropping a read forgets it.
@@ -121,6 +123,13 @@ pub trait Store: AttachmentStore + KeyRingStore + fmt::Debug + Send + Sync + 'st
         stream: Option<&StreamKey>,
         page: Page<Position>,
     ) -> Result<EventPage, ReadError>;
+
+    /// Reports what is served, in order, in runs that retention may decide on. `page.after` is the
+    /// last position of the run before; fewer than `page.limit` runs are all there are.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError>;
 
     /// Waits until an event after `after` is durable and returns the last position. It is a hint:
     /// it may come late, and without a change, but it is never lost.

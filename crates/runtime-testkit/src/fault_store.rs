@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use runtime_core::{CommitId, Digest, StreamKey};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
-    RowQuery, Store, StoreIdentity,
+    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
+    RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 
 /// What goes wrong at one commit (R4).
@@ -228,6 +228,11 @@ impl Store for FaultStore {
     ) -> Result<EventPage, ReadError> {
         self.read()?;
         self.inner.events(stream, page).await
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        self.read()?;
+        self.inner.retention_units(page).await
     }
 
     async fn changed(&self, after: Position) -> Position {

@@ -11,8 +11,8 @@ use runtime_core::{
 use runtime_effects::ResolveAnswer;
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
-    KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
-    RowQuery, Store, StoreIdentity,
+    KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
+    RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 use runtime_testkit::effect_laws::{World, custom, desk, fresh_id, wait_for};
 use runtime_testkit::store_laws::StoreFixture;
@@ -85,6 +85,10 @@ impl Store for SharedStore {
         page: Page<Position>,
     ) -> Result<EventPage, ReadError> {
         self.inner.events(stream, page).await
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        self.inner.retention_units(page).await
     }
 
     async fn changed(&self, after: Position) -> Position {

@@ -17,6 +17,8 @@ fn message(position: u64) -> LiveMessage {
         id: EventId::generate(time, [0; 10]),
         time,
         places: Vec::new(),
+        closes: false,
+        erased: false,
         body: EventDraft::new(EventKind::Diagnostic).to_bytes().into(),
     };
     LiveMessage::Event(Arc::new(LiveEvent::new(stored, None)))

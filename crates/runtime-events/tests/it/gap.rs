@@ -10,8 +10,8 @@ use runtime_core::{Classified, CommitId, Digest, EventKind, StreamKey, Topic};
 use runtime_events::{Authorizer, HubParts, StreamItem, SubscribeError, Subscription};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
-    KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
-    RowQuery, Store, StoreIdentity,
+    KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
+    RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 
 use crate::bench::{Bench, SECOND, assert_idle, draft, event, positions, settle, turn};
@@ -88,6 +88,10 @@ impl Store for ForgetfulStore {
             }
         }
         Ok(page)
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        self.inner.retention_units(page).await
     }
 
     async fn changed(&self, after: Position) -> Position {

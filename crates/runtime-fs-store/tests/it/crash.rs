@@ -7,7 +7,8 @@ use runtime_fs_store::{Damage, FsStore, FsStoreOptions, OpenError, verify};
 use runtime_store::{CommitError, Page, Position, ReadError, RowQuery, Store};
 
 use crate::support::{
-    all_events, commit, numbers, on_all_cores, options, print_row, run, scope, segment, stream,
+    all_events, commit, in_memory, numbers, on_all_cores, options, print_row, run, scope, segment,
+    stream,
 };
 
 const RECORDS: u64 = 64;
@@ -28,12 +29,6 @@ async fn write(options: &FsStoreOptions, numbers: std::ops::Range<u64>) {
         store.commit(commit(number)).await.unwrap();
     }
     store.close().await.unwrap();
-}
-
-/// A directory in memory where there is one: syncs cost nothing there, and these tests do not
-/// lose power.
-fn in_memory() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
 /// Copies a store file by file.

@@ -16,7 +16,10 @@ struct Files {
 
 impl Files {
     fn new() -> Self {
-        let parent = tempfile::tempdir().unwrap();
+        Self::inside(tempfile::tempdir().unwrap())
+    }
+
+    fn inside(parent: tempfile::TempDir) -> Self {
         // Smaller than the default, so that forgetting and refusing take no time.
         let limits = Limits {
             commit_bytes_max: 64 * 1024,
@@ -40,3 +43,12 @@ impl StoreFixture for Files {
 }
 
 runtime_testkit::store_laws!(Files::new());
+
+/// R12: any sequence of commits, removals, reads and reopenings reads as the model says.
+#[test]
+fn r12_any_sequence_reads_as_the_model_says() {
+    let cases = 500 * crate::support::times();
+    let started = std::time::Instant::now();
+    runtime_testkit::check_against_model(cases, 12, || Files::inside(crate::support::in_memory()));
+    crate::support::print_row("R12-files", cases as usize, started);
+}

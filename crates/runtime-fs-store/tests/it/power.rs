@@ -15,6 +15,7 @@ use turmoil_fs::shim::std::fs as simulated;
 
 use crate::support::{
     commit, commit_id, number, numbers, on_all_cores, print_row, random, read_events, run, stream,
+    times,
 };
 
 const LIVES: u64 = 4;
@@ -190,8 +191,7 @@ async fn live(seed: u64, always: Option<Fault>) -> Result<Met, String> {
 
 /// The quick count, or as many times as many as `FS_STORE_TIMES` says.
 fn count(quick: u64) -> u64 {
-    let times = std::env::var("FS_STORE_TIMES").map_or(1, |text| text.parse().unwrap());
-    quick * times
+    quick * u64::from(times())
 }
 
 /// R1: whatever is lost with the power, nothing acknowledged is, and nothing comes twice.

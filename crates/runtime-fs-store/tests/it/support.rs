@@ -100,6 +100,17 @@ pub(crate) fn segment(options: &FsStoreOptions, number: u32) -> std::path::PathB
     options.directory.join(format!("segments/{number:010}.log"))
 }
 
+/// How many times as many cases as in the quick run: what `FS_STORE_TIMES` says.
+pub(crate) fn times() -> u32 {
+    std::env::var("FS_STORE_TIMES").map_or(1, |text| text.parse().unwrap())
+}
+
+/// A directory in memory where there is one: syncs cost nothing there, and whoever uses it does
+/// not lose power.
+pub(crate) fn in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
 /// Runs every case, on as many threads as there are cores.
 pub(crate) fn on_all_cores<T: Send>(cases: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);

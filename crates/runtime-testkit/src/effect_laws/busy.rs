@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use runtime_core::{CommitId, Digest, StreamKey};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
-    RowQuery, Store, StoreIdentity,
+    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
+    RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 
 /// How many requests are with a store.
@@ -92,6 +92,10 @@ impl Store for WatchedStore {
     ) -> Result<EventPage, ReadError> {
         let _request = self.busy.request();
         self.inner.events(stream, page).await
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        self.inner.retention_units(page).await
     }
 
     async fn changed(&self, after: Position) -> Position {

@@ -9,6 +9,7 @@ mod fixture;
 mod guards;
 mod life;
 mod producer;
+mod removal;
 mod rows;
 
 pub use attachments::{
@@ -33,6 +34,12 @@ pub use guards::{
     guards_see_every_earlier_commit, retiring_a_scope_removes_its_rows_and_fences,
 };
 pub use life::{a_closed_store_takes_no_writes, everything_survives_reopening};
+pub use removal::{
+    a_closed_stream_is_forgotten_with_its_last_event, a_refused_removal_removes_nothing,
+    a_row_keeps_its_event_when_that_is_pruned, erased_events_keep_their_places_only,
+    pruned_events_are_gone_and_the_rest_stays, removed_events_are_still_known_by_their_commit,
+    retention_units_are_what_is_served, the_sweep_takes_what_nothing_names_any_more,
+};
 pub use rows::{
     a_row_gives_the_event_it_was_put_with, due_rows_come_in_order_of_time,
     row_changes_apply_in_order, row_pages_give_every_row_in_order,
@@ -103,6 +110,7 @@ macro_rules! store_laws {
         $crate::store_laws! { @each $to
             a_change_is_never_lost
             a_closed_store_takes_no_writes
+            a_closed_stream_is_forgotten_with_its_last_event
             a_closed_stream_takes_no_event
             a_commit_needs_its_attachments
             a_commit_too_large_is_refused
@@ -111,13 +119,16 @@ macro_rules! store_laws {
             a_malformed_commit_is_refused
             a_reader_beside_writers_misses_nothing
             a_refused_commit_leaves_no_trace
+            a_refused_removal_removes_nothing
             a_repetition_answers_the_first_result
             a_row_gives_the_event_it_was_put_with
+            a_row_keeps_its_event_when_that_is_pruned
             an_epoch_fences_earlier_owners
             an_event_id_is_unique_in_the_log
             attachments_are_kept_by_their_digest
             committed_answers_what_happened
             due_rows_come_in_order_of_time
+            erased_events_keep_their_places_only
             event_pages_give_the_whole_log_and_each_stream
             everything_survives_reopening
             guards_are_checked_in_order
@@ -126,12 +137,16 @@ macro_rules! store_laws {
             other_content_under_an_id_is_refused
             page_limits_are_kept
             positions_and_seqs_are_dense_under_concurrent_writers
+            pruned_events_are_gone_and_the_rest_stays
+            removed_events_are_still_known_by_their_commit
             repetitions_in_flight_happen_once
+            retention_units_are_what_is_served
             retiring_a_scope_removes_its_rows_and_fences
             row_changes_apply_in_order
             row_pages_give_every_row_in_order
             the_key_ring_is_stable_and_keeps_old_keys
             the_sweep_spares_live_and_young_attachments
+            the_sweep_takes_what_nothing_names_any_more
         }
     };
     (@each [test $fixture:expr] $($law:ident)+) => {

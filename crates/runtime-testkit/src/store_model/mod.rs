@@ -82,7 +82,7 @@ async fn run(fixture: &dyn StoreFixture, operations: Vec<Operation>) -> Result<(
                     .events(stream.as_ref(), Page::after(after, limit))
                     .await?;
                 let wanted = model.events(stream.as_ref(), after, limit);
-                let found = (page.events, page.has_more, page.head);
+                let found = (page.events, page.has_more, page.head, page.pruned);
                 same("a page of events", &found, &wanted)?;
             }
             Operation::Rows(query, limit) => {
@@ -143,7 +143,12 @@ async fn compare_all(store: &dyn Store, model: &Model) -> Result<(), LawBroken> 
     let page = store
         .events(None, Page::after(Default::default(), 256))
         .await?;
-    same("the log", &page.events, &model.log)
+    same("the log", &&*page.events, &model.history.served())?;
+    let units = store
+        .retention_units(Page::after(Default::default(), 256))
+        .await?;
+    let events: u64 = units.iter().map(|unit| unit.events).sum();
+    same("the units", &events, &(model.history.served().len() as u64))
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(

@@ -1,20 +1,95 @@
 //! The naive model: a list of commits, read from its beginning after each one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use runtime_core::{CommitId, Digest, ScopeId, StreamKey};
+use runtime_core::{CommitId, Digest, ScopeId, StreamKey, Timestamp};
 use runtime_store::{
-    Commit, CommitError, Committed, EventPlace, Found, Guard, NewEvent, Position, Row, RowChange,
-    RowKey, RowQuery, Seq, StoredEvent,
+    Commit, CommitError, Committed, EventPlace, Found, Guard, NewEvent, Position, Removal, Row,
+    RowChange, RowKey, RowQuery, Seq, StoredEvent,
 };
 
 #[derive(Debug, Default)]
 pub(super) struct Model {
     /// The commits that happened, in order; log and table follow from them.
     pub(super) accepted: Vec<Commit>,
-    pub(super) log: Vec<StoredEvent>,
+    pub(super) history: History,
     table: BTreeMap<RowKey, Row>,
     pub(super) attachments: HashSet<Digest>,
+}
+
+/// Every event that ever was, with what was erased, and how much of it is served.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) log: Vec<StoredEvent>,
+    pub(super) pruned: Position,
+    /// A closed stream is forgotten with its last event: up to here it has never been.
+    forgotten: HashMap<StreamKey, Position>,
+}
+
+impl History {
+    /// The events of a stream, unless it is forgotten.
+    fn of<'a>(&'a self, stream: &'a StreamKey) -> impl Iterator<Item = &'a StoredEvent> {
+        let from = self.forgotten.get(stream).copied().unwrap_or_default();
+        let events = self.log.iter().filter(move |event| event.position > from);
+        events.filter(|event| seq(event, stream).is_some())
+    }
+
+    fn append(&mut self, event: &NewEvent, time: Timestamp) {
+        let place = |stream: &StreamKey| EventPlace {
+            stream: stream.clone(),
+            seq: Seq(self.of(stream).count() as u64 + 1),
+            previous: self
+                .of(stream)
+                .last()
+                .map_or(Position(0), |event| event.position),
+        };
+        let stored = StoredEvent {
+            position: Position(self.log.len() as u64 + 1),
+            id: event.id,
+            time,
+            places: event.streams.iter().map(place).collect(),
+            closes: event.closes && !event.streams.is_empty(),
+            erased: false,
+            body: event.body.clone(),
+        };
+        self.log.push(stored);
+    }
+
+    fn remove(&mut self, removal: &Removal) {
+        match removal {
+            Removal::Through(position) => {
+                let head = Position(self.log.len() as u64);
+                self.pruned = self.pruned.max((*position).min(head));
+                for event in self
+                    .log
+                    .iter()
+                    .filter(|event| event.position <= self.pruned)
+                {
+                    if event.closes {
+                        let own = event.places[0].stream.clone();
+                        self.forgotten.insert(own, event.position);
+                    }
+                }
+            }
+            Removal::Stream(stream) => {
+                for event in self
+                    .log
+                    .iter_mut()
+                    .filter(|event| seq(event, stream).is_some())
+                {
+                    event.erased = true;
+                    event.body = [].as_slice().into();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What is served.
+    pub(super) fn served(&self) -> &[StoredEvent] {
+        let pruned = usize::try_from(self.pruned.0).expect("the log is in memory");
+        &self.log[pruned..]
+    }
 }
 
 impl Model {
@@ -25,9 +100,10 @@ impl Model {
                     rows,
                     events,
                     attachments,
+                    removals,
                     ..
                 } = commit.clone();
-                (rows, events, attachments)
+                (rows, events, attachments, removals)
             };
             if content(first) != content(commit) {
                 return Err(CommitError::DifferentContent { id: commit.id });
@@ -40,8 +116,8 @@ impl Model {
         }
         self.check(commit)?;
         self.accepted.push(commit.clone());
-        self.log = log_of(&self.accepted);
-        self.table = table_of(&self.accepted, &self.log);
+        self.history = history_of(&self.accepted);
+        self.table = table_of(&self.accepted, &self.history.log);
         Ok(self.committed(&commit.id).expect("it was just accepted"))
     }
 
@@ -74,18 +150,18 @@ impl Model {
                 _ => {}
             }
         }
-        let mut events: Vec<&NewEvent> = self.appended().collect();
-        for event in &commit.events {
+        for (index, event) in commit.events.iter().enumerate() {
+            let earlier = &commit.events[..index];
             for stream in &event.streams {
+                let ends = |event: &StoredEvent| event.closes && event.places[0].stream == *stream;
                 let is_end =
-                    |event: &&NewEvent| event.closes && event.streams.first() == Some(stream);
-                if events.iter().any(is_end) {
-                    let there = |event: &&&NewEvent| event.streams.contains(stream);
-                    let head = Seq(events.iter().filter(there).count() as u64);
-                    return rejected(Guard::Head(stream.clone(), head), Found::Closed);
+                    |event: &NewEvent| event.closes && event.streams.first() == Some(stream);
+                if self.history.of(stream).any(ends) || earlier.iter().any(is_end) {
+                    let there = |event: &&NewEvent| event.streams.contains(stream);
+                    let head = self.head(stream).0 + earlier.iter().filter(there).count() as u64;
+                    return rejected(Guard::Head(stream.clone(), Seq(head)), Found::Closed);
                 }
             }
-            events.push(event);
         }
         let taken: HashSet<_> = self.appended().map(|event| event.id).collect();
         if commit.events.iter().any(|event| taken.contains(&event.id)) {
@@ -111,7 +187,7 @@ impl Model {
         let count = self.accepted[index].events.len();
         Some(Committed {
             positions: before as u64 + 1..(before + count) as u64 + 1,
-            places: self.log[before..before + count]
+            places: self.history.log[before..before + count]
                 .iter()
                 .map(|event| event.places.clone())
                 .collect(),
@@ -120,25 +196,25 @@ impl Model {
     }
 
     pub(super) fn head(&self, stream: &StreamKey) -> Seq {
-        let there = |event: &&NewEvent| event.streams.contains(stream);
-        Seq(self.appended().filter(there).count() as u64)
+        Seq(self.history.of(stream).count() as u64)
     }
 
-    /// A page of events, whether more follow, and the head.
+    /// A page of events, whether more follow, the head, and what is pruned.
     pub(super) fn events(
         &self,
         stream: Option<&StreamKey>,
         after: Position,
         limit: usize,
-    ) -> (Vec<StoredEvent>, bool, Position) {
-        let head = Position(self.log.len() as u64);
+    ) -> (Vec<StoredEvent>, bool, Position, Position) {
+        let head = Position(self.history.log.len() as u64);
         let belongs = |event: &&StoredEvent| {
             event.position > after && stream.is_none_or(|stream| seq(event, stream).is_some())
         };
-        let mut events: Vec<StoredEvent> = self.log.iter().filter(belongs).cloned().collect();
+        let served = self.history.served().iter();
+        let mut events: Vec<StoredEvent> = served.filter(belongs).cloned().collect();
         let has_more = events.len() > limit;
         events.truncate(limit);
-        (events, has_more, head)
+        (events, has_more, head, self.history.pruned)
     }
 
     pub(super) fn row(&self, key: &RowKey) -> Option<&Row> {
@@ -165,30 +241,17 @@ impl Model {
     }
 }
 
-fn log_of(accepted: &[Commit]) -> Vec<StoredEvent> {
-    let mut log: Vec<StoredEvent> = Vec::new();
+fn history_of(accepted: &[Commit]) -> History {
+    let mut history = History::default();
     for commit in accepted {
+        for removal in &commit.removals {
+            history.remove(removal);
+        }
         for event in &commit.events {
-            let place = |stream: &StreamKey| {
-                let ends = |earlier: &StoredEvent| Some((earlier.position, seq(earlier, stream)?));
-                let (previous, last) = log.iter().rev().find_map(ends).unwrap_or_default();
-                EventPlace {
-                    stream: stream.clone(),
-                    seq: Seq(last.0 + 1),
-                    previous,
-                }
-            };
-            let places = event.streams.iter().map(place).collect();
-            log.push(StoredEvent {
-                position: Position(log.len() as u64 + 1),
-                id: event.id,
-                time: commit.time,
-                places,
-                body: event.body.clone(),
-            });
+            history.append(event, commit.time);
         }
     }
-    log
+    history
 }
 
 fn table_of(accepted: &[Commit], log: &[StoredEvent]) -> BTreeMap<RowKey, Row> {

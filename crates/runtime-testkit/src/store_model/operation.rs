@@ -6,7 +6,7 @@ use proptest::prelude::{Just, Strategy, any};
 use proptest::{prop_oneof, sample};
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
 use runtime_store::{
-    Commit, Epoch, Guard, NewEvent, Payload, Position, RowChange, RowKey, RowQuery, Seq,
+    Commit, Epoch, Guard, NewEvent, Payload, Position, Removal, RowChange, RowKey, RowQuery, Seq,
 };
 
 use super::model::Model;
@@ -38,6 +38,7 @@ pub(super) struct Draft {
     /// The first event takes the id of the n-th event of the log.
     takes: Option<usize>,
     attachments: Vec<u8>,
+    removals: Vec<Removal>,
 }
 
 #[derive(Debug, Clone)]
@@ -88,7 +89,7 @@ impl Draft {
         let mut events: Vec<NewEvent> = events
             .map(|(index, event)| event.resolve(time, id_bytes(number, index)))
             .collect();
-        let log = &model.log;
+        let log = &model.history.log;
         let taken = self.takes.and_then(|index| index.checked_rem(log.len()));
         if let (Some(index), Some(event)) = (taken, events.first_mut()) {
             event.id = log[index].id;
@@ -108,6 +109,7 @@ impl Draft {
                 .into_iter()
                 .map(|number| Digest::of_bytes(&attachment(number)))
                 .collect(),
+            removals: self.removals,
             ..Commit::new(CommitId::generate(time, id_bytes(number, 255)), time)
         }
     }
@@ -194,16 +196,26 @@ fn draft() -> impl Strategy<Value = Draft> {
     let events = vec(event(), 0..4);
     let takes = option::weighted(0.03, any::<usize>());
     let attachments = option::weighted(0.1, 0..3_u8);
-    (owner, guards, vec(row(), 0..4), events, takes, attachments).prop_map(
-        |(owner, guards, rows, events, takes, attachments)| Draft {
+    let removals = option::weighted(0.1, vec(removal(), 1..3));
+    let names = (attachments, removals);
+    (owner, guards, vec(row(), 0..4), events, takes, names).prop_map(
+        |(owner, guards, rows, events, takes, (attachments, removals))| Draft {
             owner,
             guards,
             rows,
             events,
             takes,
             attachments: attachments.into_iter().collect(),
+            removals: removals.unwrap_or_default(),
         },
     )
+}
+
+fn removal() -> impl Strategy<Value = Removal> {
+    prop_oneof![
+        (0..30_u64).prop_map(|through| Removal::Through(Position(through))),
+        stream().prop_map(Removal::Stream),
+    ]
 }
 
 fn guard() -> impl Strategy<Value = GuardDraft> {
@@ -241,7 +253,7 @@ fn event() -> impl Strategy<Value = EventDraft> {
         let key = |key| StreamKey::new(key).expect("a stream key");
         keys.into_iter().map(key).collect()
     });
-    let closes = proptest::bool::weighted(0.03);
+    let closes = proptest::bool::weighted(0.06);
     (streams, closes, any::<u8>()).prop_map(|(streams, closes, body)| EventDraft {
         streams,
         closes,

@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use runtime_core::{CommitId, Digest, EventId, Random as _, RuntimeId, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
-    Guard, KeyRing, KeyRingStore, Limits, MemoryStore, NewEvent, Page, Payload, Position,
-    ReadError, Row, RowChange, RowKey, RowPage, RowQuery, Store, StoreIdentity, StoredEvent,
+    Found, Guard, KeyRing, KeyRingStore, Limits, MemoryStore, NewEvent, Page, Payload, Position,
+    ReadError, Removal, RetentionUnit, Row, RowChange, RowKey, RowPage, RowQuery, Seq, Store,
+    StoreIdentity, StoredEvent,
 };
 use runtime_testkit::store_laws::{ALL, Law, LawBroken, StoreFixture, run};
 use runtime_testkit::{SeededRandom, SimulatedClock, check_against_model};
@@ -89,6 +90,22 @@ breakages! {
     SweepsTheYoung => the_sweep_spares_live_and_young_attachments,
     RotationForgetsOldKeys => the_key_ring_is_stable_and_keeps_old_keys,
     ShortKeys => the_key_ring_is_stable_and_keeps_old_keys,
+    // Removal.
+    IgnoresPruning => pruned_events_are_gone_and_the_rest_stays,
+    PrunesOneTooMany => pruned_events_are_gone_and_the_rest_stays,
+    HidesThatItPruned => pruned_events_are_gone_and_the_rest_stays,
+    UndoesPruningOnReopening => pruned_events_are_gone_and_the_rest_stays,
+    RemovesThoughRefused => a_refused_removal_removes_nothing,
+    ForgetsResultsWhenItRemoves => removed_events_are_still_known_by_their_commit,
+    PrunedRowLosesItsEvent => a_row_keeps_its_event_when_that_is_pruned,
+    NeverForgetsClosedStreams => a_closed_stream_is_forgotten_with_its_last_event,
+    IgnoresErasure => erased_events_keep_their_places_only,
+    ErasureLosesPlaces => erased_events_keep_their_places_only,
+    ErasesWhatComesLater => erased_events_keep_their_places_only,
+    HidesTheLastUnit => retention_units_are_what_is_served,
+    UnitsCountThePruned => retention_units_are_what_is_served,
+    NeverSweepsTheNamed => the_sweep_takes_what_nothing_names_any_more,
+    SweepsTheNamed => the_sweep_takes_what_nothing_names_any_more,
     // Closing and opening.
     TakesCommitsAfterClosing => a_closed_store_takes_no_writes,
     LosesAllOnReopening => everything_survives_reopening,
@@ -109,6 +126,16 @@ struct BrokenStore {
     random: SeededRandom,
     /// The ids of commits, for the breakages about repetitions.
     seen: Mutex<HashSet<CommitId>>,
+    noted: Arc<Mutex<Noted>>,
+}
+
+/// What a broken store needs to know of the commits so far.
+#[derive(Debug, Default)]
+struct Noted {
+    closed: HashSet<StreamKey>,
+    erased: HashSet<StreamKey>,
+    named: HashSet<Digest>,
+    pruned: Position,
 }
 
 impl BrokenStore {
@@ -128,9 +155,51 @@ impl BrokenStore {
         !self.seen.lock().expect("no test panics here").insert(id)
     }
 
+    fn noted(&self) -> std::sync::MutexGuard<'_, Noted> {
+        self.noted.lock().expect("no test panics here")
+    }
+
+    fn note(&self, commit: &Commit) {
+        let mut noted = self.noted();
+        let closing = commit.events.iter().filter(|event| event.closes);
+        noted
+            .closed
+            .extend(closing.filter_map(|event| event.streams.first().cloned()));
+        noted.named.extend(&commit.attachments);
+        for removal in &commit.removals {
+            match removal {
+                Removal::Through(position) => noted.pruned = noted.pruned.max(*position),
+                Removal::Stream(stream) => {
+                    noted.erased.insert(stream.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+
     async fn commit_broken(&self, mut commit: Commit) -> Result<Committed, CommitError> {
         let id = commit.id;
+        if self.is(NeverForgetsClosedStreams) {
+            let mut streams = commit.events.iter().flat_map(|event| &event.streams);
+            if let Some(stream) = streams.find(|stream| self.noted().closed.contains(*stream)) {
+                return Err(CommitError::Rejected {
+                    guard: Guard::Head(stream.clone(), Seq(2)),
+                    found: Found::Closed,
+                });
+            }
+        }
+        self.note(&commit);
+        let is_pruning = |removal: &Removal| matches!(removal, Removal::Through(_));
         match self.breakage {
+            IgnoresPruning => commit.removals.retain(|removal| !is_pruning(removal)),
+            PrunesOneTooMany => {
+                for removal in &mut commit.removals {
+                    if let Removal::Through(position) = removal {
+                        position.0 = position.0.saturating_add(1);
+                    }
+                }
+            }
+            IgnoresErasure => commit.removals.retain(is_pruning),
             DropsTheLastRow if commit.rows.len() > 1 => {
                 commit.rows.pop();
             }
@@ -196,6 +265,9 @@ impl BrokenStore {
                 .iter_mut()
                 .for_each(|event| event.closes = false),
             AcceptsMissingAttachments => commit.attachments.clear(),
+            SweepsTheNamed if self.has_all(&commit.attachments).await => {
+                commit.attachments.clear();
+            }
             RefusesTheLargestCommit if commit.bytes() == self.limits().commit_bytes_max => {
                 return Err(CommitError::TooLarge {
                     bytes: commit.bytes(),
@@ -259,6 +331,14 @@ impl BrokenStore {
                 }
                 self.inner.commit(anew).await
             }
+            Err(error) if self.is(RemovesThoughRefused) => {
+                let removals = Commit {
+                    removals: attempt.removals,
+                    ..Commit::new(self.fresh_id(), attempt.time)
+                };
+                self.inner.commit(removals).await?;
+                Err(error)
+            }
             Err(_) if self.is(AppliesHalfOfARefusedCommit) => {
                 let half = Commit {
                     owner: None,
@@ -291,6 +371,15 @@ impl BrokenStore {
         &self.capabilities.limits
     }
 
+    async fn has_all(&self, attachments: &[Digest]) -> bool {
+        for digest in attachments {
+            if !self.inner.has_attachment(digest).await.expect("a read") {
+                return false;
+            }
+        }
+        true
+    }
+
     fn break_committed(&self, mut committed: Committed) -> Committed {
         let places = committed.places.iter_mut().flatten();
         match self.breakage {
@@ -320,12 +409,26 @@ impl BrokenStore {
                 }
             }
             SkipsAPosition => event.position.0 += u64::from(event.position.0 > 2),
+            ErasureLosesPlaces if event.erased => event.places.clear(),
+            ErasesWhatComesLater => {
+                let noted = self.noted();
+                if event
+                    .places
+                    .iter()
+                    .any(|place| noted.erased.contains(&place.stream))
+                {
+                    event.erased = true;
+                    event.body = b"".as_slice().into();
+                }
+            }
             _ => {}
         }
     }
 
     fn break_row(&self, row: &mut Row) {
-        if self.is(RowLosesItsEvent) {
+        let position = row.event.as_ref().map(|event| event.position);
+        let is_pruned = position.is_some_and(|position| position <= self.noted().pruned);
+        if self.is(RowLosesItsEvent) || (self.is(PrunedRowLosesItsEvent) && is_pruned) {
             row.event = None;
         }
         if let Some(event) = &mut row.event {
@@ -344,13 +447,19 @@ impl Store for BrokenStore {
         &self.capabilities
     }
 
-    async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+    async fn commit(&self, mut commit: Commit) -> Result<Committed, CommitError> {
+        if self.is(UndoesPruningOnReopening) {
+            // It is never written down: what was pruned is only hidden.
+            self.note(&commit);
+            commit.removals.clear();
+        }
         let committed = Box::pin(self.commit_broken(commit)).await?;
         Ok(self.break_committed(committed))
     }
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        if self.is(ForgetsResults) {
+        let removes = self.noted().pruned > Position(0);
+        if self.is(ForgetsResults) || (self.is(ForgetsResultsWhenItRemoves) && removes) {
             return Ok(None);
         }
         let committed = self.inner.committed(id).await?;
@@ -406,6 +515,10 @@ impl Store for BrokenStore {
         }
         let stream = stream.filter(|_| !self.is(StreamPageIgnoresTheStream));
         let mut from = page.after;
+        let hidden = self.noted().pruned;
+        if self.is(UndoesPruningOnReopening) {
+            from = from.max(hidden);
+        }
         if self.is(EventPageRepeatsOne) && from.0 > 1 {
             from.0 -= 1;
         }
@@ -422,6 +535,8 @@ impl Store for BrokenStore {
         match self.breakage {
             EventPageSkipsOne if found.has_more => found.next = found.next.next(),
             EventPageHidesMore => found.has_more = false,
+            HidesThatItPruned => found.pruned = Position(0),
+            UndoesPruningOnReopening => found.pruned = hidden,
             _ => {}
         }
         found
@@ -429,6 +544,21 @@ impl Store for BrokenStore {
             .iter_mut()
             .for_each(|event| self.break_event(event));
         Ok(found)
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        let limit = page.limit;
+        let mut units = self.inner.retention_units(page).await?;
+        match self.breakage {
+            HidesTheLastUnit if units.len() < limit => {
+                units.pop();
+            }
+            UnitsCountThePruned => units.iter_mut().for_each(|unit| {
+                unit.events = unit.events.max(16);
+            }),
+            _ => {}
+        }
+        Ok(units)
     }
 
     async fn changed(&self, after: Position) -> Position {
@@ -484,6 +614,11 @@ impl AttachmentStore for BrokenStore {
     ) -> Result<usize, AttachmentError> {
         match self.breakage {
             SweepsTheLiving => self.inner.sweep_attachments(&|_| false, min_age).await,
+            NeverSweepsTheNamed => {
+                let named = self.noted().named.clone();
+                let live = |digest: &Digest| live(digest) || named.contains(digest);
+                self.inner.sweep_attachments(&live, min_age).await
+            }
             SweepsTheYoung => self.inner.sweep_attachments(live, Duration::ZERO).await,
             _ => self.inner.sweep_attachments(live, min_age).await,
         }
@@ -516,6 +651,7 @@ struct Broken {
     storage: Mutex<MemoryStore>,
     breakage: Breakage,
     opened: Mutex<u32>,
+    noted: Arc<Mutex<Noted>>,
 }
 
 fn storage(limits: Limits) -> MemoryStore {
@@ -546,6 +682,7 @@ impl Broken {
             storage: Mutex::new(storage(inner)),
             breakage,
             opened: Mutex::new(0),
+            noted: Arc::default(),
         }
     }
 }
@@ -585,6 +722,10 @@ impl StoreFixture for Broken {
             capabilities,
             random: SeededRandom::new(u64::from(opened)),
             seen: Mutex::default(),
+            noted: match breakage {
+                UndoesPruningOnReopening => Arc::default(),
+                _ => Arc::clone(&self.noted),
+            },
         })
     }
 
@@ -666,6 +807,11 @@ fn the_model_finds_what_is_broken() {
         ForgetsRepetitions,
         TakesAnEventIdTwice,
         WrongPrevious,
+        IgnoresPruning,
+        PrunesOneTooMany,
+        IgnoresErasure,
+        ErasesWhatComesLater,
+        NeverForgetsClosedStreams,
         EventPageHidesMore,
         RowPageSkipsOne,
         DueRowsByKey,
