@@ -10,12 +10,11 @@ use runtime_core::{
 use runtime_effects::{EffectController, Interrupt, LocalExecutor};
 use runtime_store::AttachmentStore;
 use runtime_turn::{Next, Planned, TurnEnd, TurnError, TurnMachine, TurnStart, Work};
-use serde_json::Value;
 use tracing::Instrument;
 
 use crate::environment::{self, LiveTools};
 use crate::model_call::{self, Watched};
-use crate::tool_call::{self, Bench};
+use crate::tool_call::{self, Bench, Call};
 use crate::{Agent, LiveSink};
 
 /// A turn to drive, and what to drive it with.
@@ -171,9 +170,10 @@ impl<'run> Desk<'run> {
                 call,
                 name,
                 arguments,
+                resumption,
             } => (
                 envelope.with_policy(self.agent.tool_policy),
-                self.tool_executor(call, name, arguments),
+                self.tool_executor(call, name, Call::new(arguments, resumption)),
             ),
             Work::UnknownTool { name } => {
                 let fail = move |_| std::future::ready(Err(tool_call::unknown(name.clone())));
@@ -200,7 +200,7 @@ impl<'run> Desk<'run> {
         })
     }
 
-    fn tool_executor(&self, call: CallId, name: String, arguments: Value) -> LocalExecutor<'run> {
+    fn tool_executor(&self, call: CallId, name: String, work: Call) -> LocalExecutor<'run> {
         let bench = Bench {
             scope: self.scope,
             tools: self.tools,
@@ -210,7 +210,7 @@ impl<'run> Desk<'run> {
         };
         LocalExecutor::new(EffectKind::ToolCall, move |context| {
             let call = call.clone();
-            tool_call::attempt(bench, call, name.clone(), arguments.clone(), context)
+            tool_call::attempt(bench, call, name.clone(), work.clone(), context)
         })
     }
 }

@@ -1,12 +1,12 @@
 //! One attempt of a tool call.
 
 use runtime_core::{
-    CallId, Classified, Clock, ContentPart, EffectOutput, ExecutionScope, ToolCallOutput,
-    ToolResult,
+    CallId, Classified, Clock, ContentPart, Continuation, EffectOutput, ExecutionScope, Resolution,
+    ToolCallOutput, ToolResult,
 };
 use runtime_effects::{Applied, AttemptContext, ExecutorError};
 use runtime_store::AttachmentStore;
-use runtime_tools::{ToolContext, ToolError, ToolOutput};
+use runtime_tools::{Resumption, ToolContext, ToolError, ToolOutput};
 use serde_json::Value;
 use tracing::{Instrument, field};
 
@@ -27,11 +27,33 @@ pub(crate) struct Bench<'run> {
     pub(crate) limits: ToolOutputLimits,
 }
 
+/// What is run of a call.
+#[derive(Clone)]
+pub(crate) enum Call {
+    /// The call itself, with these arguments.
+    First(Value),
+    /// A parked call goes on.
+    Resumed(Resumption),
+}
+
+impl Call {
+    pub(crate) fn new(arguments: Value, resumption: Option<(Continuation, Resolution)>) -> Self {
+        match resumption {
+            None => Self::First(arguments),
+            Some((continuation, resolution)) => Self::Resumed(Resumption {
+                arguments,
+                state: continuation.state,
+                resolution,
+            }),
+        }
+    }
+}
+
 pub(crate) async fn attempt(
     bench: Bench<'_>,
     call: CallId,
     name: String,
-    arguments: Value,
+    work: Call,
     context: AttemptContext,
 ) -> Result<EffectOutput, ExecutorError> {
     let span = tracing::info_span!(
@@ -43,7 +65,7 @@ pub(crate) async fn attempt(
         attempt = context.attempt,
         error.r#type = field::Empty,
     );
-    let ran = run(bench, &call, &name, arguments, context);
+    let ran = run(bench, &call, &name, work, context);
     match ran.instrument(span.clone()).await {
         Ok(ToolOutput::Finished { content, is_error }) => {
             if is_error {
@@ -62,6 +84,13 @@ pub(crate) async fn attempt(
             let deadline = deadline.map(|deadline| bench.clock.now().after(deadline));
             Ok(EffectOutput::ToolCall(ToolCallOutput::Pending { deadline }))
         }
+        Ok(ToolOutput::Parked {
+            deadline,
+            continuation,
+        }) => Ok(EffectOutput::ToolCall(ToolCallOutput::Parked {
+            deadline: deadline.map(|deadline| bench.clock.now().after(deadline)),
+            continuation,
+        })),
         Ok(_) => Err(failed(&ToolError::Failed {
             tool: name,
             reason: "its output is of a kind that this version does not know".to_owned(),
@@ -83,7 +112,7 @@ async fn run(
     bench: Bench<'_>,
     call: &CallId,
     name: &str,
-    arguments: Value,
+    work: Call,
     context: AttemptContext,
 ) -> Result<ToolOutput, ToolError> {
     let tool = bench.tools.tool(name).await?;
@@ -95,7 +124,10 @@ async fn run(
         fencing_token: context.fencing_token,
         deadline: context.deadline,
     };
-    tool.call(arguments, context).await
+    match work {
+        Call::First(arguments) => tool.call(arguments, context).await,
+        Call::Resumed(resumption) => tool.resume(resumption, context).await,
+    }
 }
 
 /// Replaces references to attachments that are not there: the commit of the outcome would be

@@ -203,6 +203,9 @@ pub enum WaitSource {
         /// The name of the tool.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tool: Option<String>,
+        /// What the tool asks, for those who answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asks: Option<String>,
     },
     /// A time, counted from when the wait began; what is stored is the absolute time.
     After {
@@ -611,7 +614,34 @@ pub enum ToolCallOutput {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<Timestamp>,
     },
+    /// It goes on once its wait has ended, whichever way that was: the tool is then given the end
+    /// of the wait and its own continuation.
+    Parked {
+        /// When the wait ends by itself, if ever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<Timestamp>,
+        /// What the tool goes on with.
+        continuation: Continuation,
+    },
 }
+
+/// What a parked tool call goes on with, in this process or a later one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Continuation {
+    /// What is asked of whoever resolves the promise, for people: at most
+    /// [`QUESTION_BYTES_MAX`] bytes of it are shown where waits are listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// Handed back to the tool as it is. It is recorded: no secrets.
+    pub state: Value,
+    /// Going on is harmless when repeated (E7); a trusted tool that is retry-safe needs no such
+    /// word.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry_safe: bool,
+}
+
+/// The bytes of a question that a wait shows.
+pub const QUESTION_BYTES_MAX: usize = 256;
 
 /// What a wait saw first; replay sees the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

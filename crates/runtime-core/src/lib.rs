@@ -34,9 +34,10 @@ mod tool;
 
 pub use clock::{Clock, Random, Sleep, Timestamp};
 pub use effect::{
-    ENVELOPE_BYTES_MAX, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput,
-    EnvelopeError, LlmCall, LlmResponse, ReplayKey, Resolution, RetryPolicy, SourceReport,
-    ToolCallCommand, ToolCallOutput, WaitIdentity, WaitOutput, WaitSource,
+    Continuation, ENVELOPE_BYTES_MAX, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome,
+    EffectOutput, EnvelopeError, LlmCall, LlmResponse, QUESTION_BYTES_MAX, ReplayKey, Resolution,
+    RetryPolicy, SourceReport, ToolCallCommand, ToolCallOutput, WaitIdentity, WaitOutput,
+    WaitSource,
 };
 pub use encoding::{CanonicalEncoder, Digest, ENCODING_VERSION};
 pub use error::{Classified, ErrorClass, WireError};

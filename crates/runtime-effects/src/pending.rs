@@ -38,6 +38,9 @@ pub struct PendingPromise {
     /// The name of the tool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<String>,
+    /// What the tool asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<String>,
 }
 
 /// One effect that waits for somebody or something.
@@ -174,6 +177,7 @@ fn pending_promises(envelope: &EffectEnvelope) -> Vec<PendingPromise> {
             identity,
             call,
             tool,
+            asks,
         } => Some(PendingPromise {
             kind: match is_approval(identity) {
                 true => PendingKind::Approval,
@@ -182,6 +186,7 @@ fn pending_promises(envelope: &EffectEnvelope) -> Vec<PendingPromise> {
             identity: identity.clone(),
             call: call.clone(),
             tool: tool.clone(),
+            asks: asks.clone(),
         }),
         _ => None,
     };

@@ -2,7 +2,9 @@
 //!
 //! [`Tool`] is one callable thing, [`ToolSource`] a changing set of them (a tool server),
 //! [`Toolbox`] the fixed catalogue of one turn. Typed Rust functions become tools by
-//! `FunctionTool` (feature `schemars`).
+//! `FunctionTool` (feature `schemars`). A tool may answer later: [`ToolOutput::Pending`] leaves the
+//! result to whoever holds the promise of the call, [`ToolOutput::Parked`] lets the tool itself go
+//! on with the answer.
 //!
 //! Not here: tool servers (`runtime-mcp`), the decision to ask a person (`runtime-turn`, from
 //! [`ToolDefinition::needs_approval`](runtime_core::ToolDefinition::needs_approval)), and whether
@@ -55,5 +57,5 @@ pub use error::ToolError;
 #[cfg(feature = "schemars")]
 pub use function::{FunctionError, FunctionTool, IntoToolOutput};
 pub use tool::{
-    SourceDiagnostic, SourceListing, Tool, ToolContext, ToolOutput, ToolSource, Toolbox,
+    Resumption, SourceDiagnostic, SourceListing, Tool, ToolContext, ToolOutput, ToolSource, Toolbox,
 };

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CallId, ContentPart, ExecutionScope, Timestamp, ToolDefinition, WireError};
+use runtime_core::{
+    CallId, ContentPart, Continuation, ExecutionScope, Resolution, Timestamp, ToolDefinition,
+    WireError,
+};
 use serde_json::Value;
 
 use crate::ToolError;
@@ -44,6 +47,26 @@ pub enum ToolOutput {
         /// How long to wait for it; for ever without.
         deadline: Option<Duration>,
     },
+    /// It goes on by [`Tool::resume`] once its wait has ended: somebody answered through the
+    /// promise of this call, the deadline passed, or the promise was cancelled. The process may
+    /// end and another go on in between.
+    Parked {
+        /// How long to wait at most; for ever without. A tool that polls waits in this way.
+        deadline: Option<Duration>,
+        /// What [`Tool::resume`] is given back.
+        continuation: Continuation,
+    },
+}
+
+/// A parked call that goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resumption {
+    /// The arguments of the call.
+    pub arguments: Value,
+    /// What the tool left in its [`Continuation`].
+    pub state: Value,
+    /// How the wait ended; [`Resolution::Timeout`] if its deadline passed.
+    pub resolution: Resolution,
 }
 
 impl ToolOutput {
@@ -80,6 +103,27 @@ pub trait Tool: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future cancels the call as far as the tool can; it may have happened.
     async fn call(&self, arguments: Value, context: ToolContext) -> Result<ToolOutput, ToolError>;
+
+    /// Goes on with a call that answered [`ToolOutput::Parked`], perhaps in another process. A
+    /// tool that never parks has nothing to write here.
+    ///
+    /// # Errors
+    /// As of [`call`](Self::call).
+    ///
+    /// # Cancel safety
+    /// As of [`call`](Self::call).
+    async fn resume(
+        &self,
+        resumption: Resumption,
+        context: ToolContext,
+    ) -> Result<ToolOutput, ToolError> {
+        let _ = (resumption, context);
+        Err(ToolError::Failed {
+            tool: self.definition().name.clone(),
+            reason: "it cannot go on with a parked call".to_owned(),
+            details: None,
+        })
+    }
 }
 
 /// What a source offers now.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use runtime_core::{
-    CallId, Digest, EffectCommand, EffectEnvelope, EffectOutcome, EnvelopeError, ExecutionScope,
-    LlmCall, Message, ReplayKey, ToolDefinition,
+    CallId, Continuation, Digest, EffectCommand, EffectEnvelope, EffectOutcome, EnvelopeError,
+    ExecutionScope, LlmCall, Message, ReplayKey, Resolution, ToolDefinition,
 };
 use serde_json::Value;
 
@@ -38,6 +38,8 @@ pub enum Work {
         name: String,
         /// The arguments, after edits.
         arguments: Value,
+        /// With what a parked call goes on; none for the call itself.
+        resumption: Option<(Continuation, Resolution)>,
     },
     /// Answer that there is no such tool, without looking for one: the turn never offered it, so
     /// nobody decided whether a person must be asked.
@@ -289,7 +291,11 @@ fn is_runnable(slot: &Slot, environment: &Environment) -> bool {
     let asks = environment
         .definition(&slot.call.name)
         .is_some_and(ToolDefinition::needs_approval);
-    slot.state == CallState::Open && (slot.approved || !asks)
+    match slot.state {
+        CallState::Open => slot.approved || !asks,
+        CallState::Resumable { .. } => true,
+        _ => false,
+    }
 }
 
 /// What may run runs first; a person is asked for the rest in one wait.
@@ -313,7 +319,15 @@ fn calls(round: &Round, environment: &Environment) -> Next {
 }
 
 fn tool_call(round: &Round, at: usize, environment: &Environment) -> Planned {
-    let call = &round.slots[at].call;
+    let Slot { call, state, .. } = &round.slots[at];
+    let resumption = match state {
+        CallState::Resumable {
+            continuation,
+            resolution,
+        } => Some((continuation.clone(), resolution.clone())),
+        _ => None,
+    };
+    let harmless = matches!(&resumption, Some((continuation, _)) if continuation.retry_safe);
     let envelope = round.envelope(at).expect("checked when the round began");
     let name = call.name.clone();
     match environment.definition(&name) {
@@ -322,11 +336,12 @@ fn tool_call(round: &Round, at: usize, environment: &Environment) -> Planned {
             work: Work::UnknownTool { name },
         },
         Some(definition) => Planned {
-            envelope: envelope.retry_safe(definition.is_retry_safe()),
+            envelope: envelope.retry_safe(definition.is_retry_safe() || harmless),
             work: Work::Tool {
                 call: call.id.clone(),
                 name,
                 arguments: call.arguments.clone(),
+                resumption,
             },
         },
     }

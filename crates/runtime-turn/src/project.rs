@@ -80,7 +80,12 @@ fn outcome_line(command: &EffectCommand, outcome: &EffectOutcome) -> String {
         EffectOutput::ToolCall(ToolCallOutput::Finished { result }) if result.is_error => {
             format!("{} answered with an error", subject(command))
         }
-        EffectOutput::ToolCall(ToolCallOutput::Pending { .. }) => {
+        EffectOutput::ToolCall(ToolCallOutput::Parked { continuation, .. })
+            if continuation.question.is_some() =>
+        {
+            format!("{} asks for input", subject(command))
+        }
+        EffectOutput::ToolCall(ToolCallOutput::Pending { .. } | ToolCallOutput::Parked { .. }) => {
             format!("{} will answer later", subject(command))
         }
         EffectOutput::AwaitEvent(seen) => wait_line(command, seen),

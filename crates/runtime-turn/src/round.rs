@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use runtime_core::{
-    CallId, CanonicalEncoder, ContentPart, Digest, EffectCommand, EffectEnvelope, EffectKind,
-    EffectOutcome, EffectOutput, EnvelopeError, ExecutionScope, Message, ReplayKey, Resolution,
-    Role, Timestamp, ToolCall, ToolCallCommand, ToolCallOutput, ToolResult, WaitIdentity,
-    WaitOutput, WaitSource,
+    CallId, CanonicalEncoder, ContentPart, Continuation, Digest, EffectCommand, EffectEnvelope,
+    EffectKind, EffectOutcome, EffectOutput, EnvelopeError, ExecutionScope, Message,
+    QUESTION_BYTES_MAX, ReplayKey, Resolution, Role, Timestamp, ToolCall, ToolCallCommand,
+    ToolCallOutput, ToolResult, WaitIdentity, WaitOutput, WaitSource,
 };
 use serde_json::Value;
 
@@ -21,8 +21,16 @@ const EDIT_NOTE_BYTES_MAX: usize = 1024;
 pub(crate) enum CallState {
     /// Nothing yet, or an approval.
     Open,
-    /// The tool answers later, through its promise.
-    Pending { deadline: Option<Timestamp> },
+    /// The tool answers later, through its promise; with a continuation it goes on itself.
+    Pending {
+        deadline: Option<Timestamp>,
+        continuation: Option<Continuation>,
+    },
+    /// The wait of a parked call has ended; the tool is to go on.
+    Resumable {
+        continuation: Continuation,
+        resolution: Resolution,
+    },
     /// It has its result.
     Done(ToolResult),
 }
@@ -40,6 +48,8 @@ pub(crate) struct Slot {
     edited: bool,
     pub(crate) approved: bool,
     pub(crate) state: CallState,
+    /// How often the tool went on.
+    resumed: u32,
 }
 
 impl Slot {
@@ -51,6 +61,7 @@ impl Slot {
             edited: false,
             approved: false,
             state: CallState::Open,
+            resumed: 0,
         }
     }
 
@@ -59,25 +70,77 @@ impl Slot {
     }
 
     fn completion(&self) -> WaitIdentity {
-        WaitIdentity::ToolCompletion {
-            call: self.call.id.clone(),
-        }
+        self.completion_after(self.resumed)
     }
 
-    fn source(&self, identity: WaitIdentity) -> WaitSource {
+    /// The promise of a call that went on so often: each ends once, so each wait has its own.
+    fn completion_after(&self, resumed: u32) -> WaitIdentity {
+        let call = match resumed {
+            0 => self.call.id.clone(),
+            times => derived(
+                CanonicalEncoder::new("resumed-call-id")
+                    .text(self.call.id.as_str())
+                    .unsigned(times.into()),
+            ),
+        };
+        WaitIdentity::ToolCompletion { call }
+    }
+
+    fn source(&self, identity: WaitIdentity, asks: Option<String>) -> WaitSource {
         WaitSource::Promise {
             identity,
             call: Some(self.call.id.clone()),
             tool: Some(self.call.name.clone()),
+            asks,
         }
     }
 
     /// What the call waits for.
     fn promise(&self) -> WaitSource {
-        self.source(match self.state {
-            CallState::Pending { .. } => self.completion(),
-            _ => self.approval(),
-        })
+        match &self.state {
+            CallState::Pending { continuation, .. } => {
+                let question = continuation
+                    .as_ref()
+                    .and_then(|left| left.question.as_ref());
+                self.source(self.completion(), question.map(|text| shown(text)))
+            }
+            _ => self.source(self.approval(), None),
+        }
+    }
+
+    /// The arguments as the record of an effect names them: going on is another act than the
+    /// call, and each end of a wait another than the next.
+    fn effect_arguments(&self) -> Digest {
+        let CallState::Resumable {
+            continuation,
+            resolution,
+        } = &self.state
+        else {
+            return self.digest;
+        };
+        let resolution = serde_json::to_value(resolution).expect("a resolution is plain data");
+        CanonicalEncoder::new("tool-resumption")
+            .bytes(self.digest.as_bytes())
+            .json(&continuation.state)
+            .json(&resolution)
+            .digest()
+    }
+
+    /// Ends the wait of a pending call.
+    fn end_wait(&mut self, resolution: &Resolution) {
+        let parked = match &mut self.state {
+            CallState::Pending { continuation, .. } => continuation.take(),
+            _ => None,
+        };
+        match parked {
+            Some(continuation) => {
+                self.state = CallState::Resumable {
+                    continuation,
+                    resolution: resolution.clone(),
+                };
+            }
+            None => self.complete(resolution),
+        }
     }
 
     fn edit(&mut self, arguments: Value) {
@@ -120,6 +183,16 @@ impl Slot {
             _ => self.refuse("the completion of the tool was not understood"),
         }
     }
+}
+
+/// The part of a question that a wait shows: an envelope is bounded, and a question may deceive.
+fn shown(question: &str) -> String {
+    let mut text: String = question
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    text.truncate(text.floor_char_boundary(QUESTION_BYTES_MAX));
+    text
 }
 
 fn edit_note(arguments: &Value) -> String {
@@ -189,7 +262,7 @@ impl Round {
             EffectCommand::ToolCall(ToolCallCommand {
                 call: slot.call.id.clone(),
                 tool: slot.call.name.clone(),
-                arguments: slot.digest,
+                arguments: slot.effect_arguments(),
             }),
         )
     }
@@ -226,7 +299,7 @@ impl Round {
         let deadlines = ordinals
             .iter()
             .filter_map(|&at| match self.slots[at].state {
-                CallState::Pending { deadline } => deadline,
+                CallState::Pending { deadline, .. } => deadline,
                 _ => None,
             });
         deadlines.min().map(|due| WaitSource::Until { due })
@@ -234,7 +307,8 @@ impl Round {
 
     /// Returns the call that a key addresses.
     pub(crate) fn ordinal_of(&self, key: &ReplayKey) -> Option<usize> {
-        let ordinal = key.as_str().rsplit('.').next()?.parse().ok()?;
+        let last = key.as_str().rsplit('.').next()?;
+        let ordinal = last.split('/').next()?.parse().ok()?;
         let named = ordinal < self.slots.len() && self.call_key(ordinal) == *key;
         named.then_some(ordinal)
     }
@@ -247,8 +321,10 @@ impl Round {
         outcome: &EffectOutcome,
     ) -> Result<(), TurnError> {
         let slot = &mut self.slots[ordinal];
-        if slot.state != CallState::Open {
-            return Err(TurnError::UnexpectedOutcome { key: key.clone() });
+        match slot.state {
+            CallState::Open => {}
+            CallState::Resumable { .. } => slot.resumed += 1,
+            _ => return Err(TurnError::UnexpectedOutcome { key: key.clone() }),
         }
         match outcome {
             EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Finished {
@@ -259,6 +335,16 @@ impl Round {
             })) => {
                 slot.state = CallState::Pending {
                     deadline: *deadline,
+                    continuation: None,
+                };
+            }
+            EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Parked {
+                deadline,
+                continuation,
+            })) => {
+                slot.state = CallState::Pending {
+                    deadline: *deadline,
+                    continuation: Some(continuation.clone()),
                 };
             }
             EffectOutcome::Completed(_) => {
@@ -308,7 +394,7 @@ impl Round {
         let ordinal = self.waiting_on(identity)?;
         let slot = &mut self.slots[ordinal];
         match slot.state {
-            CallState::Pending { .. } => slot.complete(resolution),
+            CallState::Pending { .. } => slot.end_wait(resolution),
             _ => slot.rule(resolution),
         }
         self.refuse_unaddressable(ordinal);
@@ -316,11 +402,11 @@ impl Round {
     }
 
     fn expire(&mut self, now: Timestamp) -> Option<()> {
-        let due = |slot: &&mut Slot| matches!(slot.state, CallState::Pending { deadline: Some(deadline) } if deadline <= now);
+        let due = |slot: &&mut Slot| matches!(slot.state, CallState::Pending { deadline: Some(deadline), .. } if deadline <= now);
         let expired: Vec<_> = self.slots.iter_mut().filter(due).collect();
         let any = !expired.is_empty();
         for slot in expired {
-            slot.refuse("the tool was not completed in time");
+            slot.end_wait(&Resolution::Timeout);
         }
         any.then_some(())
     }
@@ -343,7 +429,7 @@ impl Round {
         self.slots.iter().position(|slot| match slot.state {
             CallState::Open => !slot.approved && slot.approval() == *identity,
             CallState::Pending { .. } => slot.completion() == *identity,
-            CallState::Done(_) => false,
+            CallState::Resumable { .. } | CallState::Done(_) => false,
         })
     }
 
@@ -368,8 +454,16 @@ impl Round {
         }
     }
 
+    /// The address of what runs next of a call: the call itself, then each time it goes on.
     fn call_key(&self, at: usize) -> ReplayKey {
-        ReplayKey::turn(self.iteration, EffectKind::ToolCall, ordinal(at))
+        let key = ReplayKey::turn(self.iteration, EffectKind::ToolCall, ordinal(at));
+        let slot = &self.slots[at];
+        match slot.state {
+            CallState::Resumable { .. } => key
+                .child(&format!("resume{}", slot.resumed))
+                .expect("a short suffix of a short key"),
+            _ => key,
+        }
     }
 
     /// A call that no envelope can name (a blank or endless name) is answered without an effect.
@@ -388,8 +482,12 @@ impl Round {
     fn largest_wait(&self, ordinal: usize) -> Result<EffectEnvelope, EnvelopeError> {
         let due = Timestamp::from_millis(u64::MAX);
         let slot = &self.slots[ordinal];
-        let sources = vec![WaitSource::Until { due }, slot.source(slot.completion())];
-        self.wait_envelope(ordinal, u32::MAX, sources)
+        // Each of these characters takes two bytes of JSON.
+        let asks = "\"".repeat(QUESTION_BYTES_MAX);
+        let of = |resumed| slot.source(slot.completion_after(resumed), Some(asks.clone()));
+        let wait =
+            |source| self.wait_envelope(ordinal, u32::MAX, vec![WaitSource::Until { due }, source]);
+        wait(of(0)).and(wait(of(u32::MAX)))
     }
 }
 
@@ -401,10 +499,14 @@ fn address(call: &ToolCall, iteration: u32, ordinal: usize, used: &mut BTreeSet<
     if used.insert(call.id.clone()) {
         return call.id.clone();
     }
-    let derived = CanonicalEncoder::new("repeated-call-id")
-        .text(call.id.as_str())
-        .unsigned(iteration.into())
-        .unsigned(ordinal as u64)
-        .digest();
-    CallId::new(derived.to_string()).expect("64 hexadecimal digits")
+    derived(
+        CanonicalEncoder::new("repeated-call-id")
+            .text(call.id.as_str())
+            .unsigned(iteration.into())
+            .unsigned(ordinal as u64),
+    )
+}
+
+fn derived(identity: CanonicalEncoder) -> CallId {
+    CallId::new(identity.digest().to_string()).expect("64 hexadecimal digits")
 }

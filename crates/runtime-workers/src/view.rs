@@ -31,6 +31,9 @@ pub struct PendingItem {
     pub call: Option<CallId>,
     /// The name of the tool.
     pub tool: Option<String>,
+    /// What the tool asks whoever answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asks: Option<String>,
     /// What answers it, for an approval or another promise. Whoever has it may answer.
     pub token: Option<String>,
     /// Since when it waits, in milliseconds since the epoch.
@@ -146,6 +149,7 @@ pub(crate) async fn pending_items(
                 kind: promise.kind,
                 call: promise.call.clone(),
                 tool: promise.tool.clone(),
+                asks: promise.asks.clone(),
                 token: Some(token.expose().to_owned()),
                 ..item(&effect)
             });
@@ -180,6 +184,7 @@ fn item(effect: &PendingEffect) -> PendingItem {
         turn: effect.scope.turn().cloned(),
         call: effect.call.clone(),
         tool: effect.tool.clone(),
+        asks: None,
         token: None,
         since: effect.since,
         due: effect.due,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use runtime_agent::{Agent, TurnProjector, TurnRun, Unwatched, drive_turn};
 use runtime_core::{
-    Clock, CommitId, EventDraft, EventKind, ExecutionScope, Random, RuntimeEvent, Timestamp,
+    Clock, CommitId, EventDraft, EventKind, ExecutionScope, Random, Resolution, RuntimeEvent,
+    Timestamp,
 };
 use runtime_effects::{
     EffectHost, EffectLimits, Interrupt, PendingKind, ResolveAnswer, ScopeOpening, StoreEffectHost,
@@ -18,19 +19,19 @@ use runtime_store::{
 use runtime_testkit::{SeededRandom, SimulatedClock};
 use runtime_tools::ToolOutput;
 use runtime_turn::{ApprovalDecision, Conversation, TurnEnd, TurnStart};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::desk::{Counted, Desk, script, start, words};
 
 /// A store that outlives the processes, which come and go.
-struct World {
+pub(crate) struct World {
     store: Arc<MemoryStore>,
-    clock: SimulatedClock,
+    pub(crate) clock: SimulatedClock,
     random: SeededRandom,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             store: Arc::new(MemoryStore::new("durable".parse().unwrap())),
             clock: SimulatedClock::new(Timestamp::from_millis(1_000_000)),
@@ -39,7 +40,7 @@ impl World {
     }
 
     /// A host, as a fresh process has it.
-    fn host(&self) -> StoreEffectHost {
+    pub(crate) fn host(&self) -> StoreEffectHost {
         let limits = EffectLimits {
             park_after: Duration::ZERO,
             ..EffectLimits::default()
@@ -77,7 +78,26 @@ impl World {
         Epoch(self.store.row(&key).await.unwrap().unwrap().version)
     }
 
-    async fn conversation(&self) -> Conversation {
+    /// Answers the one wait that asks this.
+    pub(crate) async fn answer(&self, question: &str, value: Value) -> String {
+        let host = self.host();
+        let page = host.pending(Page::after(None, 16)).await.unwrap();
+        let [effect] = &page.items[..] else {
+            panic!("one wait expected, found {:?}", page.items);
+        };
+        let promise = &effect.promises[0];
+        assert_eq!(promise.asks.as_deref(), Some(question));
+        let promises = host.await_events().await.unwrap();
+        let resolution = Resolution::Ok { value };
+        let id = CommitId::generate(self.clock.now(), self.random.ten());
+        let answered = promises
+            .resolve_identity(&effect.scope, &promise.identity, resolution, Some(id))
+            .await;
+        assert_eq!(answered.unwrap(), ResolveAnswer::Accepted);
+        promise.asks.clone().unwrap()
+    }
+
+    pub(crate) async fn conversation(&self) -> Conversation {
         let page = Page::after(Position(0), 256);
         let page = self.store.events(None, page).await.unwrap();
         let mut conversation = Conversation::new();
@@ -88,7 +108,7 @@ impl World {
         conversation
     }
 
-    async fn begin(&self, turn: &str) -> TurnStart {
+    pub(crate) async fn begin(&self, turn: &str) -> TurnStart {
         let start = TurnStart {
             turn: turn.parse().unwrap(),
             history: self.conversation().await.mark(),
@@ -102,7 +122,11 @@ impl World {
     }
 
     /// Drives the open turn in a process of its own; commits its end.
-    async fn drive(&self, agent: &Agent, host: &StoreEffectHost) -> Result<TurnEnd, Interrupt> {
+    pub(crate) async fn drive(
+        &self,
+        agent: &Agent,
+        host: &StoreEffectHost,
+    ) -> Result<TurnEnd, Interrupt> {
         let conversation = self.conversation().await;
         let start = conversation.open_turn().unwrap().clone();
         let scope = start.scope();
@@ -168,6 +192,14 @@ async fn t3_a_turn_parks_is_approved_by_token_and_goes_on() {
     let parked = world.drive(&agent, &world.host()).await;
     assert!(matches!(parked, Err(Interrupt::Suspended { .. })));
     assert_eq!(desk.model.requests()[2].messages.len(), 5);
+}
+
+/// The time at which a suspended turn goes on by itself.
+pub(crate) fn suspended(driven: Result<TurnEnd, Interrupt>) -> Option<Timestamp> {
+    match driven {
+        Err(Interrupt::Suspended { due, .. }) => due,
+        other => panic!("it should wait, but {other:?}"),
+    }
 }
 
 /// T5: a call that is completed from outside and is not in time ends as an error the model reads;

@@ -10,6 +10,7 @@ mod durable;
 mod environment;
 mod files;
 mod live;
+mod parked;
 mod replay;
 mod tools;
 mod tracing_spans;

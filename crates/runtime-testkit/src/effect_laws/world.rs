@@ -286,6 +286,7 @@ pub fn wait_for(
         identity: identity.clone(),
         call: Some(CallId::new("call-0").expect("legal")),
         tool: Some("write".to_owned()),
+        asks: None,
     };
     let time = at_most.map(|duration| WaitSource::After { duration });
     let sources = [Some(promise), time].into_iter().flatten().collect();

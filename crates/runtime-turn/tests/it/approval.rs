@@ -40,6 +40,7 @@ fn t3_what_needs_nobody_runs_first_and_one_wait_asks_for_the_rest() {
         identity: approval(call),
         call: Some(call.id.clone()),
         tool: Some(WRITE.into()),
+        asks: None,
     });
     assert_eq!(sources(&asking), expected);
 

@@ -45,6 +45,7 @@ fn t5_a_pending_call_is_completed_from_outside() {
             identity: WaitIdentity::ToolCompletion { call: call.clone() },
             call: Some(call),
             tool: Some(READ.into()),
+            asks: None,
         }
     );
     assert_eq!(sources(&waiting).len(), 2);
