@@ -4,11 +4,12 @@ use anyhow::Result;
 use xshell::Shell;
 
 use crate::steps::{self, Step};
-use crate::{deps, lint, reliability, schedules, test};
+use crate::{deps, lint, mcp_servers, reliability, schedules, test};
 
 const STEPS: &[Step] = &[
     ("lint", lint::run),
     ("deps", deps::run),
+    ("mcp-servers", mcp_servers::step),
     ("test", test::run),
     ("reliability", reliability::run),
     ("schedules", schedules::run),

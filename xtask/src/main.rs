@@ -16,6 +16,7 @@ mod docs;
 mod features;
 mod layers;
 mod lint;
+mod mcp_servers;
 mod reliability;
 mod schedules;
 mod scoreboard;
@@ -59,6 +60,8 @@ enum Command {
     Reliability,
     /// The models of concurrent protocols, under a schedule checker.
     Schedules,
+    /// Installs the real tool servers that tests speak to, below `target/` (npm and pip).
+    McpServers,
     /// The table of the last reliability run.
     Scoreboard,
     /// Benchmarks against the floor of the machine; all groups if none is named.
@@ -95,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Features => features::run(&shell),
         Command::Reliability => reliability::run(&shell),
         Command::Schedules => schedules::run(&shell),
+        Command::McpServers => mcp_servers::run(&shell),
         Command::Scoreboard => scoreboard::run(),
         Command::Bench { groups, quick } => bench::run(&shell, &groups, quick),
     }

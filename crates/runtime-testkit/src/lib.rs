@@ -27,6 +27,7 @@ pub mod effect_laws;
 mod fault_store;
 pub mod process_laws;
 mod random;
+mod real_servers;
 pub mod store_laws;
 mod store_model;
 
@@ -34,4 +35,5 @@ pub use clock::SimulatedClock;
 pub use effect_journal::{EffectJournal, JournalController};
 pub use fault_store::{Fault, FaultStore, RecordedCommit};
 pub use random::SeededRandom;
+pub use real_servers::{InstalledServer, RealServer};
 pub use store_model::check_against_model;
