@@ -2,7 +2,7 @@
 
 use runtime_core::{
     Classified, EffectOutput, ErrorClass, ExecutionScope, FinishReason, LlmResponse, ModelRequest,
-    ReplayKey,
+    ReplayKey, WireError,
 };
 use runtime_effects::{Applied, AttemptContext, ExecutorError};
 use runtime_model::{Model, ModelError, collect};
@@ -47,7 +47,7 @@ pub(crate) async fn attempt(
             span.record("error.type", error.code());
             // Tokens may have been spent; a model call may be repeated all the same.
             Err(ExecutorError {
-                error: error.to_wire(),
+                error: named(&error, context.attempt),
                 applied: Applied::Unknown,
             })
         }
@@ -71,6 +71,7 @@ async fn answer(
         reason: FinishReason::ProviderError,
         message: "the answer ended before its end".to_owned(),
         provider_code: None,
+        retry_after: None,
     };
     let mut index = 0;
     let show = |event: &runtime_core::ModelEvent| {
@@ -84,6 +85,19 @@ async fn answer(
         index += 1;
     };
     collect(stream, unfinished, show).await
+}
+
+/// The error as it is recorded: it names provider, model and attempt.
+fn named(error: &ModelError, attempt: u32) -> WireError {
+    let mut wire = error.to_wire();
+    wire.message = format!(
+        "{} {}, attempt {attempt}: {}",
+        error.provider, error.model, error.message
+    );
+    if let Some(details) = &mut wire.details {
+        details["attempt"] = attempt.into();
+    }
+    wire
 }
 
 fn tell(span: &Span, response: &LlmResponse) {

@@ -1,9 +1,14 @@
 //! Error classes and the wire form of errors (C3).
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// The member of an error's details that says for how many milliseconds the other side asks to
+/// be left alone.
+pub const RETRY_AFTER_MS: &str = "retry_after_ms";
 
 /// What an error means for the caller; behaviour follows the class, never the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -126,5 +131,12 @@ impl WireError {
             message: message.to_string(),
             details: None,
         }
+    }
+
+    /// Returns how long the other side asks to be left alone, if it said so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        let milliseconds = self.details.as_ref()?.get(RETRY_AFTER_MS)?.as_u64()?;
+        Some(Duration::from_millis(milliseconds))
     }
 }

@@ -40,7 +40,7 @@ pub use effect::{
     WaitSource,
 };
 pub use encoding::{CanonicalEncoder, Digest, ENCODING_VERSION};
-pub use error::{Classified, ErrorClass, WireError};
+pub use error::{Classified, ErrorClass, RETRY_AFTER_MS, WireError};
 pub use event::{EVENT_SCHEMA, EventDraft, EventKind, RuntimeEvent, Topic};
 pub use id::{
     CallId, CommitId, EventId, IdError, ProcessId, RequestId, RuntimeId, ScopeId, SessionId,

@@ -79,8 +79,8 @@ pub(crate) fn after_attempt(
             AfterAttempt::Record(EffectOutcome::Failed(exhausted(&error, attempt)))
         }
         _ => AfterAttempt::Retry {
+            pause: pause(policy, attempt, &error),
             error,
-            pause: backoff(policy, attempt),
         },
     }
 }
@@ -100,6 +100,13 @@ fn exhausted(last: &WireError, attempts: u32) -> WireError {
     }
 }
 
+/// The pause after that attempt: what the policy says, or as long as the other side asks for if
+/// that is longer. The policy's longest pause bounds both: nobody parks a turn for years.
+fn pause(policy: &RetryPolicy, attempt: u32, error: &WireError) -> Duration {
+    let asked = error.retry_after().unwrap_or_default();
+    backoff(policy, attempt).max(asked).min(policy.backoff_max)
+}
+
 /// The pause after that attempt: it doubles each time, up to its maximum.
 pub(crate) fn backoff(policy: &RetryPolicy, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(31);
@@ -111,6 +118,7 @@ pub(crate) fn backoff(policy: &RetryPolicy, attempt: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use runtime_core::RETRY_AFTER_MS;
     use serde_json::json;
 
     use super::*;
@@ -229,5 +237,22 @@ mod tests {
     fn e6_pauses_double_up_to_their_maximum() {
         let pauses = [1, 2, 3, 4, 99].map(|attempt| backoff(&POLICY, attempt).as_millis());
         assert_eq!(pauses, [100, 200, 350, 350, 350]);
+    }
+
+    #[test]
+    fn e6_a_pause_is_as_long_as_the_other_side_asks_up_to_the_maximum() {
+        let pause = |asked: Option<u64>| {
+            let mut error = WireError::new("test_failure", ErrorClass::Busy, "too many");
+            error.details = asked.map(|ms| json!({ RETRY_AFTER_MS: ms }));
+            pause(&POLICY, 2, &error).as_millis()
+        };
+        assert_eq!(pause(None), 200);
+        assert_eq!(pause(Some(50)), 200, "the policy waits longer");
+        assert_eq!(pause(Some(300)), 300);
+        assert_eq!(
+            pause(Some(u64::MAX)),
+            350,
+            "no pause is longer than the policy's"
+        );
     }
 }

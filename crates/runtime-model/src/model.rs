@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt};
 use runtime_core::{
     Classified, ContentPart, ErrorClass, FinishReason, LlmResponse, Message, ModelEvent,
-    ModelRequest, Role, Usage, WireError,
+    ModelRequest, RETRY_AFTER_MS, Role, Usage, WireError,
 };
 
 /// Why a model gave no whole answer.
@@ -31,6 +32,9 @@ pub struct ModelError {
     pub message: String,
     /// The provider's own code, such as an HTTP status.
     pub provider_code: Option<String>,
+    /// How long the provider asks to be left alone. The next attempt waits at least so long, as
+    /// far as the longest pause of its retry policy allows.
+    pub retry_after: Option<Duration>,
 }
 
 impl Classified for ModelError {
@@ -43,12 +47,17 @@ impl Classified for ModelError {
     }
 
     fn details(&self) -> Option<serde_json::Value> {
-        Some(serde_json::json!({
+        let mut details = serde_json::json!({
             "provider": self.provider,
             "model": self.model,
             "provider_code": self.provider_code,
             "reason": self.reason,
-        }))
+        });
+        if let Some(pause) = self.retry_after {
+            let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            details[RETRY_AFTER_MS] = milliseconds.into();
+        }
+        Some(details)
     }
 }
 

@@ -161,6 +161,7 @@ impl ScriptedModel {
             reason: FinishReason::ProviderError,
             message,
             provider_code: None,
+            retry_after: None,
         }
     }
 

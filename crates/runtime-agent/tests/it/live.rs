@@ -26,6 +26,7 @@ fn unavailable() -> ModelError {
         reason: FinishReason::ProviderError,
         message: "later".into(),
         provider_code: None,
+        retry_after: None,
     }
 }
 

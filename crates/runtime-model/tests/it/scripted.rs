@@ -45,6 +45,7 @@ fn failure(code: &'static str, class: ErrorClass) -> ModelError {
         reason: FinishReason::ProviderError,
         message: "as scripted".to_owned(),
         provider_code: None,
+        retry_after: None,
     }
 }
 
