@@ -1,7 +1,8 @@
 //! What tests of the workspace share: the law of a store ([`mod@store_laws`]) and of effects over
 //! it ([`mod@effect_laws`]), of processes ([`mod@process_laws`]), a model to hold a store against ([`check_against_model`]), a store
 //! that fails on plan ([`FaultStore`]), a controller that is keyed or deliberately ordinal
-//! ([`JournalController`]), a simulated clock and repeatable randomness.
+//! ([`JournalController`]), a model provider over HTTP that answers as badly as a test wants
+//! ([`ProviderServer`]), a simulated clock and repeatable randomness.
 //!
 //! Not for production: nothing here is durable or secret.
 //!
@@ -26,6 +27,7 @@ mod effect_journal;
 pub mod effect_laws;
 mod fault_store;
 pub mod process_laws;
+mod provider_server;
 mod random;
 mod real_servers;
 pub mod store_laws;
@@ -34,6 +36,7 @@ mod store_model;
 pub use clock::SimulatedClock;
 pub use effect_journal::{EffectJournal, JournalController};
 pub use fault_store::{Fault, FaultStore, RecordedCommit};
+pub use provider_server::{ProviderRequest, ProviderResponse, ProviderServer, ProviderStep};
 pub use random::SeededRandom;
 pub use real_servers::{InstalledServer, RealServer};
 pub use store_model::check_against_model;

@@ -6,7 +6,7 @@
 //! alone. It is not a server, and not a framework of prompts.
 //!
 //! Features, all additive: `fs-store` (default) the embedded store; `schemars` (default) typed
-//! tools; `mcp` tool servers. The default pulls no HTTP client, no MCP, no TLS.
+//! tools; `mcp` tool servers; `genai` models behind real providers. The default pulls no HTTP client, no MCP, no TLS.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -34,6 +34,8 @@ pub use runtime_effects as effects;
 pub use runtime_events as events;
 #[cfg(feature = "fs-store")]
 pub use runtime_fs_store as fs_store;
+#[cfg(feature = "genai")]
+pub use runtime_genai as genai;
 #[cfg(feature = "mcp")]
 pub use runtime_mcp as mcp;
 #[cfg(feature = "mcp")]
