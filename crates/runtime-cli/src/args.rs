@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::catalogue::WorkerCommand;
+
 /// Durable agents from the command line.
 #[derive(Debug, Parser)]
 #[command(name = "agent-runtime", version, about, after_help = AFTER_HELP)]
@@ -139,6 +141,37 @@ pub(crate) enum Command {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Stop, resume, cancel or delete a worker, or tell it something.
+    Worker {
+        #[command(subcommand)]
+        command: WorkerCommand,
+    },
+    /// Show what a worker and its users said, by place in the transcript.
+    Transcript {
+        /// The worker.
+        worker: String,
+        /// The first entry, from 1.
+        #[arg(long, default_value_t = 1)]
+        start: u64,
+        /// How many entries at most; 256 is the maximum.
+        #[arg(long, default_value_t = 256)]
+        limit: usize,
+    },
+    /// Show the runtime at a glance.
+    Status,
+    /// List what a person should know of the runtime and its workers.
+    Diagnostics {
+        /// Only of this worker.
+        worker: Option<String>,
+    },
+    /// Stop the runtime and all its workers: it can be read, and takes no changes.
+    Stop {
+        /// Why.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Let a stopped runtime take changes again; its workers are resumed one by one.
+    Reopen,
     /// Read the whole store and report damage.
     Verify,
     /// Serve the demo's tools over standard input and output.

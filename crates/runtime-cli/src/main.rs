@@ -2,6 +2,7 @@
 
 mod answer;
 mod args;
+mod catalogue;
 mod crash;
 mod demo_agent;
 mod exit;
@@ -103,6 +104,18 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
             return inspect::tail(common, output, tail).await;
         }
         Command::Pending => return inspect::pending(common, output).await,
+        Command::Transcript {
+            worker,
+            start,
+            limit,
+        } => return catalogue::transcript(common, output, &worker, start, limit).await,
+        Command::Status => return catalogue::status(common, output).await,
+        Command::Diagnostics { worker } => {
+            return catalogue::diagnostics(common, output, worker.as_deref()).await;
+        }
+        Command::Worker { command } => command.into_command()?,
+        Command::Stop { reason } => RuntimeCommand::StopRuntime { reason },
+        Command::Reopen => RuntimeCommand::ReopenRuntime,
         Command::Verify => return open::verify(common, output),
         Command::McpServer => {
             mcp_server::serve().await?;

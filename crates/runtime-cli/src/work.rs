@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use runtime::core::{SubmissionId, WorkerId};
+use runtime::core::{Clock, Random, SubmissionId, WorkerId};
+use runtime::store::{SystemClock, SystemRandom};
 use runtime::workers::{CreateWorker, WorkerStatus, view};
 use runtime::{Runtime, RuntimeError};
 
@@ -51,7 +52,7 @@ async fn demo_turn(
         runtime.send(&worker, demo_agent::DEMO_INPUT).await?;
     } else {
         output.say("an unfinished turn goes on");
-        runtime.resume_worker(&worker);
+        runtime.insist(&worker);
     }
     Follower::new(runtime, output, approver, patience.wait, seen)
         .of(&worker)
@@ -78,6 +79,17 @@ async fn demo_worker(runtime: &Runtime) -> anyhow::Result<WorkerId> {
     unreachable!("numbers do not end")
 }
 
+/// The id that names an input; a fresh one, unless its sender names it.
+pub(crate) fn submission_id(named: Option<&str>) -> Result<SubmissionId, RuntimeError> {
+    match named {
+        Some(id) => Ok(id.parse()?),
+        None => Ok(SubmissionId::generate(
+            SystemClock::new().now(),
+            SystemRandom.ten(),
+        )),
+    }
+}
+
 /// `run --worker NAME TEXT`
 pub(crate) async fn run(
     common: &Common,
@@ -87,23 +99,17 @@ pub(crate) async fn run(
     submission: Option<&str>,
     patience: Patience,
 ) -> anyhow::Result<Exit> {
-    let submission: Option<SubmissionId> = submission
-        .map(str::parse)
-        .transpose()
-        .map_err(RuntimeError::from)?;
+    let submission = submission_id(submission)?;
     let worker: WorkerId = worker.parse().map_err(RuntimeError::from)?;
     let runtime = open_runtime(common, None).await?;
     let ended = async {
         let seen = runtime.cursor_now().await?;
         let handle = runtime.worker(worker.as_str()).await?;
-        let receipt = match submission {
-            Some(submission) => handle.submit(submission, text).await?,
-            None => handle.send(text).await?,
-        };
+        let receipt = handle.submit(submission, text).await?;
         if receipt.repeated {
             output.say(&format!("accepted before, as turn {}", receipt.turn));
         }
-        runtime.resume_worker(&worker);
+        runtime.insist(&worker);
         Follower::new(&runtime, output, person(output), patience.wait, seen)
             .of(&worker)
             .follow()

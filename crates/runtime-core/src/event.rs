@@ -54,6 +54,8 @@ event_kinds! {
     RuntimeOpened => "runtime_opened",
     /// An instance closed the runtime in order.
     RuntimeClosed => "runtime_closed",
+    /// The runtime was stopped or reopened for changes.
+    RuntimeStatusChanged => "runtime_status_changed",
     /// A worker joined the catalogue.
     WorkerCreated => "worker_created",
     /// A worker was stopped, resumed, cancelled or deleted.

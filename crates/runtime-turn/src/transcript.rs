@@ -138,6 +138,20 @@ impl Conversation {
         self.open.as_ref().map(|progress| &progress.start)
     }
 
+    /// Returns how many messages the open turn has so far, its input included; none without one.
+    #[must_use]
+    pub fn open_messages(&self) -> usize {
+        self.open
+            .as_ref()
+            .map_or(0, |progress| progress.messages.len())
+    }
+
+    /// Returns how many System inputs wait for the open turn to end.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Takes the next event of the session.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::instance::Instance;
 use crate::session::Wake;
 use crate::view::pending_effects;
-use crate::{Command, CommandAnswer, InDoubtRuling, RuntimeError};
+use crate::{Command, CommandAnswer, InDoubtRuling, RuntimeError, WhenBusy, WorkerStatus};
 
 impl Instance {
     /// Carries out a command. `id` names it when it came from another process: the commit that
@@ -32,22 +32,78 @@ impl Instance {
                 submission,
                 text,
             } => {
-                let receipt = self.accept(&worker, submission, &text, id).await?;
+                let receipt = self
+                    .accept(&worker, submission, &text, WhenBusy::Queue, id)
+                    .await?;
                 self.wake(&worker, Wake::News);
                 Ok(CommandAnswer::InputAccepted {
                     turn: receipt.turn,
                     repeated: receipt.repeated,
                 })
             }
+            Command::SystemInput {
+                worker,
+                submission,
+                text,
+            } => {
+                let receipt = self.accept_system(&worker, submission, &text, id).await?;
+                Ok(done_unless(receipt.repeated))
+            }
+            Command::StopWorker { worker, reason } => {
+                self.command_status(&worker, WorkerStatus::Stopped, &reason, id)
+                    .await
+            }
+            Command::ResumeWorker { worker } => {
+                self.command_status(&worker, WorkerStatus::Running, &None, id)
+                    .await
+            }
+            Command::CancelWorker { worker, reason } => {
+                self.command_status(&worker, WorkerStatus::Cancelled, &reason, id)
+                    .await
+            }
+            Command::DeleteWorker { worker, reason } => {
+                self.command_status(&worker, WorkerStatus::Deleted, &reason, id)
+                    .await
+            }
+            Command::StopRuntime { reason } => {
+                let receipt = self.stop_runtime(reason, id).await?;
+                Ok(done_unless(receipt.repeated))
+            }
+            Command::ReopenRuntime => {
+                let receipt = self.reopen_runtime(id).await?;
+                Ok(done_unless(receipt.repeated))
+            }
             Command::Decide { target, decision } => {
+                self.check_changing().await?;
                 self.decide(&target, decision.to_resolution(), id).await
             }
             Command::Resolve { token, resolution } => {
+                self.check_changing().await?;
                 self.resolve_token(&token, resolution, id).await
             }
-            Command::RuleInDoubt { call, ruling } => self.rule(&call, ruling, id).await,
-            Command::CancelWorker { worker, reason } => self.cancel(&worker, reason, id).await,
+            Command::RuleInDoubt { call, ruling } => {
+                self.check_changing().await?;
+                self.rule(&call, ruling, id).await
+            }
         }
+    }
+
+    async fn command_status(
+        self: &Arc<Self>,
+        worker: &WorkerId,
+        to: WorkerStatus,
+        reason: &Option<String>,
+        id: Option<CommitId>,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        let receipt = self.change_status(worker, to, reason, id, false).await?;
+        if receipt.status == to {
+            return Ok(done_unless(receipt.repeated));
+        }
+        // Another change has won for good.
+        Err(RuntimeError::WorkerStatus {
+            worker: worker.clone(),
+            status: receipt.status,
+        })
     }
 
     /// Answers an approval that is named by its call or by its token.
@@ -133,28 +189,17 @@ impl Instance {
         }
     }
 
-    async fn cancel(
-        self: &Arc<Self>,
-        worker: &WorkerId,
-        reason: Option<String>,
-        id: Option<CommitId>,
-    ) -> Result<CommandAnswer, RuntimeError> {
-        if !self.cancel_worker(worker, reason, id).await? {
-            return Ok(CommandAnswer::AlreadyDone);
-        }
-        // The record comes first, so that whoever drives a turn next sees it; then the signal to
-        // what runs now.
-        for turn in crate::view::unfinished_turns(&*self.store, Some(worker)).await? {
-            self.host.cancel_scope(&turn.scope().scope_id());
-        }
-        self.wake(worker, Wake::News);
-        Ok(CommandAnswer::Done)
-    }
-
     fn wake_scope(self: &Arc<Self>, scope: &ExecutionScope) {
         if let Some(session) = scope.session() {
             self.wake(&WorkerId::from(session), Wake::News);
         }
+    }
+}
+
+const fn done_unless(repeated: bool) -> CommandAnswer {
+    match repeated {
+        true => CommandAnswer::AlreadyDone,
+        false => CommandAnswer::Done,
     }
 }
 

@@ -56,6 +56,44 @@ pub enum Command {
         /// The ruling.
         ruling: InDoubtRuling,
     },
+    /// Give a worker a System input: it joins the conversation before the next turn.
+    SystemInput {
+        /// The worker.
+        worker: WorkerId,
+        /// The input as its sender names it.
+        submission: SubmissionId,
+        /// What is said.
+        text: String,
+    },
+    /// Stop a worker: it takes no inputs, and its turns stay where they are, until it is resumed.
+    StopWorker {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Let a stopped worker go on, in a new run generation.
+    ResumeWorker {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Delete a worker: what it does is cancelled, and only its history stays.
+    DeleteWorker {
+        /// The worker.
+        worker: WorkerId,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Stop the runtime and all its workers: it takes no changes until it is reopened.
+    StopRuntime {
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Let a stopped runtime take changes again; its workers are resumed one by one.
+    ReopenRuntime,
     /// Cancel a worker and what it does.
     CancelWorker {
         /// The worker.

@@ -3,16 +3,93 @@
 use std::time::Duration;
 
 use runtime_turn::TurnBudgets;
+use serde::{Deserialize, Serialize};
 
-/// What bounds a runtime.
-#[derive(Debug, Clone)]
-pub struct RuntimeConfig {
+use crate::RuntimeError;
+
+/// What a runtime accepts. Kept with the runtime: opening it again keeps what is stored unless
+/// other limits are given (W1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuntimeLimits {
     /// The largest input, in bytes.
     pub input_bytes_max: usize,
-    /// The longest reason of a stop or cancel, in bytes.
+    /// The longest reason of a stop, a cancel or a capability, in bytes.
     pub reason_bytes_max: usize,
+    /// The longest name or reference in a request for a worker, in bytes.
+    pub reference_bytes_max: usize,
+    /// The most capabilities, workspaces or mounts of one worker.
+    pub references_max: usize,
     /// How many inputs may wait for one worker; one more is answered Busy.
     pub queue_max: u32,
+}
+
+impl Default for RuntimeLimits {
+    fn default() -> Self {
+        Self {
+            input_bytes_max: 1024 * 1024,
+            reason_bytes_max: 4096,
+            reference_bytes_max: 4096,
+            references_max: 64,
+            queue_max: 1024,
+        }
+    }
+}
+
+impl RuntimeLimits {
+    /// Checks that every limit is at least 1 (W4).
+    ///
+    /// # Errors
+    /// [`RuntimeError::LimitZero`] names the first that is not.
+    pub fn validate(&self) -> Result<(), RuntimeError> {
+        let limits = [
+            ("input_bytes_max", self.input_bytes_max),
+            ("reason_bytes_max", self.reason_bytes_max),
+            ("reference_bytes_max", self.reference_bytes_max),
+            ("references_max", self.references_max),
+            ("queue_max", self.queue_max as usize),
+        ];
+        match limits.into_iter().find(|(_, value)| *value == 0) {
+            Some((limit, _)) => Err(RuntimeError::LimitZero { limit }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a text that must say something.
+    pub(crate) fn check_text(
+        &self,
+        what: &'static str,
+        text: &str,
+        max: usize,
+    ) -> Result<(), RuntimeError> {
+        if text.trim().is_empty() {
+            return Err(RuntimeError::Blank { what });
+        }
+        if text.len() > max {
+            return Err(RuntimeError::TooLong {
+                what,
+                bytes: text.len(),
+                max,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_count(&self, what: &'static str, count: usize) -> Result<(), RuntimeError> {
+        if count > self.references_max {
+            return Err(RuntimeError::TooMany {
+                what,
+                count,
+                max: self.references_max,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// How this instance works. Nothing of it is stored.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
     /// How often the inbox and the due turns are looked at.
     pub housekeeping_interval: Duration,
     /// How long a wait holds its task before the turn parks (E9).
@@ -39,9 +116,6 @@ pub struct RuntimeConfig {
 impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
-            input_bytes_max: 1024 * 1024,
-            reason_bytes_max: 4096,
-            queue_max: 1024,
             housekeeping_interval: Duration::from_millis(100),
             park_after: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(5),

@@ -7,18 +7,22 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use runtime_agent::{TurnProjector, TurnRun, drive_turn};
 use runtime_core::{
-    Classified, ErrorClass, EventDraft, EventKind, Message, SessionId, Timestamp, Topic, WireError,
-    WorkerId,
+    Classified, ErrorClass, EventDraft, EventId, EventKind, Message, SessionId, Timestamp, Topic,
+    WireError, WorkerId,
 };
 use runtime_effects::{EffectHost, Interrupt, ScopeOpening};
-use runtime_store::{Commit, Epoch, Guard, Page, Position, Row, RowChange, RowKey, RowQuery};
-use runtime_turn::{TurnEnd, TurnStart};
+use runtime_store::{
+    Commit, Epoch, Guard, NewEvent, Page, Position, Row, RowChange, RowKey, RowQuery,
+};
+use runtime_turn::{ContextMark, TurnEnd, TurnStart};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::instance::Instance;
 use crate::intake::contended;
 use crate::session::Wake;
+use crate::stoppable::Stoppable;
+use crate::transcript::turn_entries;
 use crate::turn::{ParkReason, TURN_SPACE, TurnRecord, TurnStatus};
 use crate::worker::{worker_key, worker_scope};
 use crate::{RuntimeError, WorkerRecord, WorkerStatus};
@@ -68,11 +72,7 @@ impl Instance {
             for row in &page.rows {
                 let turn: TurnRecord = crate::view::decode(row)?;
                 let is_first = last.as_ref() != Some(&turn.worker);
-                // A cancelled worker's turn ends, whatever it waits for.
-                if is_first
-                    && (self.is_wait_over(&turn, row, Wake::Insist).await?
-                        || !self.takes_inputs(&turn.worker).await?)
-                {
+                if is_first && self.goes_on(&turn, row).await? {
                     self.wake(&turn.worker, Wake::Insist);
                 }
                 last = Some(turn.worker);
@@ -84,8 +84,15 @@ impl Instance {
         }
     }
 
-    async fn takes_inputs(&self, worker: &WorkerId) -> Result<bool, RuntimeError> {
-        Ok(self.worker(worker).await?.0.status == WorkerStatus::Running)
+    /// Says whether there is something to do for a turn that is the first of its worker's.
+    async fn goes_on(&self, turn: &TurnRecord, row: &Row) -> Result<bool, RuntimeError> {
+        let (worker, _) = self.worker(&turn.worker).await?;
+        match worker.status {
+            WorkerStatus::Running => self.is_wait_over(turn, row, Wake::Insist).await,
+            WorkerStatus::Stopped => Ok(false),
+            // Its turn ends, whatever it waits for.
+            WorkerStatus::Cancelled | WorkerStatus::Deleted => Ok(true),
+        }
     }
 
     /// Says whether driving a turn would take it further. It must be exact: a turn that is driven
@@ -172,15 +179,19 @@ impl Instance {
         let Some((record, row)) = self.first_unfinished(worker).await? else {
             return Ok(Step::Rest);
         };
-        let (state, _) = self.worker(worker).await?;
-        if matches!(
-            state.status,
-            WorkerStatus::Cancelled | WorkerStatus::Deleted
-        ) {
-            return self.end_cancelled(record, &row).await;
+        let (state, version) = {
+            let (state, row) = self.worker(worker).await?;
+            (state, row.version)
+        };
+        match state.status {
+            WorkerStatus::Running => {}
+            WorkerStatus::Stopped => return Ok(Step::Rest),
+            WorkerStatus::Cancelled | WorkerStatus::Deleted => {
+                return self.end_cancelled(record, &row, state.status).await;
+            }
         }
         let open = match &record.status {
-            TurnStatus::Queued => self.start_turn(&state, record, &row).await?,
+            TurnStatus::Queued => self.start_turn((&state, version), record, &row).await?,
             TurnStatus::Running => match self.sessions.take_hold(&record) {
                 Some(epoch) => {
                     let start = self.start_of(&record).await?;
@@ -211,7 +222,7 @@ impl Instance {
         }
     }
 
-    async fn first_unfinished(
+    pub(crate) async fn first_unfinished(
         &self,
         worker: &WorkerId,
     ) -> Result<Option<(TurnRecord, Row)>, RuntimeError> {
@@ -227,30 +238,35 @@ impl Instance {
     pub(crate) async fn turn_start(
         &self,
         state: &WorkerRecord,
+        context: ContextMark,
         turn: &TurnRecord,
         input: Message,
     ) -> Result<TurnStart, RuntimeError> {
         let agent = self.agent(state).await?;
         let (session, turn) = (state.session(), turn.turn.clone());
-        let start = TurnStart::new(session, turn, agent.model.name(), input, state.context);
+        let start = TurnStart::new(session, turn, agent.model.name(), input, context);
         let mut start = start.with_budgets(self.config.turn_budgets);
         start.deployment = Some(agent.version.clone());
         Ok(start)
     }
 
+    /// Starts a queued turn. What it starts from is read from the log, not from the worker's
+    /// record: a System input may have come between two turns. The worker's version guards it.
     async fn start_turn(
         &self,
-        state: &WorkerRecord,
+        (state, version): (&WorkerRecord, u64),
         mut record: TurnRecord,
         row: &Row,
     ) -> Result<Option<OpenTurn>, RuntimeError> {
         let input = event_payload(row, "/message")?;
         record.status = TurnStatus::Running;
         self.sessions.release(&record.worker);
-        let start = self.turn_start(state, &record, input).await?;
+        let context = self.history(&record.worker).await?.conversation.mark();
+        let start = self.turn_start(state, context, &record, input).await?;
         let commit = self
             .new_commit(None)
-            .guard(Guard::Version(record.key(), row.version));
+            .guard(Guard::Version(record.key(), row.version))
+            .guard(Guard::Version(worker_key(&record.worker), version));
         let commit = self.with_start(commit, &record, &start);
         let committed = self.contend(commit).await?;
         Ok(committed.map(|_| OpenTurn {
@@ -299,13 +315,14 @@ impl Instance {
             strict_replay: false,
         };
         let controller = self.host.scoped(opening).map_err(|error| error.to_wire())?;
+        let controller = Stoppable::new(controller, &self.sessions, &open.record.worker);
         let live = self.live_sink();
         let driven = self
             .until_closed(drive_turn(TurnRun {
                 start: open.start.clone(),
                 history: history.conversation.history().to_vec(),
                 agent: &agent,
-                controller: &*controller,
+                controller: &controller,
                 attachments: &*self.store,
                 live: &live,
                 clock: &*self.clock,
@@ -401,14 +418,11 @@ impl Instance {
     async fn end(&self, open: OpenTurn, end: &TurnEnd) -> Result<Step, RuntimeError> {
         let scope = open.record.scope();
         let worker = open.record.worker.clone();
-        let mut event = end.to_event(&scope);
-        // Once is enough: only the open turn moves the conversation, and its epoch guards this.
-        let context = self.context_after(&worker, &event).await?;
-        set_member(&mut event.payload, "context", context);
+        let event = end.to_event(&scope);
         for _ in 0..self.config.contention_attempts {
             let commit = self.new_commit(None).owned_by(scope.scope_id(), open.epoch);
             if self
-                .commit_end(commit, &open.record, &event)
+                .commit_end(commit, &open.record, event.clone())
                 .await?
                 .is_some()
             {
@@ -422,13 +436,20 @@ impl Instance {
     /// doubt: no ruling could change what the worker does any more, and a turn that waits for one
     /// would keep a cancelled worker busy for ever. Its last event names what is in doubt, so that
     /// it is never told as plainly cancelled (E6).
-    async fn end_cancelled(&self, record: TurnRecord, row: &Row) -> Result<Step, RuntimeError> {
+    async fn end_cancelled(
+        &self,
+        record: TurnRecord,
+        row: &Row,
+        status: WorkerStatus,
+    ) -> Result<Step, RuntimeError> {
+        let reason = match status {
+            WorkerStatus::Deleted => "worker_deleted",
+            _ => "worker_cancelled",
+        };
         let mut event = TurnEnd::Cancelled {
-            reason: "worker_cancelled".into(),
+            reason: reason.into(),
         }
         .to_event(&record.scope());
-        let context = self.context_after(&record.worker, &event).await?;
-        set_member(&mut event.payload, "context", context);
         if record.status != TurnStatus::Queued {
             let in_doubt = self.in_doubt_of(&record).await?;
             if !in_doubt.is_empty() {
@@ -442,7 +463,7 @@ impl Instance {
             let (key, version) = self.epoch_of(&record).await?;
             commit = commit.guard(Guard::Version(key, version));
         }
-        self.commit_end(commit, &record, &event).await?;
+        self.commit_end(commit, &record, event).await?;
         Ok(Step::Again)
     }
 
@@ -474,18 +495,34 @@ impl Instance {
         &self,
         commit: Commit,
         record: &TurnRecord,
-        event: &EventDraft,
+        mut event: EventDraft,
     ) -> Result<Option<()>, RuntimeError> {
         let (state, row) = self.worker(&record.worker).await?;
-        let commit = commit
+        let id = EventId::generate(self.clock.now(), self.random.ten());
+        // Read at each try: a System input that came meanwhile is a part of it, and the worker's
+        // version guards it.
+        let history = self.history_after(&record.worker, id, &event).await?;
+        set_member(
+            &mut event.payload,
+            "context",
+            json!(history.conversation.mark()),
+        );
+        set_member(&mut event.payload, "entries", history.sources.len().into());
+        let mut commit = commit
             .guard(Guard::Version(worker_key(&record.worker), row.version))
             .row(RowChange::Delete(record.key()))
             .row(RowChange::put(
                 worker_key(&record.worker),
-                state.applied(event).to_body(),
+                state.applied(&event).to_body(),
             ))
-            .row(RowChange::Retire(record.scope().scope_id()))
-            .event(self.new_event(event));
+            .row(RowChange::Retire(record.scope().scope_id()));
+        commit.rows.extend(turn_entries(
+            &state,
+            &record.turn,
+            &history.sources,
+            commit.time,
+        ));
+        let commit = commit.event(NewEvent::from_draft(id, &event));
         Ok(self.contend(commit).await?.map(|_| ()))
     }
 
@@ -496,7 +533,10 @@ impl Instance {
         }
     }
 
-    async fn epoch_of(&self, record: &TurnRecord) -> Result<(RowKey, u64), RuntimeError> {
+    pub(crate) async fn epoch_of(
+        &self,
+        record: &TurnRecord,
+    ) -> Result<(RowKey, u64), RuntimeError> {
         let key = RowKey::epoch(record.scope().scope_id());
         match self.store.row(&key).await? {
             Some(row) => Ok((key, row.version)),
@@ -533,7 +573,10 @@ const fn may_pass(class: ErrorClass) -> bool {
 }
 
 /// Reads the payload, or what a JSON pointer finds in it, of the event that a row was put with.
-fn event_payload<T: DeserializeOwned>(row: &Row, pointer: &str) -> Result<T, RuntimeError> {
+pub(crate) fn event_payload<T: DeserializeOwned>(
+    row: &Row,
+    pointer: &str,
+) -> Result<T, RuntimeError> {
     let place = || row_name(&row.key);
     let event = row
         .event
@@ -549,7 +592,7 @@ fn row_name(key: &RowKey) -> String {
     format!("row {}/{}/{}", key.space, key.scope, key.name)
 }
 
-fn corrupt(place: &str, what: &str) -> RuntimeError {
+pub(crate) fn corrupt(place: &str, what: &str) -> RuntimeError {
     let message = format!("{place} {what}");
     RuntimeError::Part(WireError::new(
         "row_undecodable",

@@ -24,6 +24,20 @@ pub enum RuntimeError {
         /// Its status.
         status: WorkerStatus,
     },
+    /// The worker cannot be what was asked for any more: another change has won for good.
+    #[error("worker {worker} is {} for good; create another", status.as_str())]
+    WorkerStatus {
+        /// The worker.
+        worker: WorkerId,
+        /// Its status.
+        status: WorkerStatus,
+    },
+    /// The request id is taken by another request.
+    #[error("request {request} was made with other content; use a new id")]
+    RequestConflict {
+        /// The request.
+        request: String,
+    },
     /// The worker exists, made by another request.
     #[error("worker {worker} exists already, made by another request")]
     WorkerExists {
@@ -60,6 +74,31 @@ pub enum RuntimeError {
         /// The limit.
         max: usize,
     },
+    /// There are more of something than are allowed.
+    #[error("{count} {what} were named; {max} are allowed")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A limit of zero would allow nothing.
+    #[error("the limit {limit} is 0; give at least 1")]
+    LimitZero {
+        /// Which limit.
+        limit: &'static str,
+    },
+    /// Other commits keep coming first; later it may work.
+    #[error("{what} kept changing meanwhile; try again")]
+    Contended {
+        /// What was to be changed.
+        what: &'static str,
+    },
+    /// The runtime is stopped: it can be read, and takes no changes.
+    #[error("the runtime is stopped and takes no changes; reopen it first")]
+    Stopped,
     /// The worker's queue is full, or other commits keep coming first; later it may work.
     #[error("worker {worker} is busy: {reason}")]
     Busy {
@@ -121,11 +160,17 @@ impl Classified for RuntimeError {
         match self {
             Self::UnknownWorker { .. } => "worker_unknown",
             Self::WorkerNotRunning { .. } => "worker_not_running",
+            Self::WorkerStatus { .. } => "worker_status_final",
+            Self::RequestConflict { .. } => "request_conflict",
             Self::WorkerExists { .. } => "worker_exists",
             Self::OtherRuntime { .. } => "runtime_other",
             Self::SubmissionConflict { .. } => "submission_conflict",
             Self::Blank { .. } => "text_blank",
             Self::TooLong { .. } => "text_too_long",
+            Self::TooMany { .. } => "too_many",
+            Self::LimitZero { .. } => "limit_zero",
+            Self::Contended { .. } => "runtime_contended",
+            Self::Stopped => "runtime_stopped",
             Self::Busy { .. } => "worker_busy",
             Self::NothingPending { .. } => "nothing_pending",
             Self::Ambiguous { .. } => "target_ambiguous",
@@ -143,13 +188,20 @@ impl Classified for RuntimeError {
         match self {
             Self::UnknownWorker { .. } | Self::NothingPending { .. } => ErrorClass::NotFound,
             Self::WorkerNotRunning { .. }
+            | Self::WorkerStatus { .. }
+            | Self::RequestConflict { .. }
+            | Self::Stopped
             | Self::WorkerExists { .. }
             | Self::SubmissionConflict { .. } => ErrorClass::Conflict,
             Self::OtherRuntime { .. }
             | Self::Blank { .. }
             | Self::TooLong { .. }
+            | Self::TooMany { .. }
+            | Self::LimitZero { .. }
             | Self::Ambiguous { .. } => ErrorClass::Invalid,
-            Self::Busy { .. } | Self::TurnParked { .. } => ErrorClass::Busy,
+            Self::Busy { .. } | Self::Contended { .. } | Self::TurnParked { .. } => {
+                ErrorClass::Busy
+            }
             Self::TurnNotCompleted(_) => ErrorClass::Terminal,
             Self::Closed => ErrorClass::Unavailable,
             Self::Id(error) => error.class(),

@@ -3,7 +3,10 @@
 use runtime_core::{SessionId, SubmissionId, Topic, WorkerId, WorkerRef};
 use runtime_events::{Cursor, EventStream};
 
-use crate::{InputReceipt, Runtime, RuntimeError};
+use crate::{
+    InputReceipt, Runtime, RuntimeError, SystemInputReceipt, Transcript, WorkerReceipt,
+    WorkerRecord,
+};
 
 /// A worker of an open runtime. Clones are the same worker.
 #[derive(Debug, Clone)]
@@ -47,6 +50,68 @@ impl Worker {
         text: &str,
     ) -> Result<InputReceipt, RuntimeError> {
         self.runtime.submit(self.id(), submission, text).await
+    }
+
+    /// Gives it a System input: see [`Runtime::submit_system`].
+    ///
+    /// # Errors
+    /// As [`Runtime::submit_system`].
+    pub async fn submit_system(
+        &self,
+        submission: SubmissionId,
+        text: &str,
+    ) -> Result<SystemInputReceipt, RuntimeError> {
+        self.runtime
+            .submit_system(self.id(), submission, text)
+            .await
+    }
+
+    /// Reads the worker's record.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store cannot be read.
+    pub async fn detail(&self) -> Result<WorkerRecord, RuntimeError> {
+        crate::view::worker(self.runtime.store(), self.id()).await
+    }
+
+    /// Stops it: see [`Runtime::stop_worker`].
+    ///
+    /// # Errors
+    /// As [`Runtime::stop_worker`].
+    pub async fn stop(&self, reason: Option<String>) -> Result<WorkerReceipt, RuntimeError> {
+        self.runtime.stop_worker(self.id(), reason).await
+    }
+
+    /// Lets it go on: see [`Runtime::resume`].
+    ///
+    /// # Errors
+    /// As [`Runtime::resume`].
+    pub async fn resume(&self) -> Result<WorkerReceipt, RuntimeError> {
+        self.runtime.resume(self.id()).await
+    }
+
+    /// Cancels it: see [`Runtime::cancel`].
+    ///
+    /// # Errors
+    /// As [`Runtime::cancel`].
+    pub async fn cancel(&self, reason: Option<String>) -> Result<WorkerReceipt, RuntimeError> {
+        self.runtime.cancel(self.id(), reason).await
+    }
+
+    /// Deletes it: see [`Runtime::delete`].
+    ///
+    /// # Errors
+    /// As [`Runtime::delete`].
+    pub async fn delete(&self, reason: Option<String>) -> Result<WorkerReceipt, RuntimeError> {
+        self.runtime.delete(self.id(), reason).await
+    }
+
+    /// Reads a page of its transcript: see [`Runtime::transcript`].
+    ///
+    /// # Errors
+    /// As [`Runtime::transcript`].
+    pub async fn transcript(&self, start: u64, limit: usize) -> Result<Transcript, RuntimeError> {
+        self.runtime.transcript(self.id(), start, limit).await
     }
 
     /// Sends an input and returns the text of the last message of its turn.

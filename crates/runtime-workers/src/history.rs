@@ -1,6 +1,6 @@
 //! The conversation of a session: a fold of its events, kept up to date as they come.
 
-use runtime_core::{Classified, EventDraft, SessionId, Topic, WireError, WorkerId};
+use runtime_core::{Classified, EventDraft, EventId, SessionId, Topic, WireError, WorkerId};
 use runtime_store::{Page, Position};
 use runtime_turn::{Conversation, TurnError};
 
@@ -11,19 +11,39 @@ use crate::instance::Instance;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SessionHistory {
     pub(crate) conversation: Conversation,
+    /// The events that brought the messages of the open turn, after its input, one for each.
+    pub(crate) sources: Vec<EventId>,
     position: Position,
 }
 
 impl SessionHistory {
-    pub(crate) fn apply(&mut self, event: &EventDraft) -> Result<(), WireError> {
+    pub(crate) fn apply(&mut self, id: EventId, event: &EventDraft) -> Result<(), WireError> {
         // A turn that was cancelled while it was queued has never started.
         let started = self.conversation.open_turn().map(|start| &start.turn);
-        if event.kind.ends_turn() && event.turn.as_ref() != started {
+        let ends = event.kind.ends_turn();
+        if ends && event.turn.as_ref() != started {
+            self.sources.clear();
             return Ok(());
         }
-        self.conversation
-            .apply(event)
-            .map_err(|error: TurnError| error.to_wire())
+        let (history, waiting) = (
+            self.conversation.history().len(),
+            self.conversation.waiting(),
+        );
+        let applied = self.conversation.apply(event);
+        applied.map_err(|error: TurnError| error.to_wire())?;
+        let messages = match ends {
+            true => self.conversation.history().len() - history - waiting,
+            false => self.conversation.open_messages(),
+        };
+        // The input has an entry of its own, from when it was accepted.
+        let entries = messages.saturating_sub(1);
+        if ends || entries > self.sources.len() {
+            self.sources.resize(entries, id);
+        }
+        if self.conversation.open_turn().is_some() && entries == 0 {
+            self.sources.clear();
+        }
+        Ok(())
     }
 }
 
@@ -41,7 +61,7 @@ impl Instance {
             let page = Page::after(history.position, limit);
             let page = self.store.events(stream.as_ref(), page).await?;
             for event in &page.events {
-                history.apply(&event.decode()?.draft)?;
+                history.apply(event.id, &event.decode()?.draft)?;
             }
             history.position = page.next;
             if !page.has_more {
@@ -53,18 +73,19 @@ impl Instance {
         Ok(history)
     }
 
-    /// The payload member of a terminal event that says where the conversation stands after it.
-    pub(crate) async fn context_after(
+    /// The conversation after a terminal event that is not committed yet.
+    pub(crate) async fn history_after(
         &self,
         worker: &WorkerId,
+        id: EventId,
         event: &EventDraft,
-    ) -> Result<serde_json::Value, RuntimeError> {
+    ) -> Result<SessionHistory, RuntimeError> {
         debug_assert!(
             event.kind.ends_turn(),
             "only the end of a turn moves the conversation"
         );
         let mut history = self.history(worker).await?;
-        history.apply(event)?;
-        Ok(serde_json::json!(history.conversation.mark()))
+        history.apply(id, event)?;
+        Ok(history)
     }
 }

@@ -5,11 +5,11 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use runtime_agent::{Agent, LiveSink, TurnDelta};
+use runtime_agent::{LiveSink, TurnDelta};
 use runtime_core::{
     Clock, ErrorClass, EventDraft, EventKind, ExecutionScope, Random, RuntimeId, WireError,
     WorkerId,
@@ -21,9 +21,12 @@ use serde_json::json;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
 
-use crate::runtime::{AgentResolver, CloseReport, RuntimeParts};
+use crate::entity::{Settings, Standing};
+use crate::runtime::{CloseReport, RuntimeParts};
 use crate::session::Sessions;
-use crate::{RuntimeConfig, RuntimeError, WorkerRecord};
+use crate::{
+    Admission, AgentLease, AgentResolver, CreateWorker, RuntimeConfig, RuntimeError, WorkerRecord,
+};
 
 const FAILURES_KEPT: usize = 64;
 
@@ -38,6 +41,10 @@ pub(crate) struct Instance {
     pub(crate) promises: AwaitEvents,
     pub(crate) hub: EventHub,
     pub(crate) sessions: Sessions,
+    /// As the store has them; read once, at opening.
+    pub(crate) settings: RwLock<Arc<Settings>>,
+    /// Whether the runtime takes changes, as last read.
+    pub(crate) standing: Mutex<Option<Standing>>,
     tasks: Mutex<JoinSet<()>>,
     failures: Mutex<VecDeque<Failure>>,
     /// Counts failures, so that whoever waits for a turn hears of them.
@@ -124,6 +131,8 @@ impl Instance {
             promises,
             hub,
             sessions: Sessions::default(),
+            settings: RwLock::default(),
+            standing: Mutex::default(),
             tasks: Mutex::default(),
             failures: Mutex::default(),
             failed: watch::Sender::new(0),
@@ -227,13 +236,26 @@ impl Instance {
         failures.back().map(|failure| failure.error.clone())
     }
 
-    /// Returns the agent of a worker. The resolver is the host's: its panic is its answer, and it
-    /// keeps nobody from closing (E9).
-    pub(crate) async fn agent(&self, worker: &WorkerRecord) -> Result<Arc<Agent>, RuntimeError> {
-        let resolved = AssertUnwindSafe(async { self.agents.resolve(worker).await });
-        match self.until_closed(resolved.catch_unwind()).await {
+    /// Returns the agent of a worker.
+    pub(crate) async fn agent(&self, worker: &WorkerRecord) -> Result<AgentLease, RuntimeError> {
+        self.asked(self.agents.resolve(worker)).await
+    }
+
+    /// Decides on a request for a worker.
+    pub(crate) async fn admit(&self, request: &CreateWorker) -> Result<Admission, RuntimeError> {
+        self.asked(self.agents.admit(request)).await
+    }
+
+    /// Waits for the resolver. It is the host's: its panic is its answer, and it keeps nobody from
+    /// closing (E9).
+    async fn asked<T>(
+        &self,
+        answer: impl Future<Output = Result<T, WireError>>,
+    ) -> Result<T, RuntimeError> {
+        let answer = AssertUnwindSafe(answer);
+        match self.until_closed(answer.catch_unwind()).await {
             None => Err(RuntimeError::Closed),
-            Some(Ok(resolved)) => Ok(resolved?),
+            Some(Ok(answer)) => Ok(answer?),
             Some(Err(panic)) => {
                 let text = panic
                     .downcast_ref::<&str>()
@@ -275,6 +297,9 @@ impl Instance {
         while let Some(ended) = tasks.join_next().await {
             self.note_panic(ended);
         }
+        if let Err(error) = self.agents.close().await {
+            self.report_failure(None, error);
+        }
         let failures = {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
             let errors = failures.iter().map(|failure| failure.error.clone());
@@ -283,6 +308,7 @@ impl Instance {
         let closed = EventDraft::new(EventKind::RuntimeClosed)
             .with_payload(json!({ "interrupted": interrupted }));
         let commit = self.new_commit(None).event(self.new_event(&closed));
+        let commit = self.without_open_mark(commit);
         let told = self.commit(commit).await;
         self.hub.close().await;
         self.store.close().await?;

@@ -1,8 +1,8 @@
-//! Creating workers, accepting inputs, cancelling: one commit each (W3).
+//! Accepting inputs, each in one commit (W3).
 
 use runtime_core::{
     CanonicalEncoder, CommitId, Digest, EventDraft, EventId, EventKind, Message, Role, SessionId,
-    SubmissionId, TurnId, WorkerId, WorkerRef,
+    SubmissionId, TurnId, WorkerId,
 };
 use runtime_store::{
     Commit, CommitError, Committed, Epoch, Guard, NewEvent, Row, RowChange, RowKey,
@@ -12,89 +12,120 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::instance::Instance;
+use crate::transcript::input_entry;
 use crate::turn::{TurnRecord, TurnStatus};
 use crate::worker::{worker_key, worker_scope};
-use crate::{CreateWorker, RuntimeError, WorkerRecord, WorkerStatus};
+use crate::{InputReceipt, RuntimeError, SystemInputReceipt, WorkerRecord, WorkerStatus};
 
-/// The answer to an accepted input: it will be worked on whatever happens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputReceipt {
-    /// The worker.
-    pub worker: WorkerId,
-    /// The input as its sender named it.
-    pub submission: SubmissionId,
-    /// The turn that works on it.
-    pub turn: TurnId,
-    /// The event that accepted it.
-    pub event: EventId,
-    /// It had been accepted before; nothing was written now.
-    #[serde(default)]
-    pub repeated: bool,
+/// What a caller wants when the worker has unfinished turns (W6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WhenBusy {
+    /// The input waits for its turn.
+    #[default]
+    Queue,
+    /// The input is refused with [`RuntimeError::Busy`]; nothing is written.
+    Refuse,
 }
 
 /// What is kept of an accepted input, so that repeating it answers the same.
 #[derive(Debug, Serialize, Deserialize)]
 struct SubmissionRecord {
     fingerprint: Digest,
-    turn: TurnId,
+    /// None for a System input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    turn: Option<TurnId>,
     event: EventId,
+    /// Its place in the transcript.
+    sequence: u64,
+    /// The commit that accepted it: the store tells its position as long as it remembers.
+    commit: CommitId,
+}
+
+/// An input that is accepted, whoever spoke.
+pub(crate) struct Accepted {
+    turn: Option<TurnId>,
+    event: EventId,
+    position: Option<u64>,
+    sequence: u64,
+    repeated: bool,
 }
 
 impl Instance {
-    pub(crate) async fn create(&self, request: CreateWorker) -> Result<WorkerRef, RuntimeError> {
-        self.accepting()?;
-        request.validate()?;
-        let worker = request.worker_id.clone();
-        let reference = WorkerRef {
-            runtime_id: self.runtime_id().clone(),
-            worker_id: worker.clone(),
-        };
-        let fingerprint = request.fingerprint();
-        let (record, event) = WorkerRecord::created(request);
-        let commit = self
-            .new_commit(None)
-            .guard(Guard::Absent(worker_key(&worker)))
-            .row(RowChange::put(worker_key(&worker), record.to_body()))
-            .event(self.new_event(&event));
-        match self.commit(commit).await {
-            Ok(_) => Ok(reference),
-            Err(CommitError::Rejected { .. }) => {
-                let (existing, _) = self.worker(&worker).await?;
-                if existing.request.fingerprint() == fingerprint {
-                    Ok(reference)
-                } else {
-                    Err(RuntimeError::WorkerExists { worker })
-                }
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     pub(crate) async fn accept(
         &self,
         worker: &WorkerId,
         submission: SubmissionId,
         text: &str,
+        when_busy: WhenBusy,
         command: Option<CommitId>,
     ) -> Result<InputReceipt, RuntimeError> {
-        self.accepting()?;
-        self.check_text("input", text, self.config.input_bytes_max)?;
         let message = Message::text(Role::User, text);
+        let accepted = self
+            .accept_message(worker, &submission, message, when_busy, command)
+            .await?;
+        let turn = accepted
+            .turn
+            .ok_or_else(|| crate::drive::corrupt("the record of a submission", "has no turn"))?;
+        Ok(InputReceipt {
+            worker: worker.clone(),
+            submission,
+            turn,
+            event: accepted.event,
+            position: accepted.position,
+            sequence: accepted.sequence,
+            repeated: accepted.repeated,
+        })
+    }
+
+    /// Accepts a System input: it joins the conversation before the next turn and starts none.
+    pub(crate) async fn accept_system(
+        &self,
+        worker: &WorkerId,
+        submission: SubmissionId,
+        text: &str,
+        command: Option<CommitId>,
+    ) -> Result<SystemInputReceipt, RuntimeError> {
+        let message = Message::text(Role::System, text);
+        let accepted = self
+            .accept_message(worker, &submission, message, WhenBusy::Queue, command)
+            .await?;
+        Ok(SystemInputReceipt {
+            worker: worker.clone(),
+            submission,
+            event: accepted.event,
+            position: accepted.position,
+            sequence: accepted.sequence,
+            repeated: accepted.repeated,
+        })
+    }
+
+    async fn accept_message(
+        &self,
+        worker: &WorkerId,
+        submission: &SubmissionId,
+        message: Message,
+        when_busy: WhenBusy,
+        command: Option<CommitId>,
+    ) -> Result<Accepted, RuntimeError> {
+        self.accepting()?;
+        let limits = self.limits();
+        limits.check_text("input", &message.plain_text(), limits.input_bytes_max)?;
         let value = serde_json::to_value(&message).expect("a message is plain data");
-        let fingerprint = CanonicalEncoder::new("submission").json(&value).digest();
-        let turn = TurnId::generate(self.clock.now(), self.random.ten());
+        let starts_turn = message.role != Role::System;
         let input = Input {
-            submission: &submission,
+            submission,
             message: &message,
-            fingerprint,
-            turn: &turn,
+            fingerprint: CanonicalEncoder::new("submission").json(&value).digest(),
+            turn: starts_turn.then(|| TurnId::generate(self.clock.now(), self.random.ten())),
+            when_busy,
         };
         for _ in 0..self.config.contention_attempts {
-            if let Some(receipt) = self.repeated(worker, &submission, &fingerprint).await? {
-                return Ok(receipt);
+            if let Some(accepted) = self.repeated(worker, &input).await? {
+                return Ok(accepted);
             }
-            if let Some(receipt) = self.accept_once(worker, &input, command).await? {
-                return Ok(receipt);
+            if let Some(accepted) = self.accept_once(worker, &input, command).await? {
+                return Ok(accepted);
             }
         }
         Err(contended(worker))
@@ -103,23 +134,24 @@ impl Instance {
     async fn repeated(
         &self,
         worker: &WorkerId,
-        submission: &SubmissionId,
-        fingerprint: &Digest,
-    ) -> Result<Option<InputReceipt>, RuntimeError> {
-        let Some(row) = self.store.row(&submission_key(worker, submission)).await? else {
+        input: &Input<'_>,
+    ) -> Result<Option<Accepted>, RuntimeError> {
+        let key = submission_key(worker, input.submission);
+        let Some(row) = self.store.row(&key).await? else {
             return Ok(None);
         };
         let known: SubmissionRecord = crate::view::decode(&row)?;
-        if known.fingerprint != *fingerprint {
+        if known.fingerprint != input.fingerprint {
             return Err(RuntimeError::SubmissionConflict {
-                submission: submission.to_string(),
+                submission: input.submission.to_string(),
             });
         }
-        Ok(Some(InputReceipt {
-            worker: worker.clone(),
-            submission: submission.clone(),
+        let committed = self.store.committed(&known.commit).await?;
+        Ok(Some(Accepted {
             turn: known.turn,
             event: known.event,
+            position: committed.map(|committed| committed.positions.start),
+            sequence: known.sequence,
             repeated: true,
         }))
     }
@@ -130,34 +162,85 @@ impl Instance {
         worker: &WorkerId,
         input: &Input<'_>,
         command: Option<CommitId>,
-    ) -> Result<Option<InputReceipt>, RuntimeError> {
+    ) -> Result<Option<Accepted>, RuntimeError> {
+        let commit = self.changing(self.new_commit(command)).await?;
         let (record, row) = self.worker(worker).await?;
-        if record.status != WorkerStatus::Running {
-            let (worker, status) = (worker.clone(), record.status);
-            return Err(RuntimeError::WorkerNotRunning { worker, status });
-        }
-        if record.unfinished > self.config.queue_max {
-            let reason = "its queue is full";
-            return Err(RuntimeError::Busy {
-                worker: worker.clone(),
-                reason,
-            });
-        }
+        self.check_accepts(&record, input)?;
+        let sequence = record.transcript + 1;
         let mut accepted = EventDraft::new(EventKind::InputAccepted)
             .in_session(SessionId::from(worker))
             .with_payload(json!({
                 "submission": input.submission,
                 "turn": input.turn,
-                "number": record.inputs + 1,
+                "number": input.turn.as_ref().map(|_| record.inputs + 1),
+                "sequence": sequence,
                 "message": input.message,
             }));
         accepted.caused_by = command.map(|id| id.to_string());
-        let accepted_event = self.new_event(&accepted);
-        let event = accepted_event.id;
+        let event = self.new_event(&accepted);
+        let id = event.id;
+        let submitted = SubmissionRecord {
+            fingerprint: input.fingerprint,
+            turn: input.turn.clone(),
+            event: id,
+            sequence,
+            commit: commit.id,
+        };
+        let submitted = serde_json::to_vec(&submitted).expect("a record is plain data");
+        let submission_key = submission_key(worker, input.submission);
+        let next = record.applied(&accepted);
+        let commit = commit
+            .guard(Guard::Version(worker_key(worker), row.version))
+            .guard(Guard::Absent(submission_key.clone()))
+            .row(RowChange::put(worker_key(worker), next.to_body()))
+            .row(RowChange::put(submission_key, submitted))
+            .row(input_entry(worker, sequence, input.turn.as_ref()))
+            .event(event);
+        let committed = match &input.turn {
+            Some(turn) => self.commit_turn(commit, &record, input, turn).await?,
+            None => self.contend_change(commit).await?,
+        };
+        Ok(committed.map(|committed| Accepted {
+            turn: input.turn.clone(),
+            event: id,
+            position: Some(committed.positions.start),
+            sequence,
+            repeated: false,
+        }))
+    }
+
+    fn check_accepts(&self, record: &WorkerRecord, input: &Input<'_>) -> Result<(), RuntimeError> {
+        let worker = record.id();
+        if record.status != WorkerStatus::Running {
+            let (worker, status) = (worker.clone(), record.status);
+            return Err(RuntimeError::WorkerNotRunning { worker, status });
+        }
+        let reason = match input.when_busy {
+            _ if input.turn.is_none() => return Ok(()),
+            WhenBusy::Refuse if record.unfinished > 0 => "a turn is unfinished",
+            _ if record.unfinished > self.limits().queue_max => "its queue is full",
+            _ => return Ok(()),
+        };
+        Err(RuntimeError::Busy {
+            worker: worker.clone(),
+            reason,
+        })
+    }
+
+    /// Commits an input with its turn: started in the same step when nothing of the session is
+    /// unfinished, else queued.
+    async fn commit_turn(
+        &self,
+        commit: Commit,
+        record: &WorkerRecord,
+        input: &Input<'_>,
+        turn: &TurnId,
+    ) -> Result<Option<Committed>, RuntimeError> {
+        let worker = record.id();
         let starts_now = record.unfinished == 0;
         let turn = TurnRecord {
             worker: worker.clone(),
-            turn: input.turn.clone(),
+            turn: turn.clone(),
             submission: input.submission.clone(),
             number: record.inputs + 1,
             status: if starts_now {
@@ -166,55 +249,28 @@ impl Instance {
                 TurnStatus::Queued
             },
         };
-        let submitted = SubmissionRecord {
-            fingerprint: input.fingerprint,
-            turn: input.turn.clone(),
-            event,
-        };
-        let submitted = serde_json::to_vec(&submitted).expect("a record is plain data");
-        let submission_key = submission_key(worker, input.submission);
-        let next = record.applied(&accepted);
-        let mut commit = self
-            .new_commit(command)
-            .guard(Guard::Version(worker_key(worker), row.version))
-            .guard(Guard::Absent(submission_key.clone()))
-            .row(RowChange::put(worker_key(worker), next.to_body()))
-            .row(RowChange::put(submission_key, submitted))
-            .event(accepted_event);
-        commit = if starts_now {
-            // Nothing of the session is unfinished, so the turn starts in the same step.
-            let start = self
-                .turn_start(&record, &turn, input.message.clone())
-                .await?;
-            self.with_start(commit, &turn, &start)
-        } else {
+        if !starts_now {
             // The input's own event stays with the row: it is read again when the turn starts.
-            commit.row(RowChange::Put {
+            let queued = RowChange::Put {
                 key: turn.key(),
                 body: turn.to_body().into(),
                 event: Some(0),
                 due: None,
-            })
-        };
-        if starts_now {
-            // Before the commit: whoever looks right after it must find that the turn is open, or
-            // it would take it over from nobody.
-            self.sessions.hold(&turn, Epoch(1));
+            };
+            return self.contend_change(commit.row(queued)).await;
         }
-        let committed = self.contend(commit).await;
-        if starts_now && !matches!(committed, Ok(Some(_))) {
+        let start = self
+            .turn_start(record, record.context, &turn, input.message.clone())
+            .await?;
+        let commit = self.with_start(commit, &turn, &start);
+        // Before the commit: whoever looks right after it must find that the turn is open, or it
+        // would take it over from nobody.
+        self.sessions.hold(&turn, Epoch(1));
+        let committed = self.contend_change(commit).await;
+        if !matches!(committed, Ok(Some(_))) {
             self.sessions.release(worker);
         }
-        if committed?.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(InputReceipt {
-            worker: worker.clone(),
-            submission: input.submission.clone(),
-            turn: input.turn.clone(),
-            event,
-            repeated: false,
-        }))
+        committed
     }
 
     /// Adds to a commit what starts a turn: its epoch, its row, its event.
@@ -244,43 +300,6 @@ impl Instance {
             .event(self.new_event(&started))
     }
 
-    pub(crate) async fn cancel_worker(
-        &self,
-        worker: &WorkerId,
-        reason: Option<String>,
-        command: Option<CommitId>,
-    ) -> Result<bool, RuntimeError> {
-        self.accepting()?;
-        if let Some(reason) = &reason {
-            self.check_text("reason", reason, self.config.reason_bytes_max)?;
-        }
-        for _ in 0..self.config.contention_attempts {
-            let (record, row) = self.worker(worker).await?;
-            if matches!(
-                record.status,
-                WorkerStatus::Cancelled | WorkerStatus::Deleted
-            ) {
-                return Ok(false);
-            }
-            let mut event = EventDraft::new(EventKind::WorkerStatusChanged)
-                .in_session(SessionId::from(worker))
-                .with_payload(json!({ "status": WorkerStatus::Cancelled, "reason": reason }));
-            event.caused_by = command.map(|id| id.to_string());
-            let commit = self
-                .new_commit(command)
-                .guard(Guard::Version(worker_key(worker), row.version))
-                .row(RowChange::put(
-                    worker_key(worker),
-                    record.applied(&event).to_body(),
-                ))
-                .event(self.new_event(&event));
-            if self.contend(commit).await?.is_some() {
-                return Ok(true);
-            }
-        }
-        Err(contended(worker))
-    }
-
     /// Commits; none when a guard found that another commit came first.
     pub(crate) async fn contend(&self, commit: Commit) -> Result<Option<Committed>, RuntimeError> {
         match self.commit(commit).await {
@@ -303,20 +322,6 @@ impl Instance {
             EventId::generate(self.clock.now(), self.random.ten()),
             draft,
         )
-    }
-
-    fn check_text(&self, what: &'static str, text: &str, max: usize) -> Result<(), RuntimeError> {
-        if text.trim().is_empty() {
-            return Err(RuntimeError::Blank { what });
-        }
-        if text.len() > max {
-            return Err(RuntimeError::TooLong {
-                what,
-                bytes: text.len(),
-                max,
-            });
-        }
-        Ok(())
     }
 
     pub(crate) async fn worker(
@@ -344,7 +349,9 @@ struct Input<'a> {
     submission: &'a SubmissionId,
     message: &'a Message,
     fingerprint: Digest,
-    turn: &'a TurnId,
+    /// The turn that works on it; none for a System input.
+    turn: Option<TurnId>,
+    when_busy: WhenBusy,
 }
 
 fn submission_key(worker: &WorkerId, submission: &SubmissionId) -> RowKey {

@@ -9,10 +9,9 @@
 //! Not here: which store (the crates at the edge), what a turn does (`runtime-turn`), how an
 //! effect is recorded (`runtime-effects`).
 //!
-//! Not yet: stop, resume under a new generation, delete and purge of workers; bundles,
-//! capabilities, mounts and their diagnostics; a paged list and a transcript; System inputs; agents
-//! leased through `runtime-agent-cache`; policies for a turn of another deployment (it goes on); a
-//! bound on the turns that run at once; waking what another process has answered on a shared store.
+//! Not yet: purging what a deleted worker has said; policies for a turn of another deployment (it
+//! goes on); a bound on the turns that run at once; waking what another process has answered on a
+//! shared store. Limits: [`RuntimeLimits`], which are kept with the runtime, and [`RuntimeConfig`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -34,27 +33,44 @@
 //! # }
 //! ```
 
+mod agents;
 mod answers;
+mod catalogue;
 mod command;
 mod config;
+mod diagnostic;
 mod drive;
+mod entity;
 mod error;
 mod handle;
 mod history;
 mod housekeeping;
 mod instance;
 mod intake;
+mod receipt;
 mod runtime;
 mod session;
+mod stoppable;
+mod transcript;
 mod turn;
 pub mod view;
 mod worker;
 
+pub use agents::{
+    Admission, AgentFactory, AgentLease, AgentResolver, CachedAgents, unknown_profile,
+};
 pub use command::{Command, CommandAnswer, InDoubtRuling};
-pub use config::RuntimeConfig;
+pub use config::{RuntimeConfig, RuntimeLimits};
+pub use diagnostic::{Diagnostic, Severity};
+pub use entity::{RuntimeStatus, RuntimeSummary, WorkerCounts};
 pub use error::RuntimeError;
 pub use handle::Worker;
-pub use intake::InputReceipt;
-pub use runtime::{AgentResolver, CloseReport, Failures, Runtime, RuntimeParts};
+pub use intake::WhenBusy;
+pub use receipt::{InputReceipt, RuntimeReceipt, SystemInputReceipt, WorkerReceipt};
+pub use runtime::{CloseReport, Failures, Runtime, RuntimeParts};
+pub use transcript::{TRANSCRIPT_PAGE_MAX, Transcript, TranscriptItem};
 pub use turn::{ParkReason, TurnRecord, TurnStatus};
-pub use worker::{CreateWorker, WorkerIntent, WorkerProfile, WorkerRecord, WorkerStatus};
+pub use worker::{
+    BundleReference, CapabilityRequest, CreateWorker, ResourceReference, WorkerIntent,
+    WorkerProfile, WorkerRecord, WorkerStatus,
+};

@@ -1,9 +1,7 @@
 //! The runtime: one durable identity, opened by one instance.
 
-use std::fmt;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use runtime_agent::Agent;
@@ -14,37 +12,17 @@ use runtime_core::{
 use runtime_events::{Cursor, EventRead, EventStream, StreamItem};
 use runtime_store::{Position, Store, SystemClock, SystemRandom};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::sync::watch;
 
+use crate::agents::OneAgent;
 use crate::instance::Instance;
 use crate::session::Wake;
-use crate::view::PendingItem;
+use crate::view::{PendingItem, WorkerPage};
 use crate::{
-    Command, CommandAnswer, CreateWorker, InputReceipt, RuntimeConfig, RuntimeError, Worker,
-    WorkerRecord,
+    AgentResolver, Command, CommandAnswer, CreateWorker, Diagnostic, InputReceipt, RuntimeConfig,
+    RuntimeError, RuntimeLimits, RuntimeReceipt, RuntimeSummary, SystemInputReceipt, Transcript,
+    WhenBusy, Worker, WorkerReceipt, WorkerStatus,
 };
-
-/// Turns a worker into the agent that works for it.
-#[async_trait]
-pub trait AgentResolver: fmt::Debug + Send + Sync + 'static {
-    /// Returns the agent.
-    ///
-    /// # Errors
-    /// What is wrong, for instance an unknown profile; the worker's turns stay where they are.
-    async fn resolve(&self, worker: &WorkerRecord) -> Result<Arc<Agent>, WireError>;
-}
-
-/// One agent for every worker.
-#[derive(Debug)]
-struct OneAgent(Arc<Agent>);
-
-#[async_trait]
-impl AgentResolver for OneAgent {
-    async fn resolve(&self, _worker: &WorkerRecord) -> Result<Arc<Agent>, WireError> {
-        Ok(Arc::clone(&self.0))
-    }
-}
 
 /// What a runtime is made of.
 #[derive(Debug, Clone)]
@@ -57,8 +35,12 @@ pub struct RuntimeParts {
     pub clock: Arc<dyn Clock>,
     /// The randomness.
     pub random: Arc<dyn Random>,
-    /// Limits.
+    /// How this instance works.
     pub config: RuntimeConfig,
+    /// What people call the runtime; none keeps what is stored.
+    pub display_name: Option<String>,
+    /// What the runtime accepts; none keeps what is stored, at first the defaults.
+    pub limits: Option<RuntimeLimits>,
     /// Whether every unfinished turn goes on at once when the runtime opens.
     pub resume: bool,
 }
@@ -79,6 +61,8 @@ impl RuntimeParts {
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
             config: RuntimeConfig::default(),
+            display_name: None,
+            limits: None,
             resume: true,
         }
     }
@@ -111,11 +95,9 @@ impl Runtime {
     /// [`RuntimeError`] when the store cannot be read or written.
     pub async fn open(parts: RuntimeParts) -> Result<Self, RuntimeError> {
         let resume = parts.resume;
+        let (display_name, limits) = (parts.display_name.clone(), parts.limits);
         let instance = Arc::new(Instance::open(parts).await?);
-        let opened = EventDraft::new(EventKind::RuntimeOpened)
-            .with_payload(json!({ "tier": instance.store.capabilities().tier }));
-        let commit = instance.new_commit(None).event(instance.new_event(&opened));
-        instance.commit(commit).await?;
+        instance.open_entity(display_name, limits).await?;
         let runtime = Self { instance };
         runtime.instance.start_housekeeping();
         if resume {
@@ -139,9 +121,155 @@ impl Runtime {
     /// Creates a worker, or gives back the one that the same request created.
     ///
     /// # Errors
-    /// [`RuntimeError::WorkerExists`] when another request created it.
-    pub async fn create(&self, request: CreateWorker) -> Result<WorkerRef, RuntimeError> {
+    /// [`RuntimeError::WorkerExists`] when another request created it,
+    /// [`RuntimeError::RequestConflict`] when the request id was used otherwise, what
+    /// [`CreateWorker::validate`] refuses, and what the [`AgentResolver`] refuses, such as an
+    /// unknown profile. Nothing was created.
+    pub async fn create(&self, request: CreateWorker) -> Result<WorkerReceipt, RuntimeError> {
         self.instance.create(request).await
+    }
+
+    /// Takes up a worker by its reference.
+    ///
+    /// # Errors
+    /// [`RuntimeError::OtherRuntime`], [`RuntimeError::UnknownWorker`].
+    pub async fn attach(&self, reference: &WorkerRef) -> Result<Worker, RuntimeError> {
+        self.instance.check_reference(reference)?;
+        crate::view::worker(self.store(), &reference.worker_id).await?;
+        Ok(Worker::new(self.clone(), reference.clone()))
+    }
+
+    /// Reads the runtime at a glance. It counts its workers one by one.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store cannot be read.
+    pub async fn summary(&self) -> Result<RuntimeSummary, RuntimeError> {
+        crate::view::summary(self.store()).await
+    }
+
+    /// Lists workers by id, after one of them, at most so many: see [`view::list`](crate::view).
+    ///
+    /// # Errors
+    /// [`RuntimeError::LimitZero`], or when the store cannot be read.
+    pub async fn list(
+        &self,
+        after: Option<&WorkerId>,
+        limit: usize,
+    ) -> Result<WorkerPage, RuntimeError> {
+        crate::view::list(self.store(), after, limit).await
+    }
+
+    /// Reads the diagnostics of one worker, or of the runtime and all workers.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store cannot be read.
+    pub async fn diagnostics(
+        &self,
+        worker: Option<&WorkerId>,
+    ) -> Result<Vec<Diagnostic>, RuntimeError> {
+        crate::view::diagnostics(self.store(), worker).await
+    }
+
+    /// Stops the runtime and all its workers: it can be read, and takes no changes until it is
+    /// [reopened](Self::reopen). Stopping again answers with the first event, and stops workers
+    /// that a stop which was cut off has left.
+    ///
+    /// # Errors
+    /// [`RuntimeError`].
+    pub async fn stop(&self, reason: Option<String>) -> Result<RuntimeReceipt, RuntimeError> {
+        self.instance.stop_runtime(reason, None).await
+    }
+
+    /// Lets a stopped runtime take changes again. Its workers stay stopped: each is resumed by
+    /// itself.
+    ///
+    /// # Errors
+    /// [`RuntimeError`].
+    pub async fn reopen(&self) -> Result<RuntimeReceipt, RuntimeError> {
+        self.instance.reopen_runtime(None).await
+    }
+
+    /// Stops a worker: it takes no inputs, its queued turns wait, and a turn that runs begins no
+    /// further effect, until the worker is [resumed](Self::resume). Stopping again answers with
+    /// the first event.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; nothing has changed, unless the class is Indeterminate.
+    pub async fn stop_worker(
+        &self,
+        worker: &WorkerId,
+        reason: Option<String>,
+    ) -> Result<WorkerReceipt, RuntimeError> {
+        self.change(worker, WorkerStatus::Stopped, reason).await
+    }
+
+    /// Lets a stopped worker go on in a new run generation: the turns of its earlier self are
+    /// fenced, wherever they run, and go on from what is recorded (W6).
+    ///
+    /// # Errors
+    /// [`RuntimeError::WorkerStatus`] when it was cancelled or deleted.
+    pub async fn resume(&self, worker: &WorkerId) -> Result<WorkerReceipt, RuntimeError> {
+        self.change(worker, WorkerStatus::Running, None).await
+    }
+
+    /// Cancels a worker and what it does, for good.
+    ///
+    /// # Errors
+    /// [`RuntimeError::WorkerStatus`] when it was deleted.
+    pub async fn cancel(
+        &self,
+        worker: &WorkerId,
+        reason: Option<String>,
+    ) -> Result<WorkerReceipt, RuntimeError> {
+        self.change(worker, WorkerStatus::Cancelled, reason).await
+    }
+
+    /// Deletes a worker, for good: what it does is cancelled, its promises are revoked, and it
+    /// takes nothing any more. Its history stays readable.
+    ///
+    /// # Errors
+    /// [`RuntimeError`].
+    pub async fn delete(
+        &self,
+        worker: &WorkerId,
+        reason: Option<String>,
+    ) -> Result<WorkerReceipt, RuntimeError> {
+        self.change(worker, WorkerStatus::Deleted, reason).await
+    }
+
+    async fn change(
+        &self,
+        worker: &WorkerId,
+        to: WorkerStatus,
+        reason: Option<String>,
+    ) -> Result<WorkerReceipt, RuntimeError> {
+        let changed = self
+            .instance
+            .change_status(worker, to, &reason, None, false)
+            .await?;
+        if changed.status == to {
+            return Ok(changed);
+        }
+        Err(RuntimeError::WorkerStatus {
+            worker: worker.clone(),
+            status: changed.status,
+        })
+    }
+
+    /// Reads a page of a worker's transcript: at most `limit` entries from the sequence `start`
+    /// on, which counts from 1. Past the end it is empty. The messages of a turn are entries once
+    /// the turn has ended.
+    ///
+    /// # Errors
+    /// [`RuntimeError::LimitZero`], [`RuntimeError::UnknownWorker`], or when the store cannot be
+    /// read.
+    pub async fn transcript(
+        &self,
+        worker: &WorkerId,
+        start: u64,
+        limit: usize,
+    ) -> Result<Transcript, RuntimeError> {
+        crate::view::transcript(self.store(), worker, start, limit).await
     }
 
     /// Returns the assistant of that name; creates it if there is none.
@@ -156,7 +284,7 @@ impl Runtime {
                 worker_id: id,
             },
             Err(RuntimeError::UnknownWorker { .. }) => {
-                self.create(CreateWorker::assistant(id)).await?
+                self.create(CreateWorker::assistant(id)).await?.worker
             }
             Err(error) => return Err(error),
         };
@@ -184,9 +312,43 @@ impl Runtime {
         submission: SubmissionId,
         text: &str,
     ) -> Result<InputReceipt, RuntimeError> {
-        let receipt = self.instance.accept(worker, submission, text, None).await?;
+        self.submit_unless_busy(worker, submission, text, WhenBusy::Queue)
+            .await
+    }
+
+    /// Sends an input, and says what becomes of it when the worker has unfinished turns.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit); [`RuntimeError::Busy`] where the caller chose that.
+    pub async fn submit_unless_busy(
+        &self,
+        worker: &WorkerId,
+        submission: SubmissionId,
+        text: &str,
+        when_busy: WhenBusy,
+    ) -> Result<InputReceipt, RuntimeError> {
+        let accepted = self
+            .instance
+            .accept(worker, submission, text, when_busy, None);
+        let receipt = accepted.await?;
         self.instance.wake(worker, Wake::News);
         Ok(receipt)
+    }
+
+    /// Gives a worker a System input: it joins the transcript and the conversation before the next
+    /// turn, and starts none by itself. Sending the same submission again is accepted once.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn submit_system(
+        &self,
+        worker: &WorkerId,
+        submission: SubmissionId,
+        text: &str,
+    ) -> Result<SystemInputReceipt, RuntimeError> {
+        self.instance
+            .accept_system(worker, submission, text, None)
+            .await
     }
 
     /// Sends an input and returns the text of the last message of its turn.
@@ -264,8 +426,9 @@ impl Runtime {
         self.instance.resume_unfinished().await
     }
 
-    /// Lets the unfinished turns of one worker go on.
-    pub fn resume_worker(&self, worker: &WorkerId) {
+    /// Lets the unfinished turns of one running worker go on: also those that are parked for a
+    /// repair.
+    pub fn insist(&self, worker: &WorkerId) {
         self.instance.wake(worker, Wake::Insist);
     }
 

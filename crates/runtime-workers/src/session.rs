@@ -22,13 +22,19 @@ struct Session {
     held: Option<(TurnId, Epoch)>,
     /// Driving it failed, and is tried again.
     retry: Option<Retry>,
+    /// Its worker was stopped: the turn that runs begins no further effect.
+    halted: bool,
     history: Option<SessionHistory>,
 }
 
 impl Session {
     /// Whether forgetting it costs nothing.
     const fn is_empty(&self) -> bool {
-        !self.driven && self.held.is_none() && self.retry.is_none() && self.history.is_none()
+        !self.driven
+            && !self.halted
+            && self.held.is_none()
+            && self.retry.is_none()
+            && self.history.is_none()
     }
 }
 
@@ -171,6 +177,22 @@ impl Sessions {
         over
     }
 
+    /// Lets the turn that runs begin no further effect, or lets it again.
+    pub(crate) fn halt(&self, worker: &WorkerId, halted: bool) {
+        let mut sessions = self.lock();
+        // A session that nobody drives looks at the worker's record first.
+        if let Some(session) = sessions.get_mut(worker) {
+            session.halted = halted && session.driven;
+        }
+    }
+
+    /// Says whether the turn that runs must not begin another effect.
+    pub(crate) fn is_halted(&self, worker: &WorkerId) -> bool {
+        self.lock()
+            .get(worker)
+            .is_some_and(|session| session.halted)
+    }
+
     /// Forgets what was held: the turn is not in that epoch any more, or never was.
     pub(crate) fn release(&self, worker: &WorkerId) {
         if let Some(session) = self.lock().get_mut(worker) {
@@ -218,6 +240,7 @@ impl Sessions {
             return;
         };
         session.driven = false;
+        session.halted = false;
         if session.is_empty() {
             sessions.remove(worker);
         }

@@ -14,9 +14,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::answers::{approval_named, in_doubt_named};
+use crate::diagnostic::DIAGNOSTIC_SPACE;
 use crate::turn::TURN_SPACE;
 use crate::worker::{worker_key, worker_scope};
-use crate::{Command, RuntimeError, TurnRecord, WorkerRecord};
+use crate::{
+    Command, Diagnostic, RuntimeError, RuntimeSummary, Transcript, TurnRecord, WorkerRecord,
+};
 
 /// Something that waits for somebody.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -53,6 +56,76 @@ pub struct PendingItem {
 /// [`RuntimeError`] when the store cannot be read.
 pub async fn workers(store: &dyn Store) -> Result<Vec<WorkerRecord>, RuntimeError> {
     all_rows(store, RowQuery::space("worker")).await
+}
+
+/// A page of workers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkerPage {
+    /// The workers, by id.
+    pub workers: Vec<WorkerRecord>,
+    /// The last of them, if more follow it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<WorkerId>,
+}
+
+/// Lists workers by id, after one of them, at most so many; the store clamps the limit.
+///
+/// # Errors
+/// [`RuntimeError::LimitZero`], or when the store cannot be read.
+pub async fn list(
+    store: &dyn Store,
+    after: Option<&WorkerId>,
+    limit: usize,
+) -> Result<WorkerPage, RuntimeError> {
+    if limit == 0 {
+        return Err(RuntimeError::LimitZero { limit: "page" });
+    }
+    let page = Page::after(after.map(worker_key), limit);
+    let page = store.rows(RowQuery::space("worker"), page).await?;
+    let workers = page
+        .rows
+        .iter()
+        .map(decode)
+        .collect::<Result<Vec<WorkerRecord>, _>>()?;
+    let next = page.next.and(workers.last()).map(|last| last.id().clone());
+    Ok(WorkerPage { workers, next })
+}
+
+/// Reads a runtime at a glance; it counts the workers one by one.
+///
+/// # Errors
+/// [`RuntimeError`] when the store cannot be read.
+pub async fn summary(store: &dyn Store) -> Result<RuntimeSummary, RuntimeError> {
+    crate::entity::summary(store).await
+}
+
+/// Reads the diagnostics of one worker, or of the runtime and all workers.
+///
+/// # Errors
+/// [`RuntimeError`] when the store cannot be read.
+pub async fn diagnostics(
+    store: &dyn Store,
+    worker: Option<&WorkerId>,
+) -> Result<Vec<Diagnostic>, RuntimeError> {
+    let query = match worker {
+        Some(worker) => RowQuery::scope(DIAGNOSTIC_SPACE, worker_scope(worker)),
+        None => RowQuery::space(DIAGNOSTIC_SPACE),
+    };
+    all_rows(store, query).await
+}
+
+/// Reads a page of a worker's transcript: see
+/// [`Runtime::transcript`](crate::Runtime::transcript).
+///
+/// # Errors
+/// [`RuntimeError::LimitZero`], [`RuntimeError::UnknownWorker`], or when the store cannot be read.
+pub async fn transcript(
+    store: &dyn Store,
+    worker: &WorkerId,
+    start: u64,
+    limit: usize,
+) -> Result<Transcript, RuntimeError> {
+    crate::transcript::read(store, worker, start, limit).await
 }
 
 /// Returns one worker.
@@ -100,9 +173,13 @@ pub async fn pending(store: Arc<dyn Store>) -> Result<Vec<PendingItem>, RuntimeE
 pub async fn check(store: Arc<dyn Store>, command: &Command) -> Result<(), RuntimeError> {
     let host = reading_host(Arc::clone(&store));
     match command {
-        Command::Input { worker: id, .. } | Command::CancelWorker { worker: id, .. } => {
-            worker(&*store, id).await.map(|_| ())
-        }
+        Command::Input { worker: id, .. }
+        | Command::SystemInput { worker: id, .. }
+        | Command::StopWorker { worker: id, .. }
+        | Command::ResumeWorker { worker: id }
+        | Command::DeleteWorker { worker: id, .. }
+        | Command::CancelWorker { worker: id, .. } => worker(&*store, id).await.map(|_| ()),
+        Command::StopRuntime { .. } | Command::ReopenRuntime => Ok(()),
         Command::Decide { target, .. } => match approval_named(&host, target).await? {
             Some(_) => Ok(()),
             None => check_token(&host, target).await,
@@ -201,15 +278,25 @@ async fn all_rows<T: DeserializeOwned>(
     query: RowQuery,
 ) -> Result<Vec<T>, RuntimeError> {
     let mut records = Vec::new();
+    each_row(store, query, |record| records.push(record)).await?;
+    Ok(records)
+}
+
+/// Reads the rows of a query, a page at a time.
+pub(crate) async fn each_row<T: DeserializeOwned>(
+    store: &dyn Store,
+    query: RowQuery,
+    mut with: impl FnMut(T),
+) -> Result<(), RuntimeError> {
     let mut after = None;
     loop {
         let page = store.rows(query.clone(), Page::after(after, PAGE)).await?;
         for row in &page.rows {
-            records.push(decode(row)?);
+            with(decode(row)?);
         }
         match page.next {
             Some(next) => after = Some(next),
-            None => return Ok(records),
+            None => return Ok(()),
         }
     }
 }

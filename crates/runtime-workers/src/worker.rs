@@ -1,14 +1,15 @@
 //! Workers as the catalogue keeps them: a fold of their events (W1–W3).
 
 use runtime_core::{
-    CanonicalEncoder, Digest, EventDraft, EventKind, RequestId, ScopeId, SessionId, Usage, WorkerId,
+    CanonicalEncoder, Digest, EventDraft, EventKind, Message, RequestId, Role, ScopeId, SessionId,
+    Usage, WorkerId,
 };
 use runtime_store::RowKey;
 use runtime_turn::ContextMark;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::RuntimeError;
+use crate::{RuntimeError, RuntimeLimits};
 
 /// What a worker is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,44 @@ pub enum WorkerProfile {
     },
 }
 
+/// The configuration bundle that a worker is built from; its resolver knows what it means.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BundleReference {
+    /// Its id, not blank.
+    pub id: String,
+}
+
+/// Something that a worker would like to be able to do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CapabilityRequest {
+    /// The capability, not blank.
+    pub name: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl CapabilityRequest {
+    /// Asks for a capability without a reason.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            reason: None,
+        }
+    }
+}
+
+/// A workspace or a mount: a name for the worker, and what stands behind it, which only its
+/// resolver reads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ResourceReference {
+    /// The name, not blank.
+    pub name: String,
+    /// What stands behind it, not blank.
+    pub reference: String,
+}
+
 /// A request for a new worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateWorker {
@@ -73,24 +112,46 @@ pub struct CreateWorker {
     pub intent: WorkerIntent,
     /// Which configuration it runs with.
     pub profile: WorkerProfile,
+    /// What it is built from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleReference>,
+    /// What it would like to be able to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<CapabilityRequest>,
+    /// Where it works.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workspaces: Vec<ResourceReference>,
+    /// What it can reach beside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<ResourceReference>,
     /// Whose it is, where several share a runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
 }
 
 impl CreateWorker {
+    /// A worker under a request of the caller's, with the runtime's own configuration.
+    #[must_use]
+    pub const fn new(worker_id: WorkerId, request_id: RequestId, intent: WorkerIntent) -> Self {
+        Self {
+            worker_id,
+            request_id,
+            intent,
+            profile: WorkerProfile::RuntimeDefault,
+            bundle: None,
+            capabilities: Vec::new(),
+            workspaces: Vec::new(),
+            mounts: Vec::new(),
+            tenant: None,
+        }
+    }
+
     /// An assistant with the runtime's own configuration. The request is named after the worker,
     /// so that asking for the same worker again gives it back.
     #[must_use]
     pub fn assistant(worker_id: WorkerId) -> Self {
         let request_id = RequestId::new(worker_id.as_str()).expect("both share one grammar");
-        Self {
-            worker_id,
-            request_id,
-            intent: WorkerIntent::default(),
-            profile: WorkerProfile::default(),
-            tenant: None,
-        }
+        Self::new(worker_id, request_id, WorkerIntent::default())
     }
 
     /// Returns the digest that tells a repetition from another request under the same id.
@@ -103,24 +164,49 @@ impl CreateWorker {
     /// Checks what must hold before anything is written (W4).
     ///
     /// # Errors
-    /// [`RuntimeError::Blank`].
-    pub fn validate(&self) -> Result<(), RuntimeError> {
-        let blank = |what: &'static str, text: &str| match text.trim() {
-            "" => Err(RuntimeError::Blank { what }),
-            _ => Ok(()),
-        };
+    /// [`RuntimeError::Blank`], [`RuntimeError::TooLong`], [`RuntimeError::TooMany`].
+    pub fn validate(&self, limits: &RuntimeLimits) -> Result<(), RuntimeError> {
+        let text = |what, text: &str| limits.check_text(what, text, limits.reference_bytes_max);
         match &self.intent {
-            WorkerIntent::Assistant { .. } => {}
-            WorkerIntent::Task { objective } => blank("objective", objective)?,
-            WorkerIntent::Role { role, .. } => blank("role", role)?,
-        }
-        match &self.profile {
-            WorkerProfile::RuntimeDefault => Ok(()),
-            WorkerProfile::Builtin { name } | WorkerProfile::Named { name } => {
-                blank("profile name", name)
+            WorkerIntent::Assistant { purpose } => optional(purpose, |it| text("purpose", it))?,
+            WorkerIntent::Task { objective } => text("objective", objective)?,
+            WorkerIntent::Role { role, purpose } => {
+                text("role", role)?;
+                optional(purpose, |it| text("purpose", it))?;
             }
         }
+        match &self.profile {
+            WorkerProfile::RuntimeDefault => {}
+            WorkerProfile::Builtin { name } | WorkerProfile::Named { name } => {
+                text("profile name", name)?;
+            }
+        }
+        optional(&self.tenant, |it| text("tenant", it))?;
+        if let Some(bundle) = &self.bundle {
+            text("bundle id", &bundle.id)?;
+        }
+        limits.check_count("capabilities", self.capabilities.len())?;
+        for capability in &self.capabilities {
+            text("capability name", &capability.name)?;
+            optional(&capability.reason, |it| {
+                limits.check_text("capability reason", it, limits.reason_bytes_max)
+            })?;
+        }
+        limits.check_count("workspaces", self.workspaces.len())?;
+        limits.check_count("mounts", self.mounts.len())?;
+        for resource in self.workspaces.iter().chain(&self.mounts) {
+            text("resource name", &resource.name)?;
+            text("resource reference", &resource.reference)?;
+        }
+        Ok(())
     }
+}
+
+fn optional(
+    text: &Option<String>,
+    check: impl FnOnce(&str) -> Result<(), RuntimeError>,
+) -> Result<(), RuntimeError> {
+    text.as_deref().map_or(Ok(()), check)
 }
 
 /// Where a worker stands (W2).
@@ -139,6 +225,28 @@ pub enum WorkerStatus {
 }
 
 impl WorkerStatus {
+    /// Says whether nothing follows it any more.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Deleted)
+    }
+
+    /// Says whether a worker may go from this status to another one (W2): a stopped worker may be
+    /// resumed, a cancelled one only deleted, a deleted one nothing.
+    #[must_use]
+    pub const fn may_become(self, next: Self) -> bool {
+        matches!(
+            (self, next),
+            (
+                Self::Running,
+                Self::Stopped | Self::Cancelled | Self::Deleted
+            ) | (
+                Self::Stopped,
+                Self::Running | Self::Cancelled | Self::Deleted
+            ) | (Self::Cancelled, Self::Deleted)
+        )
+    }
+
     /// Returns the stable name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -159,10 +267,16 @@ pub struct WorkerRecord {
     pub request: CreateWorker,
     /// Where it stands.
     pub status: WorkerStatus,
-    /// Grows each time it is resumed (W6).
+    /// Starts at 1 and grows each time it is resumed (W6).
     pub generation: u64,
-    /// How many inputs it has accepted.
+    /// The capabilities that it was given, of those that it asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub granted: Vec<String>,
+    /// How many inputs with a turn it has accepted.
     pub inputs: u64,
+    /// How many entries its transcript has.
+    #[serde(default)]
+    pub transcript: u64,
     /// How many of their turns have not ended.
     pub unfinished: u32,
     /// The conversation so far, named by its chain digest.
@@ -184,22 +298,31 @@ impl WorkerRecord {
         SessionId::from(self.id())
     }
 
-    /// The record after the event that creates a worker.
+    /// The record after the event that creates a worker, with the capabilities it was given.
     #[must_use]
-    pub fn created(request: CreateWorker) -> (Self, EventDraft) {
+    pub fn created(request: CreateWorker, granted: Vec<String>) -> (Self, EventDraft) {
         let event = EventDraft::new(EventKind::WorkerCreated)
             .in_session(SessionId::from(&request.worker_id))
-            .with_payload(json!({ "request": request, "fingerprint": request.fingerprint() }));
-        let record = Self {
+            .with_payload(json!({
+                "request": request,
+                "fingerprint": request.fingerprint(),
+                "granted": granted,
+            }));
+        (Self::new(request, granted), event)
+    }
+
+    fn new(request: CreateWorker, granted: Vec<String>) -> Self {
+        Self {
             request,
             status: WorkerStatus::Running,
             generation: 1,
+            granted,
             inputs: 0,
+            transcript: 0,
             unfinished: 0,
             context: ContextMark::empty(),
             usage: Usage::default(),
-        };
-        (record, event)
+        }
     }
 
     /// The record after an event: the one place that says what events mean for a worker.
@@ -211,10 +334,24 @@ impl WorkerRecord {
                 if let Some(status) = member(&event.payload, "status") {
                     next.status = status;
                 }
+                if let Some(generation) = member(&event.payload, "generation") {
+                    next.generation = generation;
+                }
             }
             EventKind::InputAccepted => {
-                next.inputs += 1;
-                next.unfinished += 1;
+                next.transcript += 1;
+                match member::<Message>(&event.payload, "message") {
+                    Some(message) if message.role == Role::System => {
+                        // Between turns it joins at once; else the end of the turn says so.
+                        if next.unfinished == 0 {
+                            next.context = next.context.after(&message);
+                        }
+                    }
+                    _ => {
+                        next.inputs += 1;
+                        next.unfinished += 1;
+                    }
+                }
             }
             kind if kind.ends_turn() => {
                 next.unfinished = next.unfinished.saturating_sub(1);
@@ -223,6 +360,9 @@ impl WorkerRecord {
                 }
                 if let Some(usage) = member(&event.payload, "usage") {
                     next.usage = next.usage.plus(usage);
+                }
+                if let Some(entries) = member::<u64>(&event.payload, "entries") {
+                    next.transcript += entries;
                 }
             }
             _ => {}
@@ -237,7 +377,8 @@ impl WorkerRecord {
             .into_iter()
             .fold(None, |record, event| match (&event.kind, record) {
                 (EventKind::WorkerCreated, _) => {
-                    member(&event.payload, "request").map(|request| Self::created(request).0)
+                    let granted = member(&event.payload, "granted").unwrap_or_default();
+                    member(&event.payload, "request").map(|request| Self::new(request, granted))
                 }
                 (_, Some(record)) => Some(record.applied(event)),
                 (_, None) => None,

@@ -13,6 +13,9 @@ enum Operation {
     /// The same submission again and again.
     Repeated,
     Approve,
+    System,
+    Stop,
+    Resume,
     Cancel,
     Reopen,
     /// A process that ends without closing.
@@ -25,6 +28,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => Just(Operation::Golden),
         2 => Just(Operation::Repeated),
         4 => Just(Operation::Approve),
+        2 => Just(Operation::System),
+        2 => Just(Operation::Stop),
+        3 => Just(Operation::Resume),
         1 => Just(Operation::Cancel),
         1 => Just(Operation::Reopen),
         1 => Just(Operation::Kill),
@@ -44,6 +50,17 @@ async fn perform(world: &Desk, place: &Memory, runtime: Runtime, operation: &Ope
             );
         }
         Operation::Approve => approve_all(&runtime).await,
+        Operation::System => {
+            let at = runtime.cursor_now().await.unwrap();
+            let id = format!("system-{at}").replace(['|', '/', '='], ":");
+            drop(
+                runtime
+                    .submit_system(&desk(), id.parse().unwrap(), "note")
+                    .await,
+            );
+        }
+        Operation::Stop => drop(runtime.stop_worker(&desk(), None).await),
+        Operation::Resume => drop(runtime.resume(&desk()).await),
         Operation::Cancel => {
             let command = Command::CancelWorker {
                 worker: desk(),
@@ -75,6 +92,19 @@ async fn check(runtime: &Runtime) {
     let worker = desk();
     let unfinished = view::unfinished_turns(runtime.store(), Some(&worker));
     assert_eq!(row.unfinished as usize, unfinished.await.unwrap().len());
+    check_transcript(runtime, row.transcript).await;
+}
+
+/// Every entry can be read, and there are as many as the record says.
+async fn check_transcript(runtime: &Runtime, total: u64) {
+    let mut start = Some(1);
+    let mut read = 0;
+    while let Some(from) = start {
+        let page = runtime.transcript(&desk(), from, 100).await.unwrap();
+        read += page.items.len() as u64;
+        start = page.next_start;
+    }
+    assert_eq!(read, total);
 }
 
 proptest! {
@@ -94,6 +124,9 @@ proptest! {
                 runtime.settled().await;
                 check(&runtime).await;
             }
+            // A stopped worker keeps its turns; those of a cancelled one have ended.
+            drop(runtime.resume(&desk()).await);
+            runtime.settled().await;
             approve_all(&runtime).await;
             while !runtime.pending().await.unwrap().is_empty() {
                 runtime.settled().await;

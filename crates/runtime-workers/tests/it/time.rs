@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use runtime_agent::Agent;
 use runtime_core::{ErrorClass, EventKind, WireError};
 use runtime_store::Store;
-use runtime_workers::{AgentResolver, Runtime, WorkerRecord, view};
+use runtime_workers::{AgentLease, AgentResolver, Runtime, WorkerRecord, view};
 
 use crate::Memory;
 use crate::suite::{Desk, GOLDEN, LATER, PLAIN, Place, count, desk, ends, events};
@@ -60,10 +60,10 @@ struct Moody {
 
 #[async_trait]
 impl AgentResolver for Moody {
-    async fn resolve(&self, _: &WorkerRecord) -> Result<Arc<Agent>, WireError> {
+    async fn resolve(&self, _: &WorkerRecord) -> Result<AgentLease, WireError> {
         let asked = self.asked.fetch_add(1, Ordering::SeqCst);
         if !self.fails.contains(&asked) {
-            return Ok(Arc::clone(&self.agent));
+            return Ok(Arc::clone(&self.agent).into());
         }
         assert!(!self.panics, "the resolver's pen breaks");
         Err(WireError::new(
@@ -120,7 +120,7 @@ async fn e6_driving_in_vain_is_bounded_and_reported() {
     assert_eq!(failures.next().await.code, "registry_down");
     let turns = view::unfinished_turns(runtime.store(), None).await.unwrap();
     assert_eq!(turns.len(), 1);
-    runtime.resume_worker(worker.id());
+    runtime.insist(worker.id());
     runtime.settled().await;
     assert_eq!(ends(&events(runtime.store()).await).len(), 1);
     assert_eq!(runtime.close().await.unwrap().failures.len(), 1);

@@ -88,7 +88,7 @@ pub(crate) async fn e7_an_effect_in_doubt_parks_and_goes_on_when_ruled(place: &d
     // Neither time, nor a new process, nor somebody who asks runs it again.
     runtime.close().await.unwrap();
     let runtime = world.open(place).await;
-    runtime.resume_worker(&desk());
+    runtime.insist(&desk());
     runtime.settled().await;
     assert_eq!(world.ledger().len(), 1);
     let command = Command::RuleInDoubt {

@@ -16,7 +16,7 @@ use runtime_testkit::{SeededRandom, SimulatedClock};
 use runtime_tools::{Tool, ToolContext, ToolError, ToolOutput};
 use runtime_turn::ApprovalDecision;
 use runtime_workers::view::{self, PendingItem};
-use runtime_workers::{Command, CreateWorker, Runtime, RuntimeConfig, RuntimeParts};
+use runtime_workers::{Command, CreateWorker, Runtime, RuntimeConfig, RuntimeLimits, RuntimeParts};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -203,8 +203,6 @@ impl Desk {
         RuntimeConfig {
             park_after: Duration::ZERO,
             commit_pause: Duration::ZERO,
-            input_bytes_max: 100,
-            reason_bytes_max: 100,
             ..RuntimeConfig::default()
         }
     }
@@ -214,6 +212,11 @@ impl Desk {
         parts.clock = Arc::new(self.clock.clone());
         parts.random = Arc::new(self.random.clone());
         parts.config = Self::config();
+        parts.limits = Some(RuntimeLimits {
+            input_bytes_max: 100,
+            reason_bytes_max: 100,
+            ..RuntimeLimits::default()
+        });
         parts
     }
 

@@ -53,7 +53,7 @@ pub(crate) async fn e9_opening_writes_nothing_for_a_turn_that_only_waits(place: 
     for _ in 0..3 {
         let store = FaultStore::new(place.open());
         let runtime = Runtime::open(world.parts(store.clone())).await.unwrap();
-        runtime.resume_worker(&desk());
+        runtime.insist(&desk());
         runtime.settled().await;
         assert_eq!(store.commits(), 1);
         runtime.close().await.unwrap();

@@ -3,17 +3,21 @@
 
 mod answers;
 mod cancelling;
+mod catalogue;
 mod crash;
 mod desk;
 mod inputs;
 mod life;
+mod transcript;
 
 pub(crate) use answers::*;
 pub(crate) use cancelling::*;
+pub(crate) use catalogue::*;
 pub(crate) use crash::*;
 pub(crate) use desk::*;
 pub(crate) use inputs::*;
 pub(crate) use life::*;
+pub(crate) use transcript::*;
 
 /// Makes one test of each law of the suite, over a place that `$place::new()` gives.
 #[macro_export]
@@ -35,7 +39,25 @@ macro_rules! suite_over {
             u3_closing_drains_reports_and_can_be_repeated,
             e9_opening_writes_nothing_for_a_turn_that_only_waits,
             e17_a_turn_records_the_deployment_it_started_under,
-            t4_the_next_turn_starts_from_the_fold_of_the_session
+            t4_the_next_turn_starts_from_the_fold_of_the_session,
+            w1_a_request_creates_one_worker,
+            w1_concurrent_requests_for_one_worker_have_one_winner,
+            w1_workers_are_listed_in_pages,
+            w4_a_request_is_checked_before_anything_is_written,
+            w4_a_request_without_bundle_or_capabilities_leaves_diagnostics,
+            w2_a_reference_of_another_runtime_is_refused,
+            w2_each_change_of_status_answers_with_its_event,
+            w2_what_is_final_stays,
+            w6_a_stopped_worker_begins_nothing_and_goes_on_when_resumed,
+            w6_resuming_fences_the_turn_of_the_earlier_self,
+            w6_a_busy_worker_refuses_where_the_caller_chose_that,
+            w1_a_deleted_worker_ends_its_turns_and_refuses_its_tokens,
+            w1_a_stopped_runtime_is_read_only_until_reopened,
+            w1_what_is_stored_of_a_runtime_stays_unless_given,
+            u3_a_runtime_that_was_not_closed_leaves_a_diagnostic,
+            w1_a_transcript_is_dense_and_read_in_pages,
+            w1_a_system_input_joins_the_next_turn_and_starts_none,
+            w1_a_system_input_between_queued_turns_is_heard_once
         );
 
         /// R4: every commit of a golden turn, each with every fault.
