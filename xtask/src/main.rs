@@ -20,6 +20,7 @@ mod mcp_servers;
 mod reliability;
 mod schedules;
 mod scoreboard;
+mod services;
 mod shape;
 mod steps;
 mod test;
@@ -64,6 +65,12 @@ enum Command {
     McpServers,
     /// The table of the last reliability run.
     Scoreboard,
+    /// The services that tests need: a private PostgreSQL server.
+    Services {
+        /// What to do.
+        #[command(subcommand)]
+        action: services::Action,
+    },
     /// Benchmarks against the floor of the machine; all groups if none is named.
     Bench {
         /// What to measure.
@@ -87,19 +94,20 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     let shell = workspace::shell()?;
     match command {
-        Command::Ci => ci::run(&shell),
+        Command::Ci => services::with(&shell, ci::run),
         Command::Lint => lint::run(&shell),
-        Command::Test => test::run(&shell),
+        Command::Test => services::with(&shell, test::run),
         Command::Layers => layers::run(&shell),
         Command::Codes => codes::run(&shell),
         Command::Shape => shape::run(&shell),
         Command::Docs => docs::run(&shell),
         Command::Deps => deps::run(&shell),
         Command::Features => features::run(&shell),
-        Command::Reliability => reliability::run(&shell),
+        Command::Reliability => services::with(&shell, reliability::run),
         Command::Schedules => schedules::run(&shell),
         Command::McpServers => mcp_servers::run(&shell),
         Command::Scoreboard => scoreboard::run(),
+        Command::Services { action } => services::run(&shell, action),
         Command::Bench { groups, quick } => bench::run(&shell, &groups, quick),
     }
 }
