@@ -1,0 +1,10 @@
+//! Everything that is tested through the public face of the store, on a real server.
+
+mod effects;
+mod laws;
+mod load;
+mod model;
+mod processes;
+mod restart;
+mod schema;
+mod support;
