@@ -60,6 +60,8 @@ event_kinds! {
     WorkerCreated => "worker_created",
     /// A worker was stopped, resumed, cancelled or deleted.
     WorkerStatusChanged => "worker_status_changed",
+    /// What a deleted worker had said was erased.
+    WorkerPurged => "worker_purged",
     /// An input was accepted: it will be worked on whatever happens.
     InputAccepted => "input_accepted",
     /// A turn started.

@@ -65,6 +65,7 @@ impl Instance {
                 self.command_status(&worker, WorkerStatus::Deleted, &reason, id)
                     .await
             }
+            Command::PurgeWorker { worker } => Ok(done_unless(!self.purge(&worker, id).await?)),
             Command::StopRuntime { reason } => {
                 let receipt = self.stop_runtime(reason, id).await?;
                 Ok(done_unless(receipt.repeated))

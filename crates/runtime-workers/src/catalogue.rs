@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use runtime_core::{
-    CommitId, Digest, EventDraft, EventKind, RequestId, SessionId, WorkerId, WorkerRef,
+    CommitId, Digest, EventDraft, EventKind, RequestId, SessionId, Topic, WorkerId, WorkerRef,
 };
 use runtime_effects::Revocation;
-use runtime_store::{Commit, Committed, Guard, Row, RowChange, RowKey};
+use runtime_store::{Commit, Committed, Guard, Removal, Row, RowChange, RowKey};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -147,6 +147,48 @@ impl Instance {
                     position: first_position(&committed),
                     repeated: false,
                 });
+            }
+        }
+        Err(contended(worker))
+    }
+
+    /// Erases what a deleted worker and its users have said, in one commit: its rows but a
+    /// tombstone, and the payloads of its session's events. The store frees the bytes when it
+    /// cleans. Says whether that is new.
+    pub(crate) async fn purge(
+        &self,
+        worker: &WorkerId,
+        command: Option<CommitId>,
+    ) -> Result<bool, RuntimeError> {
+        for _ in 0..self.config.contention_attempts {
+            let (record, row) = self.worker(worker).await?;
+            if record.purged {
+                return Ok(false);
+            }
+            if record.status != WorkerStatus::Deleted || record.unfinished > 0 {
+                let (worker, status) = (worker.clone(), record.status);
+                return Err(RuntimeError::NotPurgeable { worker, status });
+            }
+            let session = SessionId::from(worker);
+            let stream = Topic::Session { session }.stream_key();
+            // Without a session or a turn: an event of the session would name what was erased.
+            let mut event =
+                EventDraft::new(EventKind::WorkerPurged).with_payload(json!({ "worker": worker }));
+            event.caused_by = command.map(|id| id.to_string());
+            let mut commit = self
+                .changing(self.new_commit(command))
+                .await?
+                .guard(Guard::Version(worker_key(worker), row.version))
+                .row(RowChange::Retire(worker_scope(worker)))
+                .row(RowChange::put(
+                    worker_key(worker),
+                    record.tombstone().to_body(),
+                ))
+                .row(put_with_event(status_key(worker), Vec::new()))
+                .event(self.new_event(&event));
+            commit.removals.extend(stream.map(Removal::Stream));
+            if self.contend_change(commit).await?.is_some() {
+                return Ok(true);
             }
         }
         Err(contended(worker))

@@ -86,6 +86,11 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+    /// Erase what a deleted worker and its users have said.
+    PurgeWorker {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// Stop the runtime and all its workers: it takes no changes until it is reopened.
     StopRuntime {
         /// Why.

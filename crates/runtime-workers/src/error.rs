@@ -32,6 +32,14 @@ pub enum RuntimeError {
         /// Its status.
         status: WorkerStatus,
     },
+    /// Only a deleted worker whose turns have ended can be purged.
+    #[error("worker {worker} is {}; delete it and let its turns end first", status.as_str())]
+    NotPurgeable {
+        /// The worker.
+        worker: WorkerId,
+        /// Its status.
+        status: WorkerStatus,
+    },
     /// The request id is taken by another request.
     #[error("request {request} was made with other content; use a new id")]
     RequestConflict {
@@ -161,6 +169,7 @@ impl Classified for RuntimeError {
             Self::UnknownWorker { .. } => "worker_unknown",
             Self::WorkerNotRunning { .. } => "worker_not_running",
             Self::WorkerStatus { .. } => "worker_status_final",
+            Self::NotPurgeable { .. } => "worker_not_purgeable",
             Self::RequestConflict { .. } => "request_conflict",
             Self::WorkerExists { .. } => "worker_exists",
             Self::OtherRuntime { .. } => "runtime_other",
@@ -189,6 +198,7 @@ impl Classified for RuntimeError {
             Self::UnknownWorker { .. } | Self::NothingPending { .. } => ErrorClass::NotFound,
             Self::WorkerNotRunning { .. }
             | Self::WorkerStatus { .. }
+            | Self::NotPurgeable { .. }
             | Self::RequestConflict { .. }
             | Self::Stopped
             | Self::WorkerExists { .. }

@@ -9,7 +9,7 @@
 //! Not here: which store (the crates at the edge), what a turn does (`runtime-turn`), how an
 //! effect is recorded (`runtime-effects`).
 //!
-//! Not yet: purging what a deleted worker has said; policies for a turn of another deployment (it
+//! Not yet: policies for a turn of another deployment (it
 //! goes on); a bound on the turns that run at once; waking what another process has answered on a
 //! shared store. Limits: [`RuntimeLimits`], which are kept with the runtime, and [`RuntimeConfig`].
 //!

@@ -237,6 +237,16 @@ impl Runtime {
         self.change(worker, WorkerStatus::Deleted, reason).await
     }
 
+    /// Erases what a deleted worker and its users have said: its rows but a tombstone, and the
+    /// payloads of its session's events, whose places stay as stubs (V4). The store frees the
+    /// bytes when it next cleans. Says whether that is new.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotPurgeable`] unless it is deleted and its turns have ended.
+    pub async fn purge(&self, worker: &WorkerId) -> Result<bool, RuntimeError> {
+        self.instance.purge(worker, None).await
+    }
+
     async fn change(
         &self,
         worker: &WorkerId,

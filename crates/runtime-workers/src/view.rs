@@ -178,6 +178,7 @@ pub async fn check(store: Arc<dyn Store>, command: &Command) -> Result<(), Runti
         | Command::StopWorker { worker: id, .. }
         | Command::ResumeWorker { worker: id }
         | Command::DeleteWorker { worker: id, .. }
+        | Command::PurgeWorker { worker: id }
         | Command::CancelWorker { worker: id, .. } => worker(&*store, id).await.map(|_| ()),
         Command::StopRuntime { .. } | Command::ReopenRuntime => Ok(()),
         Command::Decide { target, .. } => match approval_named(&host, target).await? {

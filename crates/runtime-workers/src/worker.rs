@@ -283,6 +283,9 @@ pub struct WorkerRecord {
     pub context: ContextMark,
     /// The tokens spent by ended turns.
     pub usage: Usage,
+    /// What it and its users have said was erased; only this tombstone is left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purged: bool,
 }
 
 impl WorkerRecord {
@@ -322,6 +325,20 @@ impl WorkerRecord {
             unfinished: 0,
             context: ContextMark::empty(),
             usage: Usage::default(),
+            purged: false,
+        }
+    }
+
+    /// What is left of a deleted worker once what it has said is erased: that it was, so that
+    /// nobody takes its id for a new one's.
+    pub(crate) fn tombstone(&self) -> Self {
+        let mut request = CreateWorker::assistant(self.id().clone());
+        request.request_id = self.request.request_id.clone();
+        Self {
+            status: self.status,
+            generation: self.generation,
+            purged: true,
+            ..Self::new(request, Vec::new())
         }
     }
 

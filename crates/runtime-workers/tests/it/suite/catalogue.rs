@@ -420,6 +420,61 @@ pub(crate) async fn w1_a_deleted_worker_ends_its_turns_and_refuses_its_tokens(pl
     runtime.close().await.unwrap();
 }
 
+pub(crate) async fn s6_a_purged_worker_leaves_places_and_no_words(place: &dyn Place) {
+    const CANARY: &str = "canary-7f3a";
+    let world = Desk::new();
+    let runtime = world.open_worker(place).await;
+    let other = runtime.worker("other").await.unwrap();
+    other.ask(PLAIN).await.unwrap();
+    runtime.ask(&desk(), CANARY).await.unwrap();
+    runtime
+        .submit_system(&desk(), "s".parse().unwrap(), CANARY)
+        .await
+        .unwrap();
+    assert_eq!(code(runtime.purge(&desk()).await), "worker_not_purgeable");
+    runtime.delete(&desk(), Some(CANARY.into())).await.unwrap();
+    runtime.settled().await;
+    let before = events(runtime.store()).await;
+    assert!(runtime.purge(&desk()).await.unwrap());
+    assert!(!runtime.purge(&desk()).await.unwrap());
+    runtime.close().await.unwrap();
+
+    let runtime = world.open(place).await;
+    let after = events(runtime.store()).await;
+    assert!(!format!("{after:?}").contains(CANARY));
+    for (was, is) in before.iter().zip(&after) {
+        let erased = was
+            .draft
+            .session
+            .as_ref()
+            .is_some_and(|it| it.as_str() == "desk");
+        assert_eq!((was.position, was.id), (is.position, is.id));
+        assert_eq!(*is.kind() == EventKind::Erased, erased, "{was:?}");
+    }
+    // It is still known, so that nobody takes its place; the others are as they were.
+    assert_eq!(
+        code(runtime.create(request("desk", "new")).await),
+        "worker_exists"
+    );
+    assert_eq!(runtime.transcript(&desk(), 1, 10).await.unwrap().total, 0);
+    assert!(runtime.delete(&desk(), None).await.unwrap().repeated);
+    assert_eq!(
+        runtime.transcript(other.id(), 1, 10).await.unwrap().total,
+        2
+    );
+    assert_eq!(
+        runtime
+            .worker("other")
+            .await
+            .unwrap()
+            .ask(PLAIN)
+            .await
+            .unwrap(),
+        "Hello, hello!"
+    );
+    runtime.close().await.unwrap();
+}
+
 pub(crate) async fn w1_a_stopped_runtime_is_read_only_until_reopened(place: &dyn Place) {
     let world = Desk::new();
     let runtime = world.open_worker(place).await;

@@ -52,6 +52,7 @@ macro_rules! suite_over {
             w6_resuming_fences_the_turn_of_the_earlier_self,
             w6_a_busy_worker_refuses_where_the_caller_chose_that,
             w1_a_deleted_worker_ends_its_turns_and_refuses_its_tokens,
+            s6_a_purged_worker_leaves_places_and_no_words,
             w1_a_stopped_runtime_is_read_only_until_reopened,
             w1_what_is_stored_of_a_runtime_stays_unless_given,
             u3_a_runtime_that_was_not_closed_leaves_a_diagnostic,
