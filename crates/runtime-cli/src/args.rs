@@ -31,12 +31,23 @@ pub(crate) struct Common {
         value_name = "DIR"
     )]
     pub(crate) dir: PathBuf,
+    /// Keep the runtime in a PostgreSQL database that several processes share, instead of the
+    /// directory; `AGENT_RUNTIME_STORE` says the same where a password should not be seen.
+    #[arg(long, global = true, value_name = "postgres://…")]
+    pub(crate) store: Option<String>,
     /// Print one JSON object per line.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
 impl Common {
+    /// The database, if the runtime is in one.
+    pub(crate) fn database(&self) -> Option<String> {
+        let named = || std::env::var("AGENT_RUNTIME_STORE").ok();
+        let named = self.store.clone().or_else(named);
+        named.filter(|url| !url.is_empty())
+    }
+
     /// Where the store itself lives.
     pub(crate) fn store_dir(&self) -> PathBuf {
         self.dir.join("store")
@@ -174,9 +185,28 @@ pub(crate) enum Command {
     Reopen,
     /// Read the whole store and report damage.
     Verify,
+    /// The tables of a runtime in PostgreSQL.
+    Postgres {
+        #[command(subcommand)]
+        command: Postgres,
+    },
     /// Serve the demo's tools over standard input and output.
     #[command(hide = true)]
     McpServer,
+}
+
+/// What there is to know of the tables.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Postgres {
+    /// Print the statements that make the tables, for whoever has the right to run them.
+    Schema {
+        /// Print them; nothing else is done with them here.
+        #[arg(long, required = true)]
+        print: bool,
+        /// The schema to hold the tables.
+        #[arg(long, default_value = runtime::postgres::SCHEMA_DEFAULT, value_name = "NAME")]
+        schema: String,
+    },
 }
 
 /// How long to stay when a turn waits.

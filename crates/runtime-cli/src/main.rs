@@ -4,6 +4,7 @@ mod answer;
 mod args;
 mod catalogue;
 mod crash;
+mod database;
 mod demo_agent;
 mod exit;
 mod follow;
@@ -117,6 +118,7 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
         Command::Stop { reason } => RuntimeCommand::StopRuntime { reason },
         Command::Reopen => RuntimeCommand::ReopenRuntime,
         Command::Verify => return open::verify(common, output),
+        Command::Postgres { command } => return database::run(output, &command),
         Command::McpServer => {
             mcp_server::serve().await?;
             return Ok(Exit::Done);

@@ -14,6 +14,7 @@ use runtime::workers::RuntimeError;
 use serde_json::json;
 
 use crate::args::Common;
+use crate::database;
 use crate::exit::Exit;
 use crate::output::{Output, wire};
 
@@ -23,8 +24,12 @@ fn options(common: &Common) -> FsStoreOptions {
 
 /// Opens the store for writing; makes it when there is none.
 pub(crate) async fn exclusive(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
+    // Beside the store, the directory holds what the demo's tools write.
     create_private(&common.dir)
         .with_context(|| format!("cannot make directory {}", common.dir.display()))?;
+    if let Some(url) = common.database() {
+        return database::open(&url, true).await;
+    }
     let options = options(common);
     let store = tokio::task::spawn_blocking(move || FsStore::open(&options)).await?;
     Ok(Arc::new(store.map_err(OpenError::from)?))
@@ -40,6 +45,9 @@ fn create_private(directory: &Path) -> std::io::Result<()> {
 
 /// Opens the store for reading, also beside the process that has it open.
 pub(crate) async fn read_only(common: &Common) -> anyhow::Result<Arc<dyn Store>> {
+    if let Some(url) = common.database() {
+        return database::open(&url, false).await;
+    }
     let options = options(common);
     let store = tokio::task::spawn_blocking(move || FsStore::open_read_only(&options)).await?;
     Ok(Arc::new(store.map_err(OpenError::from)?))
@@ -48,7 +56,8 @@ pub(crate) async fn read_only(common: &Common) -> anyhow::Result<Arc<dyn Store>>
 /// Refuses when there is no store, where the command would otherwise make an empty one.
 pub(crate) fn existing(common: &Common) -> anyhow::Result<()> {
     let directory = common.store_dir();
-    if directory.exists() {
+    // In a database, opening it says so.
+    if common.database().is_some() || directory.exists() {
         return Ok(());
     }
     Err(OpenError::from(fs_store::OpenError::NoStore { directory }).into())
@@ -68,6 +77,9 @@ pub(crate) fn is_busy(error: &anyhow::Error) -> bool {
 
 /// `verify`
 pub(crate) fn verify(common: &Common, output: Output) -> anyhow::Result<Exit> {
+    if common.database().is_some() {
+        return Err(database::not_files());
+    }
     let report = fs_store::verify(&common.store_dir()).map_err(OpenError::from)?;
     output.print(|| report_lines(&report), &json!(report));
     Ok(if report.damage.is_empty() {

@@ -25,6 +25,9 @@ enum Storage {
     Memory,
     #[cfg(feature = "fs-store")]
     Directory(PathBuf),
+    /// Read when it was given, told when it is opened.
+    #[cfg(feature = "postgres")]
+    Postgres(Result<Box<runtime_postgres::PostgresOptions>, runtime_postgres::OpenError>),
     Given(Arc<dyn Store>),
 }
 
@@ -54,36 +57,42 @@ pub enum OpenError {
     #[cfg(feature = "fs-store")]
     #[error(transparent)]
     Store(#[from] runtime_fs_store::OpenError),
+    /// The database could not be opened.
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] runtime_postgres::OpenError),
     /// The runtime could not be opened over its store.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
 }
 
+impl OpenError {
+    /// The error of the part that failed, if a part did.
+    fn part(&self) -> Option<&dyn Classified> {
+        match self {
+            Self::NoAgent => None,
+            #[cfg(feature = "fs-store")]
+            Self::Store(error) => Some(error),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(error) => Some(error),
+            Self::Runtime(error) => Some(error),
+        }
+    }
+}
+
 impl Classified for OpenError {
     fn code(&self) -> &'static str {
-        match self {
-            Self::NoAgent => "builder_no_agent",
-            #[cfg(feature = "fs-store")]
-            Self::Store(error) => error.code(),
-            Self::Runtime(error) => error.code(),
-        }
+        self.part().map_or("builder_no_agent", Classified::code)
     }
 
     fn class(&self) -> ErrorClass {
-        match self {
-            Self::NoAgent => ErrorClass::Invalid,
-            #[cfg(feature = "fs-store")]
-            Self::Store(error) => error.class(),
-            Self::Runtime(error) => error.class(),
-        }
+        self.part().map_or(ErrorClass::Invalid, Classified::class)
     }
 
     fn to_wire(&self) -> WireError {
-        match self {
-            Self::NoAgent => WireError::new(self.code(), self.class(), self),
-            #[cfg(feature = "fs-store")]
-            Self::Store(error) => error.to_wire(),
-            Self::Runtime(error) => error.to_wire(),
+        match self.part() {
+            Some(part) => part.to_wire(),
+            None => WireError::new(self.code(), self.class(), self),
         }
     }
 }
@@ -101,6 +110,19 @@ impl Builder {
     #[must_use]
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.store = Storage::Directory(directory.into());
+        self
+    }
+
+    /// Keeps everything in a PostgreSQL database, which several processes may share: a URL such
+    /// as `postgres://app@db.example.com/app?runtime=support`.
+    ///
+    /// The times of all processes are then those of the database. What is wrong with the URL
+    /// [`open`](Self::open) says.
+    #[cfg(feature = "postgres")]
+    #[must_use]
+    pub fn postgres(mut self, url: &str) -> Self {
+        let options = runtime_postgres::PostgresOptions::new(url);
+        self.store = Storage::Postgres(options.map(Box::new));
         self
     }
 
@@ -146,6 +168,11 @@ impl Builder {
     /// [`OpenError`]; for a directory that another process holds, one that names the holder.
     pub async fn open(self) -> Result<Runtime, OpenError> {
         let agents = self.agents.ok_or(OpenError::NoAgent)?;
+        #[cfg_attr(
+            not(feature = "postgres"),
+            allow(unused_mut, reason = "only it sets one")
+        )]
+        let mut clock = None;
         let store: Arc<dyn Store> = match self.store {
             Storage::Memory => Arc::new(MemoryStore::new(fresh_runtime_id())),
             #[cfg(feature = "fs-store")]
@@ -153,12 +180,21 @@ impl Builder {
                 let options = runtime_fs_store::FsStoreOptions::new(directory);
                 Arc::new(runtime_fs_store::FsStore::open(&options)?)
             }
+            #[cfg(feature = "postgres")]
+            Storage::Postgres(options) => {
+                let store = runtime_postgres::PostgresStore::open(*options?).await?;
+                clock = Some(store.clock());
+                Arc::new(store)
+            }
             Storage::Given(store) => store,
         };
         let mut parts = match agents {
             Agents::One(agent) => RuntimeParts::new(store, agent),
             Agents::Resolved(agents) => RuntimeParts::with_agents(store, agents),
         };
+        if let Some(clock) = clock {
+            parts.clock = clock;
+        }
         parts.config = self.config;
         parts.resume = self.resume;
         Ok(Runtime::open(parts).await?)

@@ -41,6 +41,8 @@ pub use runtime_mcp as mcp;
 #[cfg(feature = "mcp")]
 pub use runtime_mcp_cache as mcp_cache;
 pub use runtime_model as model;
+#[cfg(feature = "postgres")]
+pub use runtime_postgres as postgres;
 pub use runtime_store as store;
 pub use runtime_tools as tools;
 pub use runtime_turn as turn;

@@ -3,6 +3,7 @@
 mod catalogue;
 mod command_line;
 mod crash_points;
+mod database;
 mod kills;
 mod processes;
 mod refusals;
