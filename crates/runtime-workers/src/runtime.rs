@@ -288,16 +288,21 @@ impl Runtime {
     /// As [`create`](Self::create), and when the name is no worker id.
     pub async fn worker(&self, name: &str) -> Result<Worker, RuntimeError> {
         let id: WorkerId = name.parse()?;
-        let reference = match crate::view::worker(self.store(), &id).await {
-            Ok(_) => WorkerRef {
-                runtime_id: self.id().clone(),
-                worker_id: id,
-            },
+        let reference = WorkerRef {
+            runtime_id: self.id().clone(),
+            worker_id: id.clone(),
+        };
+        match crate::view::worker(self.store(), &id).await {
+            Ok(_) => {}
             Err(RuntimeError::UnknownWorker { .. }) => {
-                self.create(CreateWorker::assistant(id)).await?.worker
+                match self.create(CreateWorker::assistant(id)).await {
+                    // Another process that asked for it at the same time has created it.
+                    Ok(_) | Err(RuntimeError::WorkerExists { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
             Err(error) => return Err(error),
-        };
+        }
         Ok(Worker::new(self.clone(), reference))
     }
 

@@ -11,6 +11,9 @@
 #[path = "../../../runtime-workers/tests/it/suite/mod.rs"]
 mod suite;
 
+#[cfg(feature = "postgres")]
+mod shared;
+
 use std::sync::Arc;
 
 use runtime_fs_store::{FsStore, FsStoreOptions};
