@@ -1,12 +1,18 @@
 //! A worker as its user holds it.
 
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt, stream};
 use runtime_core::{SessionId, SubmissionId, Topic, WorkerId, WorkerRef};
-use runtime_events::{Cursor, EventStream};
+use runtime_events::{Cursor, EventStream, StreamItem, SubscribeError};
 
 use crate::{
     InputReceipt, Runtime, RuntimeError, SystemInputReceipt, Transcript, WorkerReceipt,
     WorkerRecord,
 };
+
+/// What happens in one turn, up to and with its end.
+pub type TurnStream = Pin<Box<dyn Stream<Item = Result<StreamItem, SubscribeError>> + Send>>;
 
 /// A worker of an open runtime. Clones are the same worker.
 #[derive(Debug, Clone)]
@@ -120,6 +126,35 @@ impl Worker {
     /// As [`Runtime::ask`].
     pub async fn ask(&self, text: &str) -> Result<String, RuntimeError> {
         self.runtime.ask(self.id(), text).await
+    }
+
+    /// Sends an input and follows its turn, deltas included, to its end. Nothing of it is missed:
+    /// the stream is there before the input is sent.
+    ///
+    /// # Errors
+    /// As [`Runtime::submit`].
+    pub async fn stream(&self, text: &str) -> Result<TurnStream, RuntimeError> {
+        let from = self.runtime.cursor_now().await?;
+        let session = self.subscribe(Some(from));
+        let turn = self.send(text).await?.turn;
+        let items = stream::unfold(Some((session, turn)), |state| async {
+            let (mut session, turn) = state?;
+            loop {
+                let item = session.next().await?;
+                let (ours, last) = match &item {
+                    Ok(StreamItem::Event(event)) => {
+                        let ours = event.draft.turn.as_ref() == Some(&turn);
+                        (ours, ours && event.kind().ends_turn())
+                    }
+                    Ok(StreamItem::Delta(delta)) => (delta.turn == turn, false),
+                    _ => (true, false),
+                };
+                if ours {
+                    return Some((item, (!last).then_some((session, turn))));
+                }
+            }
+        });
+        Ok(Box::pin(items))
     }
 
     /// Follows the worker's session, from the cursor or from its first event: see

@@ -64,7 +64,7 @@ pub use config::{RuntimeConfig, RuntimeLimits};
 pub use diagnostic::{Diagnostic, Severity};
 pub use entity::{RuntimeStatus, RuntimeSummary, WorkerCounts};
 pub use error::RuntimeError;
-pub use handle::Worker;
+pub use handle::{TurnStream, Worker};
 pub use intake::WhenBusy;
 pub use receipt::{InputReceipt, RuntimeReceipt, SystemInputReceipt, WorkerReceipt};
 pub use runtime::{CloseReport, Failures, Runtime, RuntimeParts};
