@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 
 use crate::args::{Common, Ruling};
 use crate::exit::Exit;
+use crate::open;
 use crate::output::Output;
-use crate::{demo_agent, open};
+use crate::work::open_runtime;
 
 /// How long a sender waits for the holder of the store.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,15 +72,8 @@ pub(crate) async fn carry_out(
     command: Command,
 ) -> anyhow::Result<Exit> {
     view::check(open::read_only(common).await?, &command).await?;
-    match open::exclusive(common).await {
-        Ok(store) => {
-            let agent = demo_agent::build(&common.dir, None)?;
-            let runtime = runtime::builder()
-                .store(store)
-                .agent(agent)
-                .resume(false)
-                .open()
-                .await?;
+    match open_runtime(common).await {
+        Ok(runtime) => {
             let answer = runtime.apply(command).await;
             runtime.close().await?;
             let answer = answer?;

@@ -1,17 +1,19 @@
 //! The command line, as clap reads it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::catalogue::WorkerCommand;
+use crate::config::Configuration;
 
 /// Durable agents from the command line.
 #[derive(Debug, Parser)]
 #[command(name = "agent-runtime", version, about, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(crate) common: Common,
+    pub(crate) flags: Flags,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -22,15 +24,19 @@ Exit codes: 0 done, 1 error, 2 usage, 3 parked (waits for a person, or an effect
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Common {
-    /// The directory of the runtime.
-    #[arg(
-        long,
-        global = true,
-        default_value = ".agent-runtime",
-        value_name = "DIR"
-    )]
-    pub(crate) dir: PathBuf,
+pub(crate) struct Flags {
+    /// The directory of the runtime; `.agent-runtime` unless it is configured.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The configuration; `agent-runtime.toml` if it is there.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The model, as PROVIDER::MODEL.
+    #[arg(long, global = true, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Set a key of the configuration; may be repeated.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Keep the runtime in a PostgreSQL database that several processes share, instead of the
     /// directory; `AGENT_RUNTIME_STORE` says the same where a password should not be seen.
     #[arg(long, global = true, value_name = "postgres://…")]
@@ -38,6 +44,16 @@ pub(crate) struct Common {
     /// Print one JSON object per line.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+/// What every command works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Common {
+    /// The directory of the runtime.
+    pub(crate) dir: PathBuf,
+    /// The database, where one is named instead.
+    pub(crate) store: Option<String>,
+    pub(crate) configuration: Arc<Configuration>,
 }
 
 impl Common {
@@ -72,8 +88,8 @@ pub(crate) enum Command {
     },
     /// Send an input to a worker and follow its turn. Creates the worker if there is none.
     ///
-    /// The model is the scripted one: it looks something up, and if the text has the word
-    /// "ledger", it asks for approval and appends a line to the demo ledger.
+    /// Without a configured model it is the scripted one: it looks something up, and if the text
+    /// has the word "ledger", it asks for approval and appends a line to the demo ledger.
     Run {
         /// The worker.
         #[arg(long, value_name = "NAME")]
@@ -183,6 +199,11 @@ pub(crate) enum Command {
     },
     /// Let a stopped runtime take changes again; its workers are resumed one by one.
     Reopen,
+    /// Check the configuration, or show it.
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
     /// Read the whole store and report damage.
     Verify,
     /// The tables of a runtime in PostgreSQL.
@@ -207,6 +228,12 @@ pub(crate) enum Postgres {
         #[arg(long, default_value = runtime::postgres::SCHEMA_DEFAULT, value_name = "NAME")]
         schema: String,
     },
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Check the configuration without starting anything.
+    Check,
+    /// Show every value that is set and who set it, without secrets.
+    Show,
 }
 
 /// How long to stay when a turn waits.

@@ -1,8 +1,10 @@
 //! The command line of the durable agent runtime.
 
+mod agents;
 mod answer;
 mod args;
 mod catalogue;
+mod config;
 mod crash;
 mod database;
 mod demo_agent;
@@ -13,16 +15,19 @@ mod ledger;
 mod mcp_server;
 mod open;
 mod output;
+mod provider;
 mod work;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use runtime::RuntimeError;
 use runtime::core::{ErrorClass, WireError};
 use runtime::workers::Command as RuntimeCommand;
 
-use crate::args::{Arguments, Command};
+use crate::args::{Arguments, Command, Common, ConfigAction, Flags};
+use crate::config::Configuration;
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -32,7 +37,7 @@ async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    let output = Output::new(arguments.common.json);
+    let output = Output::new(arguments.flags.json);
     let exit = match execute(arguments, output).await {
         Ok(exit) => exit,
         Err(error) => {
@@ -63,8 +68,34 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
+/// Reads the configuration.
+fn common(flags: Flags) -> anyhow::Result<Common> {
+    let store = flags.store;
+    let flags = config::Flags {
+        file: flags.config,
+        directory: flags.dir,
+        model: flags.model,
+        set: flags.set,
+    };
+    // A variable that is no text is none of ours.
+    let environment = std::env::vars_os();
+    let environment = environment
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let configuration = Configuration::load(&flags, environment)?;
+    Ok(Common {
+        dir: configuration.directory(),
+        store: store.or_else(|| configuration.settings.store.url.clone()),
+        configuration: Arc::new(configuration),
+    })
+}
+
 async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    let common = &arguments.common;
+    // The demo's own tool server, started by us, has nothing to configure.
+    if matches!(arguments.command, Command::McpServer) {
+        mcp_server::serve().await?;
+        return Ok(Exit::Done);
+    }
+    let common = &common(arguments.flags)?;
     let command = match arguments.command {
         Command::Demo {
             yes,
@@ -119,10 +150,14 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
         Command::Reopen => RuntimeCommand::ReopenRuntime,
         Command::Verify => return open::verify(common, output),
         Command::Postgres { command } => return database::run(output, &command),
-        Command::McpServer => {
-            mcp_server::serve().await?;
-            return Ok(Exit::Done);
+        Command::Config { action } => {
+            let configuration = &common.configuration;
+            return match action {
+                ConfigAction::Check => config::check(configuration, &common.dir, output),
+                ConfigAction::Show => config::show(configuration, &common.dir, output),
+            };
         }
+        Command::McpServer => unreachable!("served above"),
         Command::Approve { target, arguments } => answer::approve(target, arguments.as_deref())?,
         Command::Deny { target, reason } => {
             let decision = runtime::turn::ApprovalDecision::Deny { reason };

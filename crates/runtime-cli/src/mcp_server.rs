@@ -1,6 +1,11 @@
 //! A small real tool server over standard input and output, so that the demo needs nothing
 //! installed. Its answers depend on the arguments alone.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::time::Duration;
+
+use rmcp::ErrorData;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::transport::stdio;
 use rmcp::{ServerHandler, ServiceExt, tool, tool_handler, tool_router};
@@ -32,8 +37,43 @@ struct Echo {
     text: String,
 }
 
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Note {
+    /// The text to write down.
+    text: String,
+}
+
+/// The variable that names the file that notes go to.
+const NOTES: &str = "AGENT_RUNTIME_NOTES";
+
+/// How long writing a note down takes before and after the line is there, in all 100 ms, so that
+/// it can be cut off in the middle.
+const HALF: Duration = Duration::from_millis(50);
+
 #[tool_router]
 impl DemoServer {
+    #[tool(
+        description = "Writes a text down, one line per call. It cannot be undone.",
+        annotations(
+            read_only_hint = false,
+            destructive_hint = false,
+            idempotent_hint = false
+        )
+    )]
+    async fn note(&self, Parameters(Note { text }): Parameters<Note>) -> Result<String, ErrorData> {
+        let Some(path) = std::env::var_os(NOTES) else {
+            let message = format!("set {NOTES} to the file that notes go to");
+            return Err(ErrorData::invalid_request(message, None));
+        };
+        tokio::time::sleep(HALF).await;
+        let line = format!("{}\n", text.replace('\n', " "));
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
+        tokio::time::sleep(HALF).await;
+        Ok(format!("wrote {text:?} down"))
+    }
+
     #[tool(
         description = "Tells the weather of a city: made up, but the same each time.",
         annotations(read_only_hint = true, open_world_hint = false)

@@ -128,6 +128,11 @@ pub(crate) fn wire(error: &anyhow::Error) -> WireError {
                     .downcast_ref::<runtime::OpenError>()
                     .map(Classified::to_wire)
             })
+            .or_else(|| {
+                cause
+                    .downcast_ref::<crate::config::ConfigError>()
+                    .map(Classified::to_wire)
+            })
             .or_else(|| cause.downcast_ref::<WireError>().cloned())
     });
     classified.unwrap_or_else(|| {

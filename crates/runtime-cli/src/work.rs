@@ -7,6 +7,7 @@ use runtime::store::{SystemClock, SystemRandom};
 use runtime::workers::{CreateWorker, WorkerStatus, view};
 use runtime::{Runtime, RuntimeError};
 
+use crate::agents::ConfiguredAgents;
 use crate::args::{Common, CrashPoint, Patience};
 use crate::crash::CrashStore;
 use crate::exit::Exit;
@@ -15,7 +16,8 @@ use crate::ledger::LEDGER;
 use crate::output::Output;
 use crate::{demo_agent, open};
 
-const DEMO_WORKER: &str = "demo";
+/// The worker of the demo; further ones have a number behind it.
+pub(crate) const DEMO_WORKER: &str = "demo";
 
 /// What `demo` is told.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +29,7 @@ pub(crate) struct Demo {
 
 /// `demo`
 pub(crate) async fn demo(common: &Common, output: Output, demo: Demo) -> anyhow::Result<Exit> {
-    let runtime = open_runtime(common, demo.crash_at).await?;
+    let runtime = open_demo(common, demo.crash_at).await?;
     let approver = if demo.yes {
         Approver::Yes
     } else {
@@ -101,7 +103,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Exit> {
     let submission = submission_id(submission)?;
     let worker: WorkerId = worker.parse().map_err(RuntimeError::from)?;
-    let runtime = open_runtime(common, None).await?;
+    let runtime = open_runtime(common).await?;
     let ended = async {
         let seen = runtime.cursor_now().await?;
         let handle = runtime.worker(worker.as_str()).await?;
@@ -127,7 +129,7 @@ pub(crate) async fn resume(
 ) -> anyhow::Result<Exit> {
     // Only an existing runtime can go on: do not make a new one by a mistyped directory.
     open::existing(common)?;
-    let runtime = open_runtime(common, None).await?;
+    let runtime = open_runtime(common).await?;
     let ended = async {
         let seen = runtime.cursor_now().await?;
         runtime.resume_unfinished().await?;
@@ -147,7 +149,8 @@ fn person(output: Output) -> Approver {
     }
 }
 
-async fn open_runtime(common: &Common, crash: Option<CrashPoint>) -> anyhow::Result<Runtime> {
+/// The runtime of the demo: scripted whatever is configured, since it shows what it shows.
+async fn open_demo(common: &Common, crash: Option<CrashPoint>) -> anyhow::Result<Runtime> {
     let store = open::exclusive(common).await?;
     let agent = demo_agent::build(&common.dir, crash)?;
     let builder = match crash {
@@ -155,6 +158,19 @@ async fn open_runtime(common: &Common, crash: Option<CrashPoint>) -> anyhow::Res
         None => runtime::builder().store(store),
     };
     Ok(builder.agent(agent).resume(false).open().await?)
+}
+
+/// The runtime of the configuration.
+pub(crate) async fn open_runtime(common: &Common) -> anyhow::Result<Runtime> {
+    let configuration = Arc::clone(&common.configuration);
+    let config = configuration.settings.runtime_config();
+    let agents = ConfiguredAgents::new(configuration, &common.dir);
+    // Before the store is touched: a mistake in the configuration leaves nothing behind.
+    agents.check()?;
+    let store = open::exclusive(common).await?;
+    let builder = runtime::builder().store(store).config(config);
+    let runtime = builder.agents(Arc::new(agents)).resume(false).open();
+    Ok(runtime.await?)
 }
 
 /// Closes whatever happened; the first error counts.

@@ -2,8 +2,13 @@
 
 mod catalogue;
 mod command_line;
+mod configuration;
 mod crash_points;
 mod database;
 mod kills;
 mod processes;
+#[cfg(feature = "genai")]
+mod real_model;
 mod refusals;
+#[cfg(feature = "genai")]
+mod tool_servers;

@@ -1,0 +1,120 @@
+//! The configuration: a file, under it the defaults, over it the environment, over that the flags.
+//!
+//! Every value keeps where it came from, so that an error can name file, line and key, and
+//! `config show` can say who set what.
+
+mod command;
+mod error;
+mod file;
+mod keys;
+mod settings;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use command::{check, show};
+pub(crate) use error::{ConfigError, Problem};
+pub(crate) use settings::{ModelSettings, Settings};
+#[cfg(feature = "genai")]
+pub(crate) use settings::{milliseconds, put};
+use values::{Origin, Values};
+
+/// The file that is read when none is named.
+pub(crate) const FILE: &str = "agent-runtime.toml";
+/// The directory of the runtime unless one is configured.
+pub(crate) const DIRECTORY: &str = ".agent-runtime";
+/// The variable that names another file.
+const FILE_VARIABLE: &str = "AGENT_RUNTIME_CONFIG";
+
+/// What the command line says of the configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Flags {
+    /// `--config FILE`
+    pub(crate) file: Option<PathBuf>,
+    /// `--dir DIR`
+    pub(crate) directory: Option<PathBuf>,
+    /// `--model PROVIDER::MODEL`
+    pub(crate) model: Option<String>,
+    /// `--set KEY=VALUE`, in order.
+    pub(crate) set: Vec<String>,
+}
+
+/// The configuration as it is in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Configuration {
+    /// The file, if there is one.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) settings: Settings,
+    values: Values,
+}
+
+impl Configuration {
+    /// Reads file, environment and flags.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with everything that is wrong, as far as it can be seen at once.
+    pub(crate) fn load(
+        flags: &Flags,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let file = file_of(flags, &environment);
+        let mut values = Values::default();
+        let mut problems = Vec::new();
+        if let Some(path) = &file {
+            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                file: path.clone(),
+                source,
+            })?;
+            problems.extend(file::read(path, &text, &mut values));
+        }
+        problems.extend(values.read_environment(&environment));
+        problems.extend(values.read_flags(flags));
+        problems.extend(values.unknown_keys());
+        // What has an unknown key would be read as if it were not there, so it is not read.
+        if !problems.is_empty() {
+            return Err(ConfigError::Invalid { problems });
+        }
+        match Settings::from_values(&values) {
+            Ok(settings) => Ok(Self {
+                file,
+                settings,
+                values,
+            }),
+            Err(problem) => Err(ConfigError::Invalid {
+                problems: vec![problem],
+            }),
+        }
+    }
+
+    /// The directory of the runtime. A relative one in the file is relative to the file.
+    pub(crate) fn directory(&self) -> PathBuf {
+        let Some(directory) = &self.settings.store.directory else {
+            return PathBuf::from(DIRECTORY);
+        };
+        match (self.values.origin("store.directory"), &self.file) {
+            (Some(Origin::File { .. }), Some(file)) => {
+                let folder = file.parent().unwrap_or_else(|| Path::new(""));
+                folder.join(directory)
+            }
+            _ => directory.clone(),
+        }
+    }
+
+    /// A problem with the value of a key, wherever that was set.
+    pub(crate) fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
+        self.values.problem(key, message)
+    }
+}
+
+/// The file: named, or the usual one if it is there. A named one must be there.
+fn file_of(flags: &Flags, environment: &[(String, String)]) -> Option<PathBuf> {
+    let variable = environment
+        .iter()
+        .find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
+    let named = flags
+        .file
+        .clone()
+        .or_else(|| variable.map(|(_, value)| PathBuf::from(value)));
+    named.or_else(|| Some(PathBuf::from(FILE)).filter(|file| file.exists()))
+}

@@ -1,0 +1,311 @@
+//! The configuration file, its layers, and what is said when it is wrong.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::command_line::{Ended, Home};
+
+/// A folder with a configuration, in which commands run.
+struct Folder {
+    home: Home,
+}
+
+impl Folder {
+    fn new(configuration: &str) -> Self {
+        let folder = Self { home: Home::new() };
+        fs::create_dir_all(folder.home.path()).expect("the folder can be made");
+        fs::write(folder.home.path().join("agent-runtime.toml"), configuration).expect("written");
+        folder
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agent-runtime"));
+        command.current_dir(self.home.path()).args(arguments);
+        for (name, _) in std::env::vars() {
+            if name.starts_with("AGENT_RUNTIME_") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        self.run_with(arguments, &[])
+    }
+
+    fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+        let mut command = self.command(arguments);
+        let output = command
+            .envs(environment.iter().copied())
+            .output()
+            .expect("the program starts");
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("output is UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("output is UTF-8"),
+        }
+    }
+
+    /// The value of a key and who set it.
+    fn shown(
+        &self,
+        key: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> (Value, String) {
+        let mut arguments = arguments.to_vec();
+        arguments.extend(["--json", "config", "show"]);
+        let shown = self.run_with(&arguments, environment).expect(0).json();
+        let values = shown[0]["values"].as_array().expect("a list").clone();
+        let row = values.into_iter().find(|row| row["key"] == key);
+        let row = row.unwrap_or_else(|| panic!("{key} is not shown"));
+        let origin = row["origin"].as_str().expect("a text").to_owned();
+        (row["value"].clone(), origin)
+    }
+}
+
+#[test]
+fn the_layers_are_file_then_environment_then_flags() {
+    let folder = Folder::new("[limits]\niterations_max = 5\n\n[model]\nname = \"scripted\"\n");
+    let key = "limits.iterations_max";
+    let variable = ("AGENT_RUNTIME_LIMITS_ITERATIONS_MAX", "6");
+    let (value, origin) = folder.shown(key, &[], &[]);
+    assert_eq!((value, origin.as_str()), (5.into(), "agent-runtime.toml:2"));
+    let (value, origin) = folder.shown(key, &[], &[variable]);
+    assert_eq!(value, 6);
+    assert_eq!(origin, "environment AGENT_RUNTIME_LIMITS_ITERATIONS_MAX");
+    let (value, origin) = folder.shown(key, &["--set", "limits.iterations_max=7"], &[variable]);
+    assert_eq!((value, origin.as_str()), (7.into(), "command line --set"));
+    let (value, origin) = folder.shown("store.directory", &["--dir", "elsewhere"], &[]);
+    assert_eq!(
+        (value, origin.as_str()),
+        ("elsewhere".into(), "command line --dir")
+    );
+}
+
+/// Every mistake names file, line and key.
+#[test]
+fn a_mistake_names_file_line_and_key() {
+    for (text, line, key, words) in [
+        (
+            "[model]\n\ntemprature = 0.5\n",
+            3,
+            "model.temprature",
+            "did you mean model.temperature?",
+        ),
+        (
+            "[model]\ntemperature = \"hot\"\n",
+            2,
+            "model.temperature",
+            "expected f64",
+        ),
+        (
+            "[limits]\niterations_max = -1\n",
+            2,
+            "limits.iterations_max",
+            "u32",
+        ),
+        (
+            "[limits]\nqueue_max = 0\n",
+            2,
+            "limits.queue_max",
+            "at least 1",
+        ),
+        (
+            "[approval]\ndefault = \"sometimes\"\n",
+            2,
+            "approval.default",
+            "unknown variant",
+        ),
+        (
+            "[modle]\nname = \"scripted\"\n",
+            2,
+            "modle.name",
+            "no such key",
+        ),
+        ("model = 3\n", 1, "model", "table"),
+        ("[model]\nname = \n", 2, "name", ""),
+        (
+            "[model]\nname = \"a\"\nname = \"b\"\n",
+            3,
+            "name",
+            "duplicate",
+        ),
+        (
+            "[mcp_servers.files]\ncommand = \"x\"\ntrustd = true\n",
+            3,
+            "mcp_servers.files.trustd",
+            "did you mean mcp_servers.files.trusted?",
+        ),
+        (
+            "[mcp_servers.files]\ncommand = \"x\"\nargs = \"y\"\n",
+            3,
+            "mcp_servers.files.args",
+            "expected a sequence",
+        ),
+        (
+            "[mcp_servers.files]\ntrusted = true\n",
+            2,
+            "mcp_servers.files",
+            "command",
+        ),
+        (
+            "[mcp_servers.files]\ndiscovery = 1\n",
+            2,
+            "mcp_servers.files.discovery",
+            "true or false",
+        ),
+        (
+            "[workers.desk]\nprofile = \"x\"\n",
+            2,
+            "workers.desk.profile",
+            "no profile",
+        ),
+    ] {
+        let folder = Folder::new(text);
+        let ended = folder.run(&["config", "check"]).expect(1);
+        let place = format!("agent-runtime.toml:{line}: {key}");
+        assert!(ended.stderr.contains(&place), "{text}\n{}", ended.stderr);
+        assert!(ended.stderr.contains(words), "{text}\n{}", ended.stderr);
+        let ended = folder.run(&["--json", "config", "check"]).expect(1);
+        let problem = ended.json()[0]["error"]["details"]["problems"][0].clone();
+        assert_eq!(problem["line"], line, "{text}");
+        assert_eq!(problem["key"], key, "{text}");
+        // The same mistake stops the commands that work, before anything is made.
+        folder.run(&["run", "--worker", "w", "hi"]).expect(1);
+        assert!(
+            !folder.home.path().join(".agent-runtime").exists(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_mistake_in_the_environment_or_a_flag_names_it() {
+    let folder = Folder::new("");
+    let variable = ("AGENT_RUNTIME_MODEL_BASE_ULR", "http://localhost/v1");
+    let ended = folder.run_with(&["workers"], &[variable]).expect(1);
+    assert!(
+        ended
+            .stderr
+            .contains("environment AGENT_RUNTIME_MODEL_BASE_ULR"),
+        "{}",
+        ended.stderr
+    );
+    assert!(ended.stderr.contains("model.base_url"), "{}", ended.stderr);
+    let ended = folder
+        .run(&["--set", "limits.queue_max=many", "workers"])
+        .expect(1);
+    assert!(
+        ended
+            .stderr
+            .contains("command line --set: limits.queue_max"),
+        "{}",
+        ended.stderr
+    );
+    let ended = folder
+        .run(&["--config", "nowhere.toml", "workers"])
+        .expect(1);
+    assert!(ended.stderr.contains("nowhere.toml"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("[config_unreadable]"),
+        "{}",
+        ended.stderr
+    );
+}
+
+/// X2, for the configuration: nothing that is shown or said has a secret in it.
+#[test]
+fn x2_no_secret_of_the_configuration_is_shown() {
+    let text = r#"
+[model]
+name = "scripted"
+api_key = "canary-1"
+base_url = "https://user:canary-2@example.org/v1?key=canary-3"
+headers = { x-tenant = "canary-4" }
+
+[mcp_servers.files]
+command = "server"
+args = ["--token", "canary-5", "--api-key=canary-6", "https://u:canary-7@example.org/x", "plain"]
+env = { TOKEN = "canary-8" }
+"#;
+    let folder = Folder::new(text);
+    let variable = ("AGENT_RUNTIME_MODEL_API_KEY", "canary-9");
+    for arguments in [
+        &["config", "show"][..],
+        &["--json", "config", "show"],
+        &["config", "check"],
+        &["--json", "config", "check"],
+        &["--set", "model.headers.x=canary-10", "config", "show"],
+    ] {
+        let ended = folder.run_with(arguments, &[variable]);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(!said.contains("canary"), "{said}");
+    }
+    let shown = folder.run(&["config", "show"]).expect(0).stdout;
+    assert!(shown.contains("plain"), "{shown}");
+    assert!(shown.contains("others may read") || !shown.contains("warning"));
+    // A secret of the wrong type is not repeated either.
+    for wrong in [
+        "[model]\napi_key = 123456789\n",
+        "[model]\napi_key = canary\n",
+    ] {
+        let ended = Folder::new(wrong).run(&["config", "check"]).expect(1);
+        assert!(
+            ended.stderr.contains("agent-runtime.toml:2"),
+            "{}",
+            ended.stderr
+        );
+        let said = ended.stderr;
+        assert!(
+            !said.contains("123456789") && !said.contains("canary"),
+            "{said}"
+        );
+    }
+}
+
+/// R13, for the configuration: whatever the file holds, the answer is an error or a configuration.
+#[test]
+fn r13_no_configuration_is_a_panic() {
+    let whole = "[model]\nname = \"scripted\"\ntemperature = 1e5\nheaders = { a = \"b\" }\n\
+                 [mcp_servers.\"a b\"]\ncommand = \"x\"\nargs = [\"1\", [2]]\nenv.X = 1979-05-27\n";
+    let folder = Folder::new(whole);
+    let file = folder.home.path().join("agent-runtime.toml");
+    for cut in (0..whole.len()).step_by(7) {
+        for junk in ["", "\u{fffd}", "[[", "= ="] {
+            fs::write(&file, format!("{}{junk}", &whole[..cut])).expect("written");
+            let code = folder.run(&["config", "check"]).code;
+            assert!(matches!(code, Some(0 | 1)), "{cut} {junk:?}: {code:?}");
+        }
+    }
+}
+
+#[test]
+fn limits_and_the_store_of_the_file_count() {
+    let folder = Folder::new(
+        "[store]\ndirectory = \"data\"\n[limits]\ninput_bytes_max = 4\n[approval]\ndefault = \"never\"\n",
+    );
+    let refused = folder
+        .run(&["run", "--worker", "w", "far too long"])
+        .expect(1);
+    assert!(refused.stderr.contains("4"), "{}", refused.stderr);
+    assert!(folder.home.path().join("data").join("store").exists());
+    assert!(!folder.home.path().join(".agent-runtime").exists());
+}
+
+/// The approval policy of the file replaces a tool's own: the ledger of the scripted agent asks
+/// each time, unless the file says never.
+#[test]
+fn t3_the_approval_policy_of_the_file_counts() {
+    let asks = Folder::new("");
+    asks.run(&["run", "--worker", "w", "the ledger"]).expect(3);
+    let never = Folder::new("[approval.tools]\nappend_ledger = \"never\"\n");
+    never.run(&["run", "--worker", "w", "the ledger"]).expect(0);
+    let ledger = never.home.path().join(".agent-runtime/demo-ledger.txt");
+    assert_eq!(
+        fs::read_to_string(ledger).expect("written").lines().count(),
+        1
+    );
+}
