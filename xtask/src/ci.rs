@@ -4,11 +4,13 @@ use anyhow::Result;
 use xshell::Shell;
 
 use crate::steps::{self, Step};
-use crate::{deps, lint, mcp_servers, reliability, schedules, test};
+use crate::{audit, deps, examples, lint, mcp_servers, reliability, schedules, test};
 
 const STEPS: &[Step] = &[
     ("lint", lint::run),
     ("deps", deps::run),
+    ("audit", audit::step),
+    ("examples", examples::run),
     ("mcp-servers", mcp_servers::step),
     ("test", test::run),
     ("reliability", reliability::run),

@@ -14,7 +14,7 @@ pub(crate) fn run(_shell: &Shell) -> Result<()> {
     let docs = root.join("docs");
     let mut pages = workspace::files_below(&docs, ".md")?;
     pages.extend(
-        ["README.md"]
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
             .map(|name| root.join(name))
             .into_iter()
             .filter(|page| page.is_file()),

@@ -8,18 +8,24 @@
     reason = "a program for people prints"
 )]
 
+mod audit;
 mod bench;
 mod ci;
 mod codes;
 mod deps;
 mod docs;
+mod examples;
 mod features;
 mod layers;
 mod lint;
 mod mcp_servers;
+mod msrv;
+mod picture;
+mod release;
 mod reliability;
 mod schedules;
 mod scoreboard;
+mod semver;
 mod services;
 mod shape;
 mod steps;
@@ -55,6 +61,26 @@ enum Command {
     Docs,
     /// The packages that a user of `runtime` compiles; refuses HTTP clients and TLS.
     Deps,
+    /// Licences, sources, bans, package counts, no unsafe; advisories from a snapshot.
+    Audit {
+        /// A checkout of the RustSec advisory database; `ADVISORY_DB` names one too.
+        #[arg(long, value_name = "PATH")]
+        advisories: Option<std::path::PathBuf>,
+    },
+    /// The programs of the README: their lengths, compiled, run, and shown as they are.
+    Examples,
+    /// Records the picture of the README anew, from real runs.
+    Picture,
+    /// The oldest Rust that the manifests promise compiles everything.
+    Msrv,
+    /// A published interface does not break by accident.
+    Semver,
+    /// Checks and packages every crate that is published, in order.
+    Release {
+        /// Publish nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Each feature compiles alone, and each crate without any; slow, so not part of `ci`.
     Features,
     /// The quick rows of the reliability scoreboard.
@@ -102,6 +128,15 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Shape => shape::run(&shell),
         Command::Docs => docs::run(&shell),
         Command::Deps => deps::run(&shell),
+        Command::Audit { advisories } => match advisories {
+            Some(path) => audit::run(&shell, Some(&path)),
+            None => audit::step(&shell),
+        },
+        Command::Examples => examples::run(&shell),
+        Command::Picture => picture::run(&shell),
+        Command::Msrv => msrv::run(&shell),
+        Command::Semver => semver::run(&shell),
+        Command::Release { dry_run } => release::run(&shell, dry_run),
         Command::Features => features::run(&shell),
         Command::Reliability => services::with(&shell, reliability::run),
         Command::Schedules => schedules::run(&shell),

@@ -228,6 +228,8 @@ pub(crate) enum Postgres {
         #[arg(long, default_value = runtime::postgres::SCHEMA_DEFAULT, value_name = "NAME")]
         schema: String,
     },
+}
+
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum ConfigAction {
     /// Check the configuration without starting anything.

@@ -10,11 +10,8 @@ use runtime::prelude::*;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = ScriptedModel::new("scripted", vec![ScriptStep::text("Hello, {input}!")]);
     let agent = Agent::builder("1", Arc::new(model)).build();
-    let runtime = runtime::builder()
-        .directory("./.hello")
-        .agent(agent)
-        .open()
-        .await?;
+    let builder = runtime::builder().directory("./.hello").agent(agent);
+    let runtime = builder.open().await?;
     println!("{}", runtime.worker("desk").await?.ask("world").await?);
     runtime.close().await?;
     Ok(())
