@@ -164,11 +164,15 @@ async fn open_demo(common: &Common, crash: Option<CrashPoint>) -> anyhow::Result
 pub(crate) async fn open_runtime(common: &Common) -> anyhow::Result<Runtime> {
     let configuration = Arc::clone(&common.configuration);
     let config = configuration.settings.runtime_config();
+    let limits = configuration.settings.runtime_limits();
     let agents = ConfiguredAgents::new(configuration, &common.dir);
     // Before the store is touched: a mistake in the configuration leaves nothing behind.
     agents.check()?;
     let store = open::exclusive(common).await?;
-    let builder = runtime::builder().store(store).config(config);
+    let mut builder = runtime::builder().store(store).config(config);
+    if let Some(limits) = limits {
+        builder = builder.limits(limits);
+    }
     let runtime = builder.agents(Arc::new(agents)).resume(false).open();
     Ok(runtime.await?)
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use runtime_agent::Agent;
 use runtime_core::{Classified, ErrorClass, Random, RuntimeId, WireError};
 use runtime_store::{MemoryStore, Store, SystemClock, SystemRandom};
-use runtime_workers::{AgentResolver, Runtime, RuntimeConfig, RuntimeError, RuntimeParts};
+use runtime_workers::{
+    AgentResolver, Runtime, RuntimeConfig, RuntimeError, RuntimeLimits, RuntimeParts,
+};
 
 /// Starts to wire a runtime: memory, unless another store is given.
 #[must_use]
@@ -16,6 +18,7 @@ pub fn builder() -> Builder {
         store: Storage::Memory,
         agents: None,
         config: RuntimeConfig::default(),
+        limits: None,
         resume: true,
     }
 }
@@ -43,6 +46,7 @@ pub struct Builder {
     store: Storage,
     agents: Option<Agents>,
     config: RuntimeConfig,
+    limits: Option<RuntimeLimits>,
     resume: bool,
 }
 
@@ -147,10 +151,18 @@ impl Builder {
         self
     }
 
-    /// Sets the limits.
+    /// Sets what bounds its work.
     #[must_use]
     pub fn config(mut self, config: RuntimeConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Sets the limits of what users send. They are kept with the runtime: without any, a
+    /// runtime that exists keeps its own.
+    #[must_use]
+    pub const fn limits(mut self, limits: RuntimeLimits) -> Self {
+        self.limits = Some(limits);
         self
     }
 
@@ -196,6 +208,7 @@ impl Builder {
             parts.clock = clock;
         }
         parts.config = self.config;
+        parts.limits = self.limits;
         parts.resume = self.resume;
         Ok(Runtime::open(parts).await?)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use runtime::agent::{Agent, ToolOutputLimits};
 use runtime::core::{ApprovalPolicy, RetryPolicy};
 use runtime::mcp::McpServerConfig;
-use runtime::workers::RuntimeConfig;
+use runtime::workers::{RuntimeConfig, RuntimeLimits};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -259,9 +259,18 @@ impl Settings {
         put(&mut budgets.calls_max, limits.calls_max);
         put(&mut budgets.identical_calls_max, limits.identical_calls_max);
         budgets.tokens_max = limits.tokens_max.or(budgets.tokens_max);
-        put(&mut config.input_bytes_max, limits.input_bytes_max);
-        put(&mut config.queue_max, limits.queue_max);
         config
+    }
+
+    /// The limits of what users send; none if none is configured, so that a runtime keeps its own.
+    pub(crate) fn runtime_limits(&self) -> Option<RuntimeLimits> {
+        let limits = &self.limits;
+        (limits.input_bytes_max.is_some() || limits.queue_max.is_some()).then(|| {
+            let mut bounds = RuntimeLimits::default();
+            put(&mut bounds.input_bytes_max, limits.input_bytes_max);
+            put(&mut bounds.queue_max, limits.queue_max);
+            bounds
+        })
     }
 
     /// Sets the limits of an agent.
