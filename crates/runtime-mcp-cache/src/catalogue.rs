@@ -309,6 +309,27 @@ impl CatalogueBuilder {
         Ok(())
     }
 
+    /// Adds a tool that may not be offered, for a reason of the caller's. It counts like any
+    /// other.
+    ///
+    /// # Errors
+    /// [`FetchError::TooLarge`] as of [`page`](Self::page).
+    pub fn refuse(
+        &mut self,
+        name: impl Into<String>,
+        reason: impl Into<String>,
+    ) -> Result<(), FetchError> {
+        self.listed += 1;
+        if self.listed > self.limits.tools_max {
+            let limit = self.limits.tools_max;
+            return Err(too_large(format!("it has more than {limit} tools")));
+        }
+        let (name, reason) = (name.into(), reason.into());
+        self.budget.spend((name.len() + reason.len()) as u64)?;
+        self.refused.push(RefusedTool { name, reason });
+        Ok(())
+    }
+
     /// Ends the list.
     #[must_use]
     pub fn finish(self) -> Fetched<Catalogue> {
