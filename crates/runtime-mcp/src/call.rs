@@ -12,9 +12,13 @@ use crate::error::words;
 pub(crate) fn call_error(tool: &str, error: RequestError, lost: &str) -> ToolError {
     let tool = tool.to_owned();
     match error {
-        RequestError::NotSent => ToolError::Unavailable {
+        RequestError::NotSent(reason) => ToolError::Unavailable {
             tool,
-            reason: lost.to_owned(),
+            reason: words(&reason),
+        },
+        RequestError::Unauthorised(reason) => ToolError::Unavailable {
+            tool,
+            reason: format!("it refuses the credential: {}", words(&reason)),
         },
         RequestError::Lost => ToolError::Indeterminate {
             tool,
@@ -57,8 +61,6 @@ pub(crate) fn call_output(
     };
     match result.get("resultType").and_then(Value::as_str) {
         None | Some("complete") => {}
-        Some("input_required") => return failed("it asks for input, which is not supported yet"),
-        Some("task") => return failed("it answered with a task, which is not supported yet"),
         Some(_) => return failed("its answer is of an unknown type"),
     }
     let parts = match result.get("content") {
@@ -207,8 +209,6 @@ mod tests {
     #[test]
     fn m9_what_is_no_result_fails() {
         for wrong in [
-            json!({"resultType": "input_required", "content": []}),
-            json!({"resultType": "task"}),
             json!({"resultType": "surprise"}),
             json!({"content": "text"}),
         ] {
@@ -222,7 +222,8 @@ mod tests {
         let refused =
             |code: i32| RequestError::Refused(ErrorData::new(ErrorCode(code), "no", None));
         let did_not_run = |error| call_error("t", error, "it ended").did_not_run();
-        assert!(did_not_run(RequestError::NotSent));
+        assert!(did_not_run(RequestError::NotSent("gone".to_owned())));
+        assert!(did_not_run(RequestError::Unauthorised("no".to_owned())));
         assert!(did_not_run(refused(-32601)));
         assert!(did_not_run(refused(-32602)));
         assert!(!did_not_run(RequestError::Lost));

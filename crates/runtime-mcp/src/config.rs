@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::McpError;
+use crate::{AuthConfig, McpError, argv};
 
 /// How a server is reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,6 +17,22 @@ pub enum ServerType {
     /// A child process that speaks over its standard input and output.
     #[default]
     Stdio,
+    /// A server at a URL (streamable HTTP).
+    Http,
+}
+
+/// How a connection begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Lifecycle {
+    /// As the newer era does, and if the server does not know that, as the older one.
+    #[default]
+    Auto,
+    /// As the older era does: for servers that take the first question of the newer one amiss.
+    Handshake,
+    /// As the newer era does, and not otherwise.
+    Stateless,
 }
 
 /// What becomes of what a server writes to its standard error.
@@ -51,6 +67,18 @@ pub struct McpServerConfig {
     pub env: BTreeMap<String, String>,
     /// The names of the variables that it inherits; no others reach it.
     pub env_allow: Vec<String>,
+    /// The URL of a server over HTTP.
+    pub url: String,
+    /// Headers that go with each request to it, and to no other origin.
+    pub headers: BTreeMap<String, String>,
+    /// Its credential, if it is not in a header; a host may give an
+    /// [`AuthProvider`](crate::AuthProvider) of its own instead.
+    pub auth: Option<AuthConfig>,
+    /// It may be on this machine or in its private network; else such addresses are refused,
+    /// whatever name stands for them.
+    pub allow_private_addresses: bool,
+    /// How a connection to it begins.
+    pub lifecycle: Lifecycle,
     /// The directory that it starts in; this process's without.
     pub directory: Option<PathBuf>,
     /// What becomes of its standard error.
@@ -59,10 +87,14 @@ pub struct McpServerConfig {
     pub trusted: bool,
     /// A turn waits for it rather than go on without its tools (M1).
     pub required: bool,
+    /// Its tools are listed and offered; a server that is switched off is not even started.
+    pub discovery: bool,
     /// How long the start, the handshake and a whole list may take each.
     pub discovery_timeout_ms: u64,
     /// How long a call may take.
     pub call_timeout_ms: u64,
+    /// How long a call that became a task may take in all.
+    pub task_timeout_ms: u64,
     /// How long it may take to end by itself once its input is closed.
     pub shutdown_grace_ms: u64,
     /// The pause after a first failed start; it doubles with each further one.
@@ -86,12 +118,19 @@ impl Default for McpServerConfig {
             env_allow: ["HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER"]
                 .map(str::to_owned)
                 .into(),
+            url: String::new(),
+            headers: BTreeMap::new(),
+            auth: None,
+            allow_private_addresses: false,
+            lifecycle: Lifecycle::Auto,
             directory: None,
             stderr: ServerStderr::Discard,
             trusted: false,
             required: false,
+            discovery: true,
             discovery_timeout_ms: 30_000,
             call_timeout_ms: 60_000,
+            task_timeout_ms: 24 * 60 * 60 * 1_000,
             shutdown_grace_ms: 2_000,
             restart_backoff_initial_ms: 500,
             restart_backoff_max_ms: 30_000,
@@ -110,6 +149,31 @@ impl McpServerConfig {
             command: command.into(),
             ..Self::default()
         }
+    }
+
+    /// Makes the entry of a server at a URL.
+    #[must_use]
+    pub fn http(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            server_type: ServerType::Http,
+            url: url.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a header to each request.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// Lets it be on this machine or in its private network (M10).
+    #[must_use]
+    pub const fn allow_private_addresses(mut self) -> Self {
+        self.allow_private_addresses = true;
+        self
     }
 
     /// Adds an argument.
@@ -151,26 +215,62 @@ impl McpServerConfig {
         if self.name.trim().is_empty() || self.name.chars().any(char::is_control) {
             return refuse("give it a name without control characters");
         }
-        if self.command.trim().is_empty() {
-            return refuse("give it a command");
-        }
-        let texts = self.args.iter().chain([&self.command]);
-        let variables = self.env.iter().flat_map(|(name, value)| [name, value]);
-        if texts.chain(variables).any(|text| text.contains('\0')) {
-            return refuse("the command, its arguments and variables cannot have a NUL");
-        }
-        if self
-            .env
-            .keys()
-            .any(|name| name.is_empty() || name.contains('='))
-        {
-            return refuse("the name of a variable cannot be empty or have a =");
+        let wrong = match self.server_type {
+            ServerType::Stdio => self.wrong_command(),
+            ServerType::Http => self.wrong_target(),
+        };
+        if let Some(reason) = wrong {
+            return refuse(reason);
         }
         let timeouts = [self.discovery_timeout_ms, self.call_timeout_ms];
         if timeouts.contains(&0) || self.message_bytes_max == 0 || self.result_bytes_max == 0 {
             return refuse("timeouts and sizes must be at least 1");
         }
         Ok(())
+    }
+
+    fn wrong_command(&self) -> Option<&'static str> {
+        if !self.url.is_empty() || !self.headers.is_empty() || self.auth.is_some() {
+            return Some("url, headers and auth are for servers of type http");
+        }
+        let variable = |(name, value): (&String, &String)| argv::variable_refusal(name, value);
+        argv::refusal(&self.command, &self.args)
+            .or_else(|| self.env.iter().find_map(variable))
+            .or_else(|| {
+                let mut names = self.env_allow.iter();
+                names.find_map(|name| argv::variable_refusal(name, ""))
+            })
+    }
+
+    fn wrong_target(&self) -> Option<&'static str> {
+        let starts = !self.command.is_empty() || !self.args.is_empty() || !self.env.is_empty();
+        if starts {
+            return Some("command, args and env are for servers of type stdio");
+        }
+        if self.url.trim().is_empty() {
+            return Some("give it a url");
+        }
+        let header = |(name, value): (&String, &String)| argv::header_refusal(name, value);
+        let twice = self.auth.is_some()
+            && (self.headers.keys()).any(|name| name.eq_ignore_ascii_case("authorization"));
+        self.headers
+            .iter()
+            .find_map(header)
+            .or_else(|| twice.then_some("the credential is given twice: in auth and in a header"))
+    }
+
+    /// Lays sets of entries over each other, from the widest (the runtime's) to the narrowest
+    /// (the worker's): a later entry replaces an earlier one of the same name whole, in its place.
+    #[must_use]
+    pub fn layered<'a>(sets: impl IntoIterator<Item = &'a [Self]>) -> Vec<Self> {
+        let mut entries: Vec<Self> = Vec::new();
+        for entry in sets.into_iter().flatten() {
+            match entries.iter_mut().find(|known| known.name == entry.name) {
+                Some(known) => known.clone_from(entry),
+                None => entries.push(entry.clone()),
+            }
+        }
+        entries
     }
 
     /// Returns what makes the connection this one and no other (M3). It holds secrets; only its
@@ -182,7 +282,12 @@ impl McpServerConfig {
             "args": self.args,
             "env": self.env,
             "env_allow": self.env_allow,
+            "lifecycle": self.lifecycle,
             "directory": self.directory,
+            "url": self.url,
+            "headers": self.headers,
+            "auth": self.auth,
+            "allow_private_addresses": self.allow_private_addresses,
             // Hints are read into the definitions, so trust is part of what is cached.
             "trusted": self.trusted,
         })
@@ -190,7 +295,8 @@ impl McpServerConfig {
 }
 
 impl fmt::Debug for McpServerConfig {
-    /// Leaves out arguments and the values of variables: credentials are handed over in them.
+    /// Leaves out arguments, the URL, and the values of variables and headers: credentials are
+    /// handed over in them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("McpServerConfig")
             .field("name", &self.name)
@@ -198,6 +304,9 @@ impl fmt::Debug for McpServerConfig {
             .field("command", &self.command)
             .field("args", &self.args.len())
             .field("env", &self.env.keys())
+            .field("headers", &self.headers.keys())
+            .field("auth", &self.auth)
+            .field("allow_private_addresses", &self.allow_private_addresses)
             .field("env_allow", &self.env_allow)
             .field("trusted", &self.trusted)
             .field("required", &self.required)

@@ -78,6 +78,24 @@ pub enum McpError {
         /// When it may be tried again.
         next_retry: Timestamp,
     },
+    /// It refused the credential, or there is none for it.
+    #[error("tool server {server} refuses the credential: {reason}")]
+    Unauthorised {
+        /// The server.
+        server: String,
+        /// What to do about it.
+        reason: String,
+    },
+    /// This build cannot reach servers of that type.
+    #[error(
+        "tool server {server} is of a type that this build leaves out: build it with feature {feature}"
+    )]
+    Unsupported {
+        /// The server.
+        server: String,
+        /// The feature of this crate.
+        feature: &'static str,
+    },
     /// It was closed by its host.
     #[error("tool server {server} was closed")]
     Closed {
@@ -97,6 +115,8 @@ impl Classified for McpError {
             Self::Refused { .. } => "mcp_refused",
             Self::InvalidAnswer { .. } => "mcp_answer_invalid",
             Self::BackingOff { .. } => "mcp_backing_off",
+            Self::Unauthorised { .. } => "mcp_unauthorised",
+            Self::Unsupported { .. } => "mcp_unsupported",
             Self::Closed { .. } => "mcp_closed",
         }
     }
@@ -104,6 +124,8 @@ impl Classified for McpError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::InvalidConfig { .. } => ErrorClass::Invalid,
+            Self::Unsupported { .. } => ErrorClass::Unsupported,
+            Self::Unauthorised { .. } => ErrorClass::Terminal,
             Self::NotStarted { .. }
             | Self::HandshakeFailed { .. }
             | Self::ConnectionLost { .. }

@@ -1,15 +1,18 @@
 //! A client for tool servers that speak the Model Context Protocol, in both its eras, over child
-//! processes.
+//! processes (feature `stdio`) and streamable HTTP (feature `http`, credentials by OAuth with
+//! feature `auth`).
 //!
-//! [`McpSource`] is a [`ToolSource`](runtime_tools::ToolSource): it starts the server of a
+//! [`McpSource`] is a [`ToolSource`](runtime_tools::ToolSource): it reaches the server of a
 //! [`McpServerConfig`] when its tools are first wanted, lists them through the discovery cache,
 //! and calls them. The server is taken as hostile: its messages, lists and results are bounded,
-//! it gets no shell and only allowed variables, and its hints count only if the entry says
-//! `trusted`.
+//! it gets no shell and only allowed variables, is looked for only at addresses that the entry
+//! allows, and its hints count only if the entry says `trusted`.
+//!
+//! A server that asks for input in the middle of a call, or turns it into a task, parks the call:
+//! the turn waits without a process, and whoever answers, in whichever process, lets it go on.
 //!
 //! Not here: caching and public names (`runtime-mcp-cache`), whether a call runs twice
-//! (`runtime-effects`). Not yet: servers over HTTP, rounds of input, tasks, and ending the
-//! processes that a killed runtime left behind (a server sees its input closed).
+//! (`runtime-effects`). Of the protocol only tools are used: no resources, prompts, sampling.
 //!
 //! ```
 //! use runtime_mcp::McpServerConfig;
@@ -21,17 +24,46 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 
+mod argv;
+mod auth;
 mod backoff;
 mod call;
 mod config;
 mod connection;
+#[cfg(feature = "http")]
+mod credentials;
 mod deception;
+mod desk;
+#[cfg(feature = "http")]
+mod egress;
+mod ending;
 mod error;
+#[cfg(feature = "http")]
+mod http;
+#[cfg(feature = "http")]
+mod http_client;
 mod listing;
+#[cfg(feature = "auth")]
+mod oauth;
+#[cfg(feature = "http")]
+mod param_headers;
+#[cfg(feature = "stdio")]
 mod process;
+mod rounds;
 mod source;
+#[cfg(feature = "http")]
+mod sse;
+#[cfg(feature = "stdio")]
+mod survivors;
+#[cfg(feature = "stdio")]
 mod transport;
+mod wire;
 
-pub use config::{McpServerConfig, ServerStderr, ServerType};
+pub use auth::{AuthConfig, AuthError, AuthProvider, Challenge, TokenRequest};
+pub use config::{Lifecycle, McpServerConfig, ServerStderr, ServerType};
 pub use error::McpError;
+#[cfg(feature = "auth")]
+pub use oauth::{Consent, OAuthClient, OAuthProvider};
 pub use source::McpSource;
+#[cfg(feature = "stdio")]
+pub use survivors::{Survivor, end_survivors};

@@ -17,6 +17,7 @@ pub(crate) struct Pages {
     server: String,
     era: Era,
     catalogue: CatalogueBuilder,
+    checks_headers: bool,
     cursors: HashSet<String>,
 }
 
@@ -26,8 +27,15 @@ impl Pages {
             server: server.to_owned(),
             era,
             catalogue: CatalogueBuilder::new(server, trusted, limits),
+            checks_headers: false,
             cursors: HashSet::new(),
         }
+    }
+
+    /// Refuses tools that want their arguments in headers that cannot be (M9).
+    pub(crate) fn checking_headers(mut self) -> Self {
+        self.checks_headers = self.era == Era::WithHints;
+        self
     }
 
     /// Takes a page and returns the cursor of the next one, if there is one. An empty cursor is
@@ -44,6 +52,7 @@ impl Pages {
             ttl_ms: page.get("ttlMs").and_then(millis),
             private: page.get("cacheScope").is_some_and(is_private),
         };
+        let tools = self.with_possible_headers(tools)?;
         self.catalogue.page(tools, hints)?;
         match page.remove("nextCursor") {
             None | Some(Value::Null) => Ok(None),
@@ -60,6 +69,31 @@ impl Pages {
             }
             Some(_) => Err(self.invalid("a cursor of its list is not a text")),
         }
+    }
+
+    #[cfg(feature = "http")]
+    fn with_possible_headers(&mut self, tools: Vec<Value>) -> Result<Vec<Value>, FetchError> {
+        if !self.checks_headers {
+            return Ok(tools);
+        }
+        let mut kept = Vec::with_capacity(tools.len());
+        for tool in tools {
+            let schema = tool.get("inputSchema").unwrap_or(&Value::Null);
+            match crate::param_headers::check(schema) {
+                Ok(()) => kept.push(tool),
+                Err(reason) => {
+                    let name = tool.get("name").and_then(Value::as_str);
+                    self.catalogue.refuse(name.unwrap_or_default(), reason)?;
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn with_possible_headers(&mut self, tools: Vec<Value>) -> Result<Vec<Value>, FetchError> {
+        debug_assert!(!self.checks_headers, "only servers over HTTP want headers");
+        Ok(tools)
     }
 
     pub(crate) fn finish(self) -> Fetched<Catalogue> {

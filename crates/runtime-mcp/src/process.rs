@@ -1,6 +1,7 @@
 //! The process of a server: its own process group, ended with it.
 
 use std::io;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use runtime_core::Clock;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use crate::survivors::ProcessRecord;
 use crate::{McpError, McpServerConfig, ServerStderr};
 
 /// A running server. Dropping it kills its whole process group at once.
@@ -18,6 +20,7 @@ pub(crate) struct ServerProcess {
     child: Child,
     /// The group, until it was killed.
     group: Option<Pid>,
+    record: Option<ProcessRecord>,
     clock: Arc<dyn Clock>,
     grace: Duration,
 }
@@ -31,7 +34,14 @@ pub(crate) struct Started {
 }
 
 /// Starts the server of an entry: no shell, only allowed variables, a process group of its own.
-pub(crate) fn start(config: &McpServerConfig, clock: Arc<dyn Clock>) -> Result<Started, McpError> {
+///
+/// With `records` it is written down before it is used, so that it can be ended if this process
+/// is killed (E7).
+pub(crate) fn start(
+    config: &McpServerConfig,
+    records: Option<&Path>,
+    clock: Arc<dyn Clock>,
+) -> Result<Started, McpError> {
     let not_started = |reason: String| McpError::NotStarted {
         server: config.name.clone(),
         reason,
@@ -43,10 +53,19 @@ pub(crate) fn start(config: &McpServerConfig, clock: Arc<dyn Clock>) -> Result<S
         .id()
         .and_then(|id| i32::try_from(id).ok())
         .and_then(Pid::from_raw);
+    let record = match (records, child.id()) {
+        (Some(records), Some(id)) => {
+            let recorded = ProcessRecord::write(records, id, &config.name);
+            let reason = |error: io::Error| not_started(format!("it cannot be recorded: {error}"));
+            Some(recorded.map_err(reason)?)
+        }
+        _ => None,
+    };
     let pipes = child.stdout.take().zip(child.stdin.take());
     let process = ServerProcess {
         child,
         group,
+        record,
         clock,
         grace: Duration::from_millis(config.shutdown_grace_ms),
     };
@@ -113,6 +132,8 @@ impl ServerProcess {
             // An error means that nobody is left.
             let _ = kill_process_group(group, Signal::KILL);
         }
+        // Nobody is left to be ended later.
+        self.record.take();
     }
 }
 

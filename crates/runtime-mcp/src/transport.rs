@@ -1,71 +1,27 @@
 //! Bounded JSON lines over a pipe, as a transport of `rmcp`.
 //!
-//! Its own transport has no choice of line length for a child process, waits for ever for an
-//! answer that it cannot read, and keeps only the members that its types know. This one ends the
-//! connection at a line that is too long, answers an unreadable answer with an error, hands the
-//! results of lists and calls on as they came, and lets nothing through that nobody asked for.
+//! Its own transport has no choice of line length for a child process; this one ends the
+//! connection at a line that is too long.
 
-use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rmcp::RoleClient;
-use rmcp::model::{
-    ClientRequest, CustomResult, ErrorCode, ErrorData, JsonRpcMessage, RequestId, ServerResult,
-};
+use rmcp::model::JsonRpcMessage;
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
-use serde::Deserialize;
-use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
+use crate::ending::Ending;
 use crate::process::ServerProcess;
-
-/// The requests of the server that may wait for our answer at once.
-const SERVER_REQUESTS_MAX: usize = 64;
-
-/// How a connection ended, written by its transport, read by those whose calls it cut off.
-#[derive(Debug, Default)]
-pub(crate) struct Ending(Mutex<Option<String>>);
-
-impl Ending {
-    /// The first reason wins: what follows is its consequence.
-    fn set(&self, reason: impl Into<String>) {
-        let mut ending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ending.get_or_insert_with(|| reason.into());
-    }
-
-    fn add(&self, fact: &str) {
-        let mut ending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *ending {
-            Some(reason) => {
-                reason.push_str("; ");
-                reason.push_str(fact);
-            }
-            None => *ending = Some(fact.to_owned()),
-        }
-    }
-
-    /// Returns how it ended.
-    pub(crate) fn reason(&self) -> String {
-        let ending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ending.clone().unwrap_or_else(|| "it was closed".to_owned())
-    }
-
-    /// Says whether it ended.
-    pub(crate) fn is_set(&self) -> bool {
-        let ending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ending.is_some()
-    }
-}
+use crate::wire::{Reader, SERVER_REQUESTS_MAX};
 
 /// JSON lines from and to a server.
 pub(crate) struct LineTransport<R, W> {
     lines: BoundedLines<R>,
     writer: Arc<tokio::sync::Mutex<Option<W>>>,
-    /// Requests whose results are handed on as they come.
-    raw: HashSet<RequestId>,
+    reader: Reader,
     /// The requests of the server that are not answered yet.
     server_requests: Arc<AtomicUsize>,
     ending: Arc<Ending>,
@@ -89,7 +45,7 @@ where
         Self {
             lines: BoundedLines::new(reader, line_bytes_max),
             writer: Arc::new(tokio::sync::Mutex::new(Some(writer))),
-            raw: HashSet::new(),
+            reader: Reader::default(),
             server_requests: Arc::default(),
             ending,
             process,
@@ -105,98 +61,6 @@ where
             process.kill_group();
         }
     }
-
-    fn remember(&mut self, message: &TxJsonRpcMessage<RoleClient>) {
-        match message {
-            JsonRpcMessage::Request(request) => {
-                let raw = matches!(
-                    request.request,
-                    ClientRequest::ListToolsRequest(_) | ClientRequest::CallToolRequest(_)
-                );
-                if raw {
-                    self.raw.insert(request.id.clone());
-                }
-            }
-            // A cancelled request may stay without an answer for ever.
-            JsonRpcMessage::Notification(notification) => {
-                if let rmcp::model::ClientNotification::CancelledNotification(cancelled) =
-                    &notification.notification
-                    && let Some(id) = &cancelled.params.request_id
-                {
-                    self.raw.remove(id);
-                }
-            }
-            JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => {}
-        }
-    }
-
-    /// Reads one line; none if it is nothing that concerns us.
-    fn read(&mut self, line: &[u8]) -> Option<RxJsonRpcMessage<RoleClient>> {
-        let value: Value = match serde_json::from_slice(line) {
-            Ok(value) => value,
-            Err(error) => return self.unreadable(line, &error),
-        };
-        let id = value.get("id").and_then(request_id);
-        match (value.get("method").and_then(Value::as_str), id) {
-            (Some(method), None) if !concerns_us(method) => None,
-            (Some(_), _) => serde_json::from_value(value).ok(),
-            (None, Some(id)) if value.get("result").is_some() && self.raw.remove(&id) => {
-                let Value::Object(mut members) = value else {
-                    return None;
-                };
-                let result = members.remove("result")?;
-                let result = ServerResult::CustomResult(CustomResult::new(result));
-                Some(JsonRpcMessage::response(result, id))
-            }
-            (None, id) => {
-                if let Some(id) = &id {
-                    self.raw.remove(id);
-                }
-                serde_json::from_value(value).ok()
-            }
-        }
-    }
-
-    /// An answer that cannot be read (too deep, not UTF-8, cut) fails its request at once instead
-    /// of letting it wait; anything else that cannot be read is noise, such as a stray print.
-    fn unreadable(
-        &mut self,
-        line: &[u8],
-        error: &serde_json::Error,
-    ) -> Option<RxJsonRpcMessage<RoleClient>> {
-        #[derive(Deserialize)]
-        struct Envelope {
-            id: Value,
-            method: Option<serde::de::IgnoredAny>,
-        }
-        let envelope: Envelope = serde_json::from_slice(line).ok()?;
-        let id = request_id(&envelope.id).filter(|_| envelope.method.is_none())?;
-        self.raw.remove(&id);
-        let error = ErrorData::new(UNREADABLE, format!("it cannot be read: {error}"), None);
-        Some(JsonRpcMessage::error(error, Some(id)))
-    }
-}
-
-/// The code of an answer that came but could not be read; of our own making, never on the wire.
-pub(crate) const UNREADABLE: ErrorCode = ErrorCode(-32_000_001);
-
-fn request_id(value: &Value) -> Option<RequestId> {
-    match value {
-        Value::Number(number) => number.as_i64().map(RequestId::Number),
-        Value::String(text) => Some(RequestId::String(text.as_str().into())),
-        _ => None,
-    }
-}
-
-/// Says whether a notification may reach the client library. Everything else (progress, logs,
-/// resources) would be work and traces for nothing.
-fn concerns_us(method: &str) -> bool {
-    matches!(
-        method,
-        "notifications/tools/list_changed"
-            | "notifications/subscriptions/acknowledged"
-            | "notifications/cancelled"
-    )
 }
 
 impl<R, W> Transport<RoleClient> for LineTransport<R, W>
@@ -210,7 +74,7 @@ where
         &mut self,
         message: TxJsonRpcMessage<RoleClient>,
     ) -> impl Future<Output = Result<(), io::Error>> + Send + 'static {
-        self.remember(&message);
+        self.reader.remember(&message);
         let writer = Arc::clone(&self.writer);
         let answered = matches!(
             message,
@@ -246,7 +110,7 @@ where
                     return None;
                 }
             };
-            let Some(message) = self.read(&line) else {
+            let Some(message) = self.reader.read(&line) else {
                 continue;
             };
             if matches!(message, JsonRpcMessage::Request(_)) {

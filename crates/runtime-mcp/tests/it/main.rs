@@ -1,5 +1,11 @@
-//! Tests against a real child process: `examples/fixture_server.rs`.
+//! Tests against real child processes (`examples/fixture_server.rs`, and servers of others), and
+//! against a server over HTTP inside the test.
 
 mod fixture;
 mod hostile;
+mod http;
+mod real;
+mod reliability;
 mod source;
+mod survivors;
+mod web;

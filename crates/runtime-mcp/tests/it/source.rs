@@ -305,6 +305,14 @@ fn m11_an_entry_is_refused_with_what_to_change() {
         McpServerConfig::stdio("a", " "),
         McpServerConfig::stdio("a", "x").arg("\0"),
         McpServerConfig::stdio("a", "x").env("A=B", "c"),
+        McpServerConfig::stdio("a", "sh").arg("-c"),
+        McpServerConfig::stdio("a", "x").header("A", "b"),
+        McpServerConfig::http("a", ""),
+        McpServerConfig::http("a", "no url"),
+        McpServerConfig::http("a", "http://example.com/"),
+        McpServerConfig::http("a", "https://10.0.0.1/"),
+        McpServerConfig::http("a", "https://example.com/").arg("x"),
+        McpServerConfig::http("a", "https://example.com/").header("Host", "b"),
         McpServerConfig {
             call_timeout_ms: 0,
             ..McpServerConfig::stdio("a", "x")
@@ -318,10 +326,35 @@ fn m11_an_entry_is_refused_with_what_to_change() {
             "{config:?}"
         );
     }
-    for unknown in [r#"{"trsted": true}"#, r#"{"type": "http", "name": "a"}"#] {
+    for unknown in [r#"{"trsted": true}"#, r#"{"type": "pigeon", "name": "a"}"#] {
         assert!(
             serde_json::from_str::<McpServerConfig>(unknown).is_err(),
             "{unknown}"
         );
     }
+}
+
+#[test]
+fn m11_a_later_layer_replaces_an_entry_of_the_same_name_whole() {
+    let runtime = [
+        McpServerConfig::stdio("files", "files").trusted(),
+        McpServerConfig::stdio("git", "git"),
+    ];
+    let profile = [McpServerConfig::http("web", "https://example.com/mcp")];
+    let worker = [McpServerConfig::stdio("files", "other")];
+    let layered = McpServerConfig::layered([&runtime[..], &profile, &worker]);
+    let names: Vec<_> = layered.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["files", "git", "web"]);
+    assert_eq!(layered[0], McpServerConfig::stdio("files", "other"));
+}
+
+#[tokio::test]
+async fn m11_a_server_without_discovery_is_not_even_started() {
+    let fixture = fixture_with("plain", |config| McpServerConfig {
+        discovery: false,
+        ..config
+    });
+    let listing = fixture.list().await;
+    assert!(listing.tools.is_empty() && listing.diagnostic.is_none());
+    assert!(fixture.noted().is_empty());
 }
