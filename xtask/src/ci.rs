@@ -4,7 +4,9 @@ use anyhow::Result;
 use xshell::Shell;
 
 use crate::steps::{self, Step};
-use crate::{audit, deps, examples, lint, mcp_servers, reliability, schedules, test};
+use crate::{
+    audit, conformance, deps, examples, lint, mcp_servers, reliability, schedules, test,
+};
 
 const STEPS: &[Step] = &[
     ("lint", lint::run),
@@ -13,6 +15,7 @@ const STEPS: &[Step] = &[
     ("examples", examples::run),
     ("mcp-servers", mcp_servers::step),
     ("test", test::run),
+    ("conformance", conformance::step),
     ("reliability", reliability::run),
     ("schedules", schedules::run),
 ];

@@ -12,6 +12,7 @@ mod audit;
 mod bench;
 mod ci;
 mod codes;
+mod conformance;
 mod deps;
 mod docs;
 mod examples;
@@ -87,6 +88,11 @@ enum Command {
     Reliability,
     /// The models of concurrent protocols, under a schedule checker.
     Schedules,
+    /// The conformance suite of a protocol against our side of it.
+    Conformance {
+        /// Which.
+        suite: conformance::Suite,
+    },
     /// Installs the real tool servers that tests speak to, below `target/` (npm and pip).
     McpServers,
     /// The table of the last reliability run.
@@ -140,6 +146,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Features => features::run(&shell),
         Command::Reliability => services::with(&shell, reliability::run),
         Command::Schedules => schedules::run(&shell),
+        Command::Conformance { suite } => conformance::run(&shell, suite),
         Command::McpServers => mcp_servers::run(&shell),
         Command::Scoreboard => scoreboard::run(),
         Command::Services { action } => services::run(&shell, action),

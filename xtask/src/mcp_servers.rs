@@ -45,7 +45,7 @@ pub(crate) fn step(shell: &Shell) -> Result<()> {
 }
 
 /// Installs packages of npm into a folder of their own.
-fn install_npm(shell: &Shell, folder: &Path, packages: &[&str]) -> Result<()> {
+pub(crate) fn install_npm(shell: &Shell, folder: &Path, packages: &[&str]) -> Result<()> {
     shell.create_dir(folder)?;
     shell.write_file(folder.join("package.json"), "{\"private\": true}\n")?;
     let _here = shell.push_dir(folder);
@@ -58,11 +58,11 @@ fn install_npm(shell: &Shell, folder: &Path, packages: &[&str]) -> Result<()> {
 }
 
 /// Says whether exactly this was installed before.
-fn is_stamped(folder: &Path, wanted: &str) -> bool {
+pub(crate) fn is_stamped(folder: &Path, wanted: &str) -> bool {
     std::fs::read_to_string(folder.join("installed")).is_ok_and(|found| found == wanted)
 }
 
 /// Notes what was installed.
-fn stamp(folder: &Path, wanted: &str) -> Result<()> {
+pub(crate) fn stamp(folder: &Path, wanted: &str) -> Result<()> {
     std::fs::write(folder.join("installed"), wanted).context("the folder cannot be written")
 }
