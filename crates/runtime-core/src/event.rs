@@ -56,6 +56,8 @@ event_kinds! {
     RuntimeClosed => "runtime_closed",
     /// The runtime was stopped or reopened for changes.
     RuntimeStatusChanged => "runtime_status_changed",
+    /// The lease of an instance ran out: its scopes are taken over.
+    InstanceExpired => "instance_expired",
     /// A worker joined the catalogue.
     WorkerCreated => "worker_created",
     /// A worker was stopped, resumed, cancelled or deleted.

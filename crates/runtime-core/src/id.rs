@@ -190,6 +190,11 @@ own_id!(
     "runtime id"
 );
 own_id!(
+    /// One process that has a runtime open; each opening has its own.
+    InstanceId,
+    "instance id"
+);
+own_id!(
     /// A long-lived agent in the catalogue of a runtime.
     WorkerId,
     "worker id"

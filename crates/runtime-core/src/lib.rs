@@ -43,8 +43,8 @@ pub use encoding::{CanonicalEncoder, Digest, ENCODING_VERSION};
 pub use error::{Classified, ErrorClass, RETRY_AFTER_MS, WireError};
 pub use event::{EVENT_SCHEMA, EventDraft, EventKind, RuntimeEvent, Topic};
 pub use id::{
-    CallId, CommitId, EventId, IdError, ProcessId, RequestId, RuntimeId, ScopeId, SessionId,
-    StreamKey, SubmissionId, TurnId, WorkerId, WorkerRef,
+    CallId, CommitId, EventId, IdError, InstanceId, ProcessId, RequestId, RuntimeId, ScopeId,
+    SessionId, StreamKey, SubmissionId, TurnId, WorkerId, WorkerRef,
 };
 pub use message::{ContentPart, Message, Role};
 pub use model::{FinishReason, ModelEvent, ModelRequest, Usage};

@@ -18,6 +18,8 @@ pub(crate) enum AttemptEnd {
     TimedOut,
     /// Its scope was cancelled.
     Cancelled,
+    /// The lease of its instance was about to end.
+    LeaseEnded,
 }
 
 /// What to do next.
@@ -34,6 +36,8 @@ pub(crate) enum AfterAttempt {
     InDoubt(WireError),
     /// Nothing happened that must be remembered: unwind as cancelled.
     Cancelled,
+    /// Record nothing: what follows is for the next owner to decide.
+    LetGo,
 }
 
 /// Decides what follows from attempt number `attempt` (C3, E6, E7).
@@ -47,6 +51,7 @@ pub(crate) fn after_attempt(
         AttemptEnd::Returned(Ok(output)) => {
             return AfterAttempt::Record(EffectOutcome::Completed(output));
         }
+        AttemptEnd::LeaseEnded => return AfterAttempt::LetGo,
         AttemptEnd::Cancelled if retry_safe => return AfterAttempt::Cancelled,
         AttemptEnd::Returned(Err(error)) => error,
         AttemptEnd::Panicked(text) => unknown(

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use runtime_core::{EffectEnvelope, EffectOutcome, EventDraft, ExecutionScope};
+use runtime_core::{EffectEnvelope, EffectOutcome, EventDraft, ExecutionScope, InstanceId};
 use runtime_store::Epoch;
 
 use crate::{EffectError, Interrupt, LocalExecutor};
@@ -50,6 +50,7 @@ pub trait Projector: fmt::Debug + Send + Sync {
 
 /// A scope to open: its epoch has been put by the commit that started or resumed it (E5).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ScopeOpening {
     /// The scope.
     pub scope: ExecutionScope,
@@ -59,6 +60,47 @@ pub struct ScopeOpening {
     pub projector: Arc<dyn Projector>,
     /// An effect that is not in the record is refused (`effect_missing`) instead of run.
     pub strict_replay: bool,
+    /// The instance that opened it, as [`Lease::opens`](crate::Lease::opens) said: its lease is
+    /// checked before an executor starts, and executors are cancelled before it ends.
+    pub instance: Option<InstanceId>,
+    /// How often processes died in it since it last got further ([`crashes`](crate::crashes)).
+    pub crashes: u32,
+}
+
+impl ScopeOpening {
+    /// Opens a scope with the plain terms: no strict replay, no lease, no crash before.
+    #[must_use]
+    pub fn new(scope: ExecutionScope, epoch: Epoch, projector: Arc<dyn Projector>) -> Self {
+        Self {
+            scope,
+            epoch,
+            projector,
+            strict_replay: false,
+            instance: None,
+            crashes: 0,
+        }
+    }
+
+    /// Refuses an effect that is not in the record, instead of running it.
+    #[must_use]
+    pub const fn strict(mut self) -> Self {
+        self.strict_replay = true;
+        self
+    }
+
+    /// Names the instance whose lease guards it.
+    #[must_use]
+    pub fn held_by(mut self, instance: Option<InstanceId>) -> Self {
+        self.instance = instance;
+        self
+    }
+
+    /// Says how often processes died in it since it last got further.
+    #[must_use]
+    pub const fn after_crashes(mut self, crashes: u32) -> Self {
+        self.crashes = crashes;
+        self
+    }
 }
 
 /// A wait: an [`EffectCommand::AwaitEvent`](runtime_core::EffectCommand::AwaitEvent) or

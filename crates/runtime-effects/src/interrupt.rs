@@ -138,6 +138,16 @@ pub enum EffectError {
         /// What.
         what: &'static str,
     },
+    /// Processes died in this effect as often as it may be tried, and it has no outcome (E5).
+    #[error(
+        "{crashes} processes in a row ended while effect {key} ran; resume the turn by hand once the cause is gone"
+    )]
+    CrashLoop {
+        /// The effect.
+        key: ReplayKey,
+        /// How many.
+        crashes: u32,
+    },
     /// Two effects of one batch, or one batch and a wait, share a key.
     #[error("effect {key} was asked for twice at once")]
     Duplicate {
@@ -155,6 +165,7 @@ impl Classified for EffectError {
             Self::Missing { .. } => "effect_missing",
             Self::Unsupported { .. } => "effect_unsupported",
             Self::Duplicate { .. } => "effect_duplicate",
+            Self::CrashLoop { .. } => "crash_loop",
         }
     }
 
@@ -166,6 +177,8 @@ impl Classified for EffectError {
             Self::WrongOutcome { .. } => ErrorClass::Corrupt,
             Self::Missing { .. } => ErrorClass::NotFound,
             Self::Unsupported { .. } => ErrorClass::Unsupported,
+            // Parks, as a contradiction does: neither failed for good nor tried again by itself.
+            Self::CrashLoop { .. } => ErrorClass::Conflict,
         }
     }
 }

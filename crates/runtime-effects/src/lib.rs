@@ -13,9 +13,11 @@
 //! runs again only if it is declared `retry_safe`; otherwise it is reported in doubt and waits
 //! for a [`Ruling`].
 //!
+//! Where several instances share a store, each keeps one lease ([`LeaseKeeper`]); what a dead one
+//! drove is taken over by the others.
+//!
 //! Not here: what a turn does next (`runtime-turn`), and who drives it (`runtime-agent`). Not
-//! yet: leases between instances, deadlines that a promise carries itself. Limits:
-//! [`EffectLimits`].
+//! yet: deadlines that a promise carries itself. Limits: [`EffectLimits`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -68,12 +70,7 @@
 //!             .row(RowChange::put(epoch, Vec::new())),
 //!     )
 //!     .await?;
-//! let controller = host.scoped(ScopeOpening {
-//!     scope: scope.clone(),
-//!     epoch: Epoch(1),
-//!     projector: Arc::new(Plain),
-//!     strict_replay: false,
-//! })?;
+//! let controller = host.scoped(ScopeOpening::new(scope.clone(), Epoch(1), Arc::new(Plain)))?;
 //!
 //! // Asked twice, it runs once: the second answer comes from the record.
 //! let mut outcomes = Vec::new();
@@ -99,6 +96,8 @@ mod controller;
 mod executor;
 mod interrupt;
 mod journal;
+mod lease;
+mod lease_keeper;
 mod limits;
 mod pending;
 mod process;
@@ -118,6 +117,8 @@ pub use controller::{
 };
 pub use executor::{Applied, AttemptContext, ExecutorError, LocalExecutor};
 pub use interrupt::{EffectError, Interrupt, Mismatch};
+pub use lease::{Lease, LeaseConfig, LeaseError};
+pub use lease_keeper::{Beat, HeldPage, LeaseKeeper, crashes, with_crashes};
 pub use limits::EffectLimits;
 pub use pending::{PendingEffect, PendingKind, PendingPage, PendingPromise};
 pub use process::{

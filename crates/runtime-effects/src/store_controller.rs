@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,13 +14,14 @@ use runtime_core::{
     EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, ErrorClass, ProcessCommand, ScopeId,
     Timestamp, WireError,
 };
-use runtime_store::Commit;
+use runtime_store::{Commit, RowChange};
 use serde_json::json;
 
 use crate::attempt::{AfterAttempt, AttemptEnd, after_attempt};
 use crate::cancellation::Cancellation;
 use crate::claims::Claim;
 use crate::journal::{Decision, Recorded, Requested, decide};
+use crate::lease::crash_key;
 use crate::recording::{Recorder, Subject, effect_key};
 use crate::store_host::Shared;
 use crate::{
@@ -34,6 +36,8 @@ pub(crate) struct StoreController {
     pub(crate) opening: ScopeOpening,
     pub(crate) scope: ScopeId,
     pub(crate) cancellation: Cancellation,
+    /// How often processes died in the scope since it last got further.
+    pub(crate) crashes: AtomicU32,
 }
 
 /// An effect that is to run: it is claimed, and what is recorded of it allows it.
@@ -136,6 +140,7 @@ impl StoreController {
         Self {
             cancellation: shared.cancellations.open(&scope),
             shared: Arc::clone(shared),
+            crashes: AtomicU32::new(opening.crashes),
             opening,
             scope,
         }
@@ -215,6 +220,10 @@ impl StoreController {
         if self.cancellation.is_cancelled() {
             return Err(Interrupt::Cancelled);
         }
+        self.check_crash_loop(&subject)?;
+        if !self.holds_lease() {
+            return Err(Interrupt::Fenced);
+        }
         Ok(Prepared::Run(Box::new(Runnable {
             subject,
             executor,
@@ -222,6 +231,31 @@ impl StoreController {
             due,
             _claim: claim,
         })))
+    }
+
+    /// Refuses to run what processes died of as often as it may be tried (E5).
+    fn check_crash_loop(&self, subject: &Subject) -> Result<(), Interrupt> {
+        let crashes = self.crashes.load(Ordering::Acquire);
+        if crashes == 0 || crashes < subject.envelope.policy().max_attempts {
+            return Ok(());
+        }
+        let key = subject.key().clone();
+        Err(EffectError::CrashLoop { key, crashes }.into())
+    }
+
+    fn holds_lease(&self) -> bool {
+        self.shared.lease.holds(self.opening.instance.as_ref())
+    }
+
+    /// Records an outcome; the first one after a crash resets their count.
+    pub(crate) async fn record_ended(&self, commit: Commit) -> Result<(), Interrupt> {
+        if self.crashes.load(Ordering::Acquire) == 0 {
+            return self.shared.record(commit).await.map(drop);
+        }
+        let commit = commit.row(RowChange::Delete(crash_key(&self.scope)));
+        self.shared.record(commit).await?;
+        self.crashes.store(0, Ordering::Release);
+        Ok(())
     }
 
     /// Answers a decision that runs nothing.
@@ -234,8 +268,8 @@ impl StoreController {
             Decision::Replay(outcome) => checked(subject, outcome),
             Decision::Adopt(outcome) => {
                 let outcome = checked(subject, outcome)?;
-                let commit = self.recorder().outcome(subject, 0, &outcome);
-                self.shared.record(commit).await?;
+                self.record_ended(self.recorder().outcome(subject, 0, &outcome))
+                    .await?;
                 Ok(outcome)
             }
             Decision::Conflict(mismatch) => Err(Interrupt::Conflict(mismatch)),
@@ -320,8 +354,11 @@ impl StoreController {
         })
     }
 
-    /// Runs one attempt.
+    /// Runs one attempt, if the lease of this instance lasts.
     async fn attempt(&self, effect: &mut Runnable<'_>) -> AttemptEnd {
+        if !self.holds_lease() {
+            return AttemptEnd::LeaseEnded;
+        }
         let policy = *effect.subject.envelope.policy();
         let context = AttemptContext {
             attempt: effect.attempt,
@@ -339,12 +376,15 @@ impl StoreController {
         );
         let timeout = self.shared.clock.sleep(policy.attempt_timeout);
         let cancelled = pin!(self.cancellation.cancelled());
-        let stop = select(timeout, cancelled);
+        let lease_ended = pin!(self.shared.lease.ended(self.opening.instance.as_ref()));
+        // The lease is looked at before the time-out: what follows is not ours to record then.
+        let stop = select(lease_ended, select(timeout, cancelled));
         // The attempt is looked at first: a result that is there is not thrown away.
         match select(pin!(attempt), stop).await {
             Either::Left((end, _)) => end,
-            Either::Right((Either::Left(_), _)) => AttemptEnd::TimedOut,
-            Either::Right((Either::Right(_), _)) => AttemptEnd::Cancelled,
+            Either::Right((Either::Left(_), _)) => AttemptEnd::LeaseEnded,
+            Either::Right((Either::Right((Either::Left(_), _)), _)) => AttemptEnd::TimedOut,
+            Either::Right((Either::Right((Either::Right(_), _)), _)) => AttemptEnd::Cancelled,
         }
     }
 
@@ -364,6 +404,7 @@ impl StoreController {
                 Some(self.record_outcome(subject, *attempt, outcome).await)
             }
             AfterAttempt::Cancelled => Some(Err(Interrupt::Cancelled)),
+            AfterAttempt::LetGo => Some(Err(Interrupt::Fenced)),
             AfterAttempt::InDoubt(reason) => {
                 Some(Err(self.report_in_doubt(subject, *attempt, reason).await))
             }
@@ -423,8 +464,8 @@ impl StoreController {
         outcome: EffectOutcome,
     ) -> Result<EffectOutcome, Interrupt> {
         let outcome = self.bounded(checked(subject, outcome)?);
-        let commit = self.recorder().outcome(subject, attempts, &outcome);
-        self.shared.record(commit).await?;
+        self.record_ended(self.recorder().outcome(subject, attempts, &outcome))
+            .await?;
         Ok(outcome)
     }
 

@@ -17,8 +17,8 @@ use crate::registry::WaitRegistry;
 use crate::ruling::{self, Ruling, RulingAnswer, RulingError};
 use crate::store_controller::StoreController;
 use crate::{
-    EffectError, EffectHost, EffectLimits, Interrupt, ProcessLimits, Processes, ScopeOpening,
-    ScopedEffectController,
+    EffectError, EffectHost, EffectLimits, Interrupt, Lease, ProcessLimits, Processes,
+    ScopeOpening, ScopedEffectController,
 };
 
 /// An [`EffectHost`] that records in a [`Store`]. Cloning it gives another handle to the same.
@@ -39,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) claims: Arc<Claims>,
     pub(crate) cancellations: Arc<Cancellations>,
     pub(crate) registry: Arc<WaitRegistry>,
+    pub(crate) lease: Lease,
 }
 
 /// A scope whose wait or pause is over, or may be.
@@ -51,13 +52,26 @@ pub struct DueScope {
 }
 
 impl StoreEffectHost {
-    /// Makes a host over a store.
+    /// Makes a host over a store that no other instance writes to.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
         limits: EffectLimits,
+    ) -> Self {
+        Self::leased(store, clock, random, limits, Lease::unneeded())
+    }
+
+    /// Makes a host over a store that other instances write to as well: scopes that are opened
+    /// with [`ScopeOpening::held_by`] run their executors under this lease only.
+    #[must_use]
+    pub fn leased(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        limits: EffectLimits,
+        lease: Lease,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -68,6 +82,7 @@ impl StoreEffectHost {
                 claims: Arc::default(),
                 cancellations: Arc::default(),
                 registry: Arc::default(),
+                lease,
             }),
         }
     }

@@ -174,7 +174,7 @@ impl StoreController {
         for name in names {
             commit = commit.row(RowChange::Delete(early_key(&self.scope, name)));
         }
-        self.shared.record(commit).await?;
+        self.record_ended(commit).await?;
         Ok(outcome)
     }
 }

@@ -1,6 +1,7 @@
 //! What tests of the workspace share: the law of a store ([`mod@store_laws`]) and of effects over
-//! it ([`mod@effect_laws`]), of processes ([`mod@process_laws`]), a model to hold a store against ([`check_against_model`]), a store
-//! that fails on plan ([`FaultStore`]), a controller that is keyed or deliberately ordinal
+//! it ([`mod@effect_laws`]), of processes ([`mod@process_laws`]), a model to hold a store against
+//! ([`check_against_model`]), a store that fails on plan ([`FaultStore`]), one as several
+//! processes see it ([`ProcessStore`]), a controller that is keyed or deliberately ordinal
 //! ([`JournalController`]), a model provider over HTTP that answers as badly as a test wants
 //! ([`ProviderServer`]), a simulated clock and repeatable randomness.
 //!
@@ -27,6 +28,7 @@ mod effect_journal;
 pub mod effect_laws;
 mod fault_store;
 pub mod process_laws;
+mod process_store;
 mod provider_server;
 mod random;
 mod real_servers;
@@ -36,6 +38,7 @@ mod store_model;
 pub use clock::SimulatedClock;
 pub use effect_journal::{EffectJournal, JournalController};
 pub use fault_store::{Fault, FaultStore, RecordedCommit};
+pub use process_store::ProcessStore;
 pub use provider_server::{ProviderRequest, ProviderResponse, ProviderServer, ProviderStep};
 pub use random::SeededRandom;
 pub use real_servers::{InstalledServer, RealServer};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use runtime_core::{
     CommitId, Digest, EventDraft, EventKind, RequestId, SessionId, Topic, WorkerId, WorkerRef,
 };
-use runtime_effects::Revocation;
+use runtime_effects::{Lease, Revocation};
 use runtime_store::{Commit, Committed, Guard, Removal, Row, RowChange, RowKey};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -217,13 +217,18 @@ impl Instance {
             .row(put_with_event(status_key(worker), Vec::new()))
             .event(self.new_event(&event));
         if resumes
-            && let Some((turn, _)) = self.first_unfinished(worker).await?
+            && let Some((mut turn, _)) = self.first_unfinished(worker).await?
             && turn.status != TurnStatus::Queued
         {
-            let (key, version) = self.epoch_of(&turn).await?;
+            let opened = self.epoch_of(&turn).await?;
+            let holder = Lease::holder(&opened);
+            // Stopped in order: going on follows no crash, and nobody holds it.
+            turn.let_go = true;
             commit = commit
-                .guard(Guard::Version(key.clone(), version))
-                .row(RowChange::put(key, Vec::new()));
+                .guard(Guard::Version(opened.key.clone(), opened.version))
+                .row(RowChange::put(opened.key, Vec::new()))
+                .row(RowChange::put(turn.key(), turn.to_body()));
+            commit = Lease::lets_go(commit, holder.as_ref(), &turn.scope().scope_id());
         }
         Ok((commit, next))
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use runtime_effects::LeaseConfig;
 use runtime_turn::TurnBudgets;
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +110,8 @@ pub struct RuntimeConfig {
     pub drive_attempts_max: u32,
     /// The pause after the first such failure; it doubles each time.
     pub drive_pause: Duration,
+    /// How long the lease of this instance lasts, where the store is shared by processes (E5).
+    pub lease: LeaseConfig,
     /// The conversations kept in memory; others are read from the store when needed.
     pub resident_sessions_max: usize,
 }
@@ -125,6 +128,7 @@ impl Default for RuntimeConfig {
             commit_pause: Duration::from_millis(20),
             drive_attempts_max: 6,
             drive_pause: Duration::from_millis(100),
+            lease: LeaseConfig::default(),
             resident_sessions_max: 256,
         }
     }

@@ -10,7 +10,7 @@ use runtime_core::{
     Classified, ErrorClass, EventDraft, EventId, EventKind, Message, SessionId, Timestamp, Topic,
     WireError, WorkerId,
 };
-use runtime_effects::{EffectHost, Interrupt, ScopeOpening};
+use runtime_effects::{EffectHost, Interrupt, Lease, ScopeOpening, crashes, with_crashes};
 use runtime_store::{
     Commit, Epoch, Guard, NewEvent, Page, Position, Row, RowChange, RowKey, RowQuery,
 };
@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 
 use crate::instance::Instance;
 use crate::intake::contended;
-use crate::session::Wake;
+use crate::peers::FIRST;
+use crate::session::{Hold, Wake};
 use crate::stoppable::Stoppable;
 use crate::transcript::turn_entries;
 use crate::turn::{ParkReason, TURN_SPACE, TurnRecord, TurnStatus};
@@ -38,7 +39,9 @@ enum Step {
 /// A turn that this instance has opened.
 struct OpenTurn {
     record: TurnRecord,
-    epoch: Epoch,
+    hold: Hold,
+    /// How often processes died in it since it last got further.
+    crashes: u32,
     start: TurnStart,
 }
 
@@ -62,7 +65,7 @@ impl Instance {
 
     /// Wakes every worker whose first unfinished turn can go on. A turn that only waits costs a
     /// look at its rows, not a task and no write, so that 100,000 of them are cheap (E9).
-    pub(crate) async fn resume_unfinished(self: &Arc<Self>) -> Result<(), RuntimeError> {
+    pub(crate) async fn wake_unfinished(self: &Arc<Self>, wake: Wake) -> Result<(), RuntimeError> {
         let query = RowQuery::space(TURN_SPACE);
         let mut after = None;
         let mut last: Option<WorkerId> = None;
@@ -72,8 +75,8 @@ impl Instance {
             for row in &page.rows {
                 let turn: TurnRecord = crate::view::decode(row)?;
                 let is_first = last.as_ref() != Some(&turn.worker);
-                if is_first && self.goes_on(&turn, row).await? {
-                    self.wake(&turn.worker, Wake::Insist);
+                if is_first && self.goes_on(&turn, row, wake).await? {
+                    self.wake(&turn.worker, wake);
                 }
                 last = Some(turn.worker);
             }
@@ -85,10 +88,15 @@ impl Instance {
     }
 
     /// Says whether there is something to do for a turn that is the first of its worker's.
-    async fn goes_on(&self, turn: &TurnRecord, row: &Row) -> Result<bool, RuntimeError> {
+    async fn goes_on(
+        &self,
+        turn: &TurnRecord,
+        row: &Row,
+        wake: Wake,
+    ) -> Result<bool, RuntimeError> {
         let (worker, _) = self.worker(&turn.worker).await?;
         match worker.status {
-            WorkerStatus::Running => self.is_wait_over(turn, row, Wake::Insist).await,
+            WorkerStatus::Running => self.is_wait_over(turn, row, wake).await,
             WorkerStatus::Stopped => Ok(false),
             // Its turn ends, whatever it waits for.
             WorkerStatus::Cancelled | WorkerStatus::Deleted => Ok(true),
@@ -186,6 +194,11 @@ impl Instance {
         match state.status {
             WorkerStatus::Running => {}
             WorkerStatus::Stopped => return Ok(Step::Rest),
+            WorkerStatus::Cancelled | WorkerStatus::Deleted
+                if self.is_driven_elsewhere(&record).await? =>
+            {
+                return Ok(Step::Rest);
+            }
             WorkerStatus::Cancelled | WorkerStatus::Deleted => {
                 return self.end_cancelled(record, &row, state.status).await;
             }
@@ -193,14 +206,16 @@ impl Instance {
         let open = match &record.status {
             TurnStatus::Queued => self.start_turn((&state, version), record, &row).await?,
             TurnStatus::Running => match self.sessions.take_hold(&record) {
-                Some(epoch) => {
+                Some(hold) => {
                     let start = self.start_of(&record).await?;
                     Some(OpenTurn {
                         record,
-                        epoch,
+                        hold,
+                        crashes: 0,
                         start,
                     })
                 }
+                None if self.is_driven_elsewhere(&record).await? => return Ok(Step::Rest),
                 None => self.resume_turn(record, &row).await?,
             },
             TurnStatus::Parked { .. } => {
@@ -267,11 +282,13 @@ impl Instance {
             .new_commit(None)
             .guard(Guard::Version(record.key(), row.version))
             .guard(Guard::Version(worker_key(&record.worker), version));
-        let commit = self.with_start(commit, &record, &start);
+        let (commit, instance) = self.with_start(commit, &record, &start)?;
         let committed = self.contend(commit).await?;
+        let epoch = FIRST;
         Ok(committed.map(|_| OpenTurn {
             record,
-            epoch: Epoch(1),
+            hold: Hold { epoch, instance },
+            crashes: 0,
             start,
         }))
     }
@@ -284,36 +301,56 @@ impl Instance {
     ) -> Result<Option<OpenTurn>, RuntimeError> {
         self.sessions.release(&record.worker);
         let start = self.start_of(&record).await?;
-        let (epoch_key, version) = self.epoch_of(&record).await?;
-        let epoch = Epoch(version).next();
+        let scope = record.scope();
+        let opened = self.epoch_of(&record).await?;
+        let epoch = Epoch(opened.version).next();
+        let counted = crashes(&*self.store, &scope).await?;
+        // Whoever drove it died in it, unless it was this instance, or it closed in order.
+        let died = record.status == TurnStatus::Running
+            && !record.let_go
+            && !self.sessions.has_driven(&record);
+        let crashes = if died { counted + 1 } else { 0 };
+        record.let_go = false;
         let was = std::mem::replace(&mut record.status, TurnStatus::Running);
         let event = EventDraft::new(EventKind::TurnResumed)
-            .in_scope(&record.scope())
-            .with_payload(json!({ "epoch": epoch, "was": was }));
-        let commit = self
+            .in_scope(&scope)
+            .with_payload(json!({ "epoch": epoch, "was": was, "crashes": crashes }));
+        let mut commit = self
             .new_commit(None)
             .guard(Guard::Version(record.key(), row.version))
-            .guard(Guard::Version(epoch_key.clone(), version))
-            .row(RowChange::put(epoch_key, Vec::new()))
+            .guard(Guard::Version(opened.key.clone(), opened.version))
             .row(RowChange::put(record.key(), record.to_body()))
             .event(self.new_event(&event));
+        if crashes != counted {
+            commit = with_crashes(commit, &scope, crashes);
+        }
+        let (commit, instance) = self.opens(commit, &scope, Lease::holder(&opened).as_ref())?;
         let committed = self.contend(commit).await?;
         Ok(committed.map(|_| OpenTurn {
             record,
-            epoch,
+            hold: Hold { epoch, instance },
+            crashes,
             start,
         }))
+    }
+
+    /// Says whether another instance that lives drives a turn.
+    async fn is_driven_elsewhere(&self, record: &TurnRecord) -> Result<bool, RuntimeError> {
+        if self.keeper.is_none() || record.status != TurnStatus::Running || record.let_go {
+            return Ok(false);
+        }
+        let opened = self.epoch_of(record).await?;
+        self.is_held_elsewhere(&opened).await
     }
 
     async fn run(&self, state: &WorkerRecord, open: OpenTurn) -> Result<Step, RuntimeError> {
         let agent = self.agent(state).await?;
         let history = self.history(&open.record.worker).await?;
-        let opening = ScopeOpening {
-            scope: open.record.scope(),
-            epoch: open.epoch,
-            projector: Arc::new(TurnProjector),
-            strict_replay: false,
-        };
+        let Hold { epoch, instance } = open.hold.clone();
+        let opening = ScopeOpening::new(open.record.scope(), epoch, Arc::new(TurnProjector))
+            .held_by(instance)
+            .after_crashes(open.crashes);
+        self.sessions.drives(&open.record, open.hold.clone());
         let controller = self.host.scoped(opening).map_err(|error| error.to_wire())?;
         let controller = Stoppable::new(controller, &self.sessions, &open.record.worker);
         let live = self.live_sink();
@@ -344,7 +381,10 @@ impl Instance {
     ) -> Result<Step, RuntimeError> {
         match interrupt {
             // Another instance drives it now.
-            Interrupt::Fenced => Ok(Step::Rest),
+            Interrupt::Fenced => {
+                self.sessions.drives_no_more(&open.record.worker);
+                Ok(Step::Rest)
+            }
             // The worker was cancelled: the next look ends the turn.
             Interrupt::Cancelled => Ok(Step::Again),
             Interrupt::Suspended { key, due } => {
@@ -374,6 +414,9 @@ impl Instance {
                 if may_pass(error.class) {
                     return Err(error.into());
                 }
+                if error.code == CRASH_LOOP {
+                    return self.park(open, ParkReason::CrashLoop { error }, None).await;
+                }
                 self.report_failure(Some(&open.record.worker), error.clone());
                 self.park(open, ParkReason::Stalled { error }, None).await
             }
@@ -388,8 +431,9 @@ impl Instance {
         due: Option<Timestamp>,
     ) -> Result<Step, RuntimeError> {
         let OpenTurn {
-            mut record, epoch, ..
+            mut record, hold, ..
         } = open;
+        let scope = record.scope().scope_id();
         let event = EventDraft::new(EventKind::TurnParked)
             .in_scope(&record.scope())
             .with_payload(json!({ "park": reason, "due": due }));
@@ -399,7 +443,7 @@ impl Instance {
         };
         let commit = self
             .new_commit(None)
-            .owned_by(record.scope().scope_id(), epoch)
+            .owned_by(scope.clone(), hold.epoch)
             .row(RowChange::Put {
                 key: record.key(),
                 body: record.to_body().into(),
@@ -407,7 +451,9 @@ impl Instance {
                 due,
             })
             .event(self.new_event(&event));
+        let commit = Lease::lets_go(commit, hold.instance.as_ref(), &scope);
         self.commit(commit).await?;
+        self.sessions.drives_no_more(&record.worker);
         // What was resolved or ruled while the turn was being parked is found by one more look;
         // what comes after the commit wakes.
         Ok(Step::Again)
@@ -420,7 +466,10 @@ impl Instance {
         let worker = open.record.worker.clone();
         let event = end.to_event(&scope);
         for _ in 0..self.config.contention_attempts {
-            let commit = self.new_commit(None).owned_by(scope.scope_id(), open.epoch);
+            let Hold { epoch, instance } = &open.hold;
+            let id = scope.scope_id();
+            let commit = self.new_commit(None).owned_by(id.clone(), *epoch);
+            let commit = Lease::lets_go(commit, instance.as_ref(), &id);
             if self
                 .commit_end(commit, &open.record, event.clone())
                 .await?
@@ -460,8 +509,10 @@ impl Instance {
             .new_commit(None)
             .guard(Guard::Version(record.key(), row.version));
         if record.status != TurnStatus::Queued {
-            let (key, version) = self.epoch_of(&record).await?;
-            commit = commit.guard(Guard::Version(key, version));
+            let opened = self.epoch_of(&record).await?;
+            let holder = Lease::holder(&opened);
+            commit = commit.guard(Guard::Version(opened.key, opened.version));
+            commit = Lease::lets_go(commit, holder.as_ref(), &record.scope().scope_id());
         }
         self.commit_end(commit, &record, event).await?;
         Ok(Step::Again)
@@ -523,7 +574,11 @@ impl Instance {
             commit.time,
         ));
         let commit = commit.event(NewEvent::from_draft(id, &event));
-        Ok(self.contend(commit).await?.map(|_| ()))
+        let committed = self.contend(commit).await?;
+        if committed.is_some() {
+            self.sessions.drives_no_more(&record.worker);
+        }
+        Ok(committed.map(drop))
     }
 
     async fn start_of(&self, record: &TurnRecord) -> Result<TurnStart, RuntimeError> {
@@ -533,17 +588,15 @@ impl Instance {
         }
     }
 
-    pub(crate) async fn epoch_of(
-        &self,
-        record: &TurnRecord,
-    ) -> Result<(RowKey, u64), RuntimeError> {
+    pub(crate) async fn epoch_of(&self, record: &TurnRecord) -> Result<Row, RuntimeError> {
         let key = RowKey::epoch(record.scope().scope_id());
-        match self.store.row(&key).await? {
-            Some(row) => Ok((key, row.version)),
-            None => Err(corrupt(&row_name(&key), "is missing")),
-        }
+        let row = self.store.row(&key).await?;
+        row.ok_or_else(|| corrupt(&row_name(&key), "is missing"))
     }
 }
+
+/// The code of an effect in which processes keep dying.
+const CRASH_LOOP: &str = "crash_loop";
 
 /// Keeps account of the effects whose end is not known.
 fn note_doubt(open: &mut BTreeMap<String, Value>, event: &EventDraft) {

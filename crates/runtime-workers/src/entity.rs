@@ -151,8 +151,11 @@ impl Instance {
             settings.limits.check_text("display name", name, max)?;
         }
         let status = self.store.row(&status_key()).await?;
-        let opened = EventDraft::new(EventKind::RuntimeOpened)
-            .with_payload(json!({ "tier": self.store.capabilities().tier }));
+        let mut opened = json!({ "tier": self.store.capabilities().tier });
+        if let Some(instance) = self.lease.instance() {
+            opened["instance"] = json!(instance);
+        }
+        let opened = EventDraft::new(EventKind::RuntimeOpened).with_payload(opened);
         let mut commit = self.new_commit(None).event(self.new_event(&opened));
         commit = commit.guard(unchanged(key("settings"), stored.as_ref()));
         if known.as_ref() != Some(&settings) {

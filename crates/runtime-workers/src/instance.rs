@@ -14,7 +14,7 @@ use runtime_core::{
     Clock, ErrorClass, EventDraft, EventKind, ExecutionScope, Random, RuntimeId, WireError,
     WorkerId,
 };
-use runtime_effects::{AwaitEvents, EffectLimits, StoreEffectHost};
+use runtime_effects::{AwaitEvents, EffectLimits, Lease, LeaseKeeper, StoreEffectHost};
 use runtime_events::{Delta, EventHub};
 use runtime_store::{Commit, CommitError, Committed, Store, commit_settled};
 use serde_json::json;
@@ -45,6 +45,9 @@ pub(crate) struct Instance {
     pub(crate) settings: RwLock<Arc<Settings>>,
     /// Whether the runtime takes changes, as last read.
     pub(crate) standing: Mutex<Option<Standing>>,
+    /// Keeps the lease of this instance, where the store is shared.
+    pub(crate) keeper: Option<LeaseKeeper>,
+    pub(crate) lease: Lease,
     tasks: Mutex<JoinSet<()>>,
     failures: Mutex<VecDeque<Failure>>,
     /// Counts failures, so that whoever waits for a turn hears of them.
@@ -97,6 +100,8 @@ impl LiveSink for Watchers<'_> {
 
 impl Instance {
     pub(crate) async fn open(parts: RuntimeParts) -> Result<Self, RuntimeError> {
+        let keeper = Self::keeper_for(&parts)?;
+        let lease = keeper.as_ref().map(LeaseKeeper::lease).unwrap_or_default();
         let RuntimeParts {
             store,
             agents,
@@ -114,11 +119,12 @@ impl Instance {
             commit_pause: config.commit_pause,
             ..EffectLimits::default()
         };
-        let host = StoreEffectHost::new(
+        let host = StoreEffectHost::leased(
             Arc::clone(&store),
             Arc::clone(&clock),
             Arc::clone(&random),
             limits,
+            lease.clone(),
         );
         let promises = host.await_events().await?;
         Ok(Self {
@@ -133,6 +139,8 @@ impl Instance {
             sessions: Sessions::default(),
             settings: RwLock::default(),
             standing: Mutex::default(),
+            keeper,
+            lease,
             tasks: Mutex::default(),
             failures: Mutex::default(),
             failed: watch::Sender::new(0),
@@ -305,6 +313,7 @@ impl Instance {
             let errors = failures.iter().map(|failure| failure.error.clone());
             errors.collect()
         };
+        let left = self.leave_peers().await;
         let closed = EventDraft::new(EventKind::RuntimeClosed)
             .with_payload(json!({ "interrupted": interrupted }));
         let commit = self.new_commit(None).event(self.new_event(&closed));
@@ -312,6 +321,7 @@ impl Instance {
         let told = self.commit(commit).await;
         self.hub.close().await;
         self.store.close().await?;
+        left?;
         told?;
         Ok(CloseReport {
             interrupted,

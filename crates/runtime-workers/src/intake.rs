@@ -1,17 +1,17 @@
 //! Accepting inputs, each in one commit (W3).
 
 use runtime_core::{
-    CanonicalEncoder, CommitId, Digest, EventDraft, EventId, EventKind, Message, Role, SessionId,
-    SubmissionId, TurnId, WorkerId,
+    CanonicalEncoder, CommitId, Digest, EventDraft, EventId, EventKind, InstanceId, Message, Role,
+    SessionId, SubmissionId, TurnId, WorkerId,
 };
-use runtime_store::{
-    Commit, CommitError, Committed, Epoch, Guard, NewEvent, Row, RowChange, RowKey,
-};
+use runtime_store::{Commit, CommitError, Committed, Guard, NewEvent, Row, RowChange, RowKey};
 use runtime_turn::TurnStart;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::instance::Instance;
+use crate::peers::FIRST;
+use crate::session::Hold;
 use crate::transcript::input_entry;
 use crate::turn::{TurnRecord, TurnStatus};
 use crate::worker::{worker_key, worker_scope};
@@ -124,8 +124,14 @@ impl Instance {
             if let Some(accepted) = self.repeated(worker, &input).await? {
                 return Ok(accepted);
             }
-            if let Some(accepted) = self.accept_once(worker, &input, command).await? {
-                return Ok(accepted);
+            match self.accept_once(worker, &input, command).await {
+                Ok(Some(accepted)) => return Ok(accepted),
+                Ok(None) => {}
+                // Declared dead by others: the input waits until there is a lease again.
+                Err(RuntimeError::Commit(CommitError::Fenced)) if self.lease.is_needed() => {
+                    self.fenced();
+                }
+                Err(error) => return Err(error),
             }
         }
         Err(contended(worker))
@@ -237,12 +243,15 @@ impl Instance {
         turn: &TurnId,
     ) -> Result<Option<Committed>, RuntimeError> {
         let worker = record.id();
-        let starts_now = record.unfinished == 0;
+        // Without a lease nothing is opened: the input waits until there is one again.
+        let may_open = !self.lease.is_needed() || self.lease.instance().is_some();
+        let starts_now = record.unfinished == 0 && may_open;
         let turn = TurnRecord {
             worker: worker.clone(),
             turn: turn.clone(),
             submission: input.submission.clone(),
             number: record.inputs + 1,
+            let_go: false,
             status: if starts_now {
                 TurnStatus::Running
             } else {
@@ -262,10 +271,11 @@ impl Instance {
         let start = self
             .turn_start(record, record.context, &turn, input.message.clone())
             .await?;
-        let commit = self.with_start(commit, &turn, &start);
+        let (commit, instance) = self.with_start(commit, &turn, &start)?;
         // Before the commit: whoever looks right after it must find that the turn is open, or it
         // would take it over from nobody.
-        self.sessions.hold(&turn, Epoch(1));
+        let epoch = FIRST;
+        self.sessions.hold(&turn, Hold { epoch, instance });
         let committed = self.contend_change(commit).await;
         if !matches!(committed, Ok(Some(_))) {
             self.sessions.release(worker);
@@ -279,16 +289,15 @@ impl Instance {
         commit: Commit,
         turn: &TurnRecord,
         start: &TurnStart,
-    ) -> Commit {
+    ) -> Result<(Commit, Option<InstanceId>), RuntimeError> {
         let scope = turn.scope();
         let started = EventDraft::new(EventKind::TurnStarted)
             .in_scope(&scope)
             .with_payload(json!(start));
         let index = commit.events.len();
-        let epoch = RowKey::epoch(scope.scope_id());
-        commit
-            .guard(Guard::Absent(epoch.clone()))
-            .row(RowChange::put(epoch, Vec::new()))
+        let commit = commit.guard(Guard::Absent(RowKey::epoch(scope.scope_id())));
+        let (commit, instance) = self.opens(commit, &scope, None)?;
+        let commit = commit
             .row(RowChange::put(turn.key(), turn.to_body()))
             // A row of its own, never written again: the start is read whenever the turn resumes.
             .row(RowChange::Put {
@@ -297,7 +306,8 @@ impl Instance {
                 event: Some(index),
                 due: None,
             })
-            .event(self.new_event(&started))
+            .event(self.new_event(&started));
+        Ok((commit, instance))
     }
 
     /// Commits; none when a guard found that another commit came first.

@@ -9,9 +9,11 @@
 //! Not here: which store (the crates at the edge), what a turn does (`runtime-turn`), how an
 //! effect is recorded (`runtime-effects`).
 //!
-//! Not yet: policies for a turn of another deployment (it
-//! goes on); a bound on the turns that run at once; waking what another process has answered on a
-//! shared store. Limits: [`RuntimeLimits`], which are kept with the runtime, and [`RuntimeConfig`].
+//! Not yet: policies for a turn of another deployment (it goes on); a bound on the turns that run
+//! at once. Limits: [`RuntimeLimits`], which are kept with the runtime, and [`RuntimeConfig`].
+//!
+//! Where the store is shared by processes, each instance keeps one lease; what a dead one drove
+//! goes on in the others.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -47,6 +49,7 @@ mod history;
 mod housekeeping;
 mod instance;
 mod intake;
+mod peers;
 mod receipt;
 mod runtime;
 mod session;

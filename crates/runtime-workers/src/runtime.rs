@@ -97,6 +97,7 @@ impl Runtime {
         let resume = parts.resume;
         let (display_name, limits) = (parts.display_name.clone(), parts.limits);
         let instance = Arc::new(Instance::open(parts).await?);
+        instance.join_peers().await?;
         instance.open_entity(display_name, limits).await?;
         let runtime = Self { instance };
         runtime.instance.start_housekeeping();
@@ -438,7 +439,7 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`] when the store cannot be read.
     pub async fn resume_unfinished(&self) -> Result<(), RuntimeError> {
-        self.instance.resume_unfinished().await
+        self.instance.wake_unfinished(Wake::Insist).await
     }
 
     /// Lets the unfinished turns of one running worker go on: also those that are parked for a

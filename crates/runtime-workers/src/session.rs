@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use runtime_core::{TurnId, WorkerId};
+use runtime_core::{InstanceId, TurnId, WorkerId};
 use runtime_store::Epoch;
 use tokio::sync::watch;
 
@@ -18,8 +18,10 @@ struct Session {
     driven: bool,
     /// What happened since that task looked.
     woken: Option<Wake>,
-    /// The turn that this instance has opened, and its epoch.
-    held: Option<(TurnId, Epoch)>,
+    /// The turn that this instance has opened and does not drive yet.
+    held: Option<(TurnId, Hold)>,
+    /// The turn that this instance has driven and that has neither ended nor parked.
+    opened: Option<(TurnRecord, Hold)>,
     /// Driving it failed, and is tried again.
     retry: Option<Retry>,
     /// Its worker was stopped: the turn that runs begins no further effect.
@@ -30,12 +32,18 @@ struct Session {
 impl Session {
     /// Whether forgetting it costs nothing.
     const fn is_empty(&self) -> bool {
-        !self.driven
-            && !self.halted
-            && self.held.is_none()
-            && self.retry.is_none()
-            && self.history.is_none()
+        let works = self.driven || self.held.is_some() || self.opened.is_some();
+        !works && !self.halted && self.retry.is_none() && self.history.is_none()
     }
+}
+
+/// How a turn was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hold {
+    /// The epoch of its scope.
+    pub(crate) epoch: Epoch,
+    /// The instance that opened it, where instances have leases.
+    pub(crate) instance: Option<InstanceId>,
 }
 
 /// Why a session is looked at.
@@ -201,17 +209,48 @@ impl Sessions {
     }
 
     /// Notes that this instance has opened the turn.
-    pub(crate) fn hold(&self, turn: &TurnRecord, epoch: Epoch) {
+    pub(crate) fn hold(&self, turn: &TurnRecord, hold: Hold) {
         let mut sessions = self.lock();
-        sessions.entry(turn.worker.clone()).or_default().held = Some((turn.turn.clone(), epoch));
+        sessions.entry(turn.worker.clone()).or_default().held = Some((turn.turn.clone(), hold));
     }
 
-    /// Takes the epoch of a turn that this instance has opened and not driven yet.
-    pub(crate) fn take_hold(&self, turn: &TurnRecord) -> Option<Epoch> {
+    /// Notes that this instance drives the turn.
+    pub(crate) fn drives(&self, turn: &TurnRecord, hold: Hold) {
+        let mut sessions = self.lock();
+        sessions.entry(turn.worker.clone()).or_default().opened = Some((turn.clone(), hold));
+    }
+
+    /// Notes that the turn has ended or parked, or belongs to somebody else.
+    pub(crate) fn drives_no_more(&self, worker: &WorkerId) {
+        if let Some(session) = self.lock().get_mut(worker) {
+            session.opened = None;
+        }
+    }
+
+    /// Says whether this instance is the last that drove the turn.
+    pub(crate) fn has_driven(&self, turn: &TurnRecord) -> bool {
+        let sessions = self.lock();
+        let opened = sessions
+            .get(&turn.worker)
+            .and_then(|session| session.opened.as_ref());
+        opened.is_some_and(|(opened, _)| opened.turn == turn.turn)
+    }
+
+    /// Returns the turns that this instance has driven and that have neither ended nor parked.
+    pub(crate) fn opened(&self) -> Vec<(TurnRecord, Hold)> {
+        let sessions = self.lock();
+        sessions
+            .values()
+            .filter_map(|session| session.opened.clone())
+            .collect()
+    }
+
+    /// Takes the hold on a turn that this instance has opened and not driven yet.
+    pub(crate) fn take_hold(&self, turn: &TurnRecord) -> Option<Hold> {
         let mut sessions = self.lock();
         let held = &mut sessions.get_mut(&turn.worker)?.held;
         match held {
-            Some((of, _)) if *of == turn.turn => held.take().map(|(_, epoch)| epoch),
+            Some((of, _)) if *of == turn.turn => held.take().map(|(_, hold)| hold),
             _ => None,
         }
     }

@@ -28,6 +28,11 @@ pub enum ParkReason {
         /// What differs.
         error: WireError,
     },
+    /// For somebody who looks: processes died in this effect as often as it may be tried (E5).
+    CrashLoop {
+        /// The effect.
+        error: WireError,
+    },
     /// For a repair: what it has recorded, or an attachment, is damaged or missing, and trying
     /// again does not help.
     Stalled {
@@ -66,6 +71,9 @@ pub struct TurnRecord {
     pub submission: SubmissionId,
     /// Which input of the worker, from 1: turns run in this order.
     pub number: u64,
+    /// It runs nowhere: whoever drove it closed in order. Resuming it follows no crash.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub let_go: bool,
     /// Where it stands.
     #[serde(flatten)]
     pub status: TurnStatus,

@@ -115,12 +115,11 @@ async fn drive(
         turn: "1".parse()?,
     };
     start(store, &scope).await?;
-    let controller = host.scoped(ScopeOpening {
-        scope: scope.clone(),
-        epoch: Epoch(1),
-        projector: Arc::new(OneEvent),
-        strict_replay: false,
-    })?;
+    let controller = host.scoped(ScopeOpening::new(
+        scope.clone(),
+        Epoch(1),
+        Arc::new(OneEvent),
+    ))?;
     let value = outcome();
     for occurrence in 0.. {
         let command = EffectCommand::DurableStep {

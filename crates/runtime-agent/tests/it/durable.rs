@@ -130,12 +130,8 @@ impl World {
         let conversation = self.conversation().await;
         let start = conversation.open_turn().unwrap().clone();
         let scope = start.scope();
-        let opening = ScopeOpening {
-            epoch: self.next_epoch(&scope).await,
-            scope: scope.clone(),
-            projector: Arc::new(TurnProjector),
-            strict_replay: false,
-        };
+        let epoch = self.next_epoch(&scope).await;
+        let opening = ScopeOpening::new(scope.clone(), epoch, Arc::new(TurnProjector));
         let controller = host.scoped(opening).unwrap();
         let end = drive_turn(TurnRun {
             start,

@@ -1,6 +1,9 @@
 //! Rows of the scoreboard over the store in memory, each with a twin that has a fault planted.
 
-use runtime_testkit::effect_laws::{TokenFault, replay_of_damaged_journals, run, tampered_tokens};
+use runtime_testkit::effect_laws::{
+    TokenFault, a_long_effect_under_a_short_lease, replay_of_damaged_journals, run,
+    tampered_tokens, zombies,
+};
 
 use crate::laws::Memory;
 
@@ -40,4 +43,30 @@ fn x1_each_planted_fault_is_found() {
         let tally = run(|| tampered_tokens(&fixture, Some(fault)));
         assert!(!tally.failures().is_empty(), "{fault:?}");
     }
+}
+
+/// R9: no stale owner writes anything, wherever it stood still.
+#[test]
+fn r9_every_zombie_is_fenced() {
+    let fixture = Memory::new();
+    let tally = run(|| zombies(&fixture, 200, true));
+    println!("R9-simulated {tally}");
+    assert!(tally.cases() >= 200, "{} cases", tally.cases());
+    assert!(tally.failures().is_empty(), "{:#?}", tally.failures());
+}
+
+/// R9, planted: commits that name no epoch.
+#[test]
+fn r9_zombies_without_a_fence_are_found() {
+    let fixture = Memory::new();
+    let tally = run(|| zombies(&fixture, 30, false));
+    assert!(tally.failures().len() >= 10, "{:#?}", tally.failures());
+}
+
+/// E5, planted: without renewal a 60-second effect under a 3-second lease runs twice.
+#[test]
+fn e5_a_long_effect_without_renewal_runs_twice() {
+    let fixture = Memory::new();
+    let runs = run(|| a_long_effect_under_a_short_lease(&fixture, false));
+    assert_eq!(runs, 2);
 }

@@ -10,6 +10,7 @@ mod busy;
 mod crash;
 mod damage;
 mod effect;
+mod lease;
 mod owner;
 mod promise;
 mod ruling;
@@ -42,6 +43,13 @@ pub use effect::{
     e7_a_timed_out_attempt_is_in_doubt, e7_an_unknown_failure_is_in_doubt,
     e9_a_panic_is_caught_and_keeps_its_text, e9_cancelling_what_may_run_twice_is_cancelled,
     e16_an_outcome_over_the_limit_is_recorded_as_such,
+};
+pub use lease::{
+    a_long_effect_under_a_short_lease, e5_a_dead_instance_is_taken_over_within_15_seconds,
+    e5_a_lease_that_is_renewed_lasts, e5_a_long_effect_runs_once_under_a_short_lease,
+    e5_a_scope_that_changed_hands_is_no_orphan, e5_a_take_over_keeps_the_due_time_of_a_sleep,
+    e5_a_zombie_opens_no_scope, e5_crashes_are_counted_and_reset_by_progress,
+    e5_executors_end_before_the_lease, e5_who_renews_too_late_registers_anew, zombies,
 };
 pub use owner::{
     e5_the_executor_gets_a_fencing_token_and_an_idempotency_key, r9_a_zombies_result_is_refused,
@@ -184,10 +192,19 @@ macro_rules! effect_laws {
             e4_a_recorded_outcome_is_answered_without_running
             e4_another_envelope_under_the_same_key_is_a_conflict
             e4_strict_replay_runs_nothing_new
+            e5_a_dead_instance_is_taken_over_within_15_seconds
             e5_a_later_owner_fences_the_earlier
+            e5_a_lease_that_is_renewed_lasts
+            e5_a_long_effect_runs_once_under_a_short_lease
             e5_a_retry_safe_effect_costs_one_commit_and_any_other_two
+            e5_a_scope_that_changed_hands_is_no_orphan
+            e5_a_take_over_keeps_the_due_time_of_a_sleep
+            e5_a_zombie_opens_no_scope
+            e5_crashes_are_counted_and_reset_by_progress
+            e5_executors_end_before_the_lease
             e5_one_effect_is_not_run_twice_at_once
             e5_the_executor_gets_a_fencing_token_and_an_idempotency_key
+            e5_who_renews_too_late_registers_anew
             e6_a_final_error_is_recorded
             e6_a_long_pause_parks_and_is_kept_across_hosts
             e6_a_retryable_error_that_had_no_effect_is_tried_again

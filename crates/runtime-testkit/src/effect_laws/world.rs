@@ -84,13 +84,30 @@ impl<'fixture> World<'fixture> {
     /// Returns a host over a store that stands in front of that of the world.
     #[must_use]
     pub fn host_over(&self, store: Arc<dyn Store>) -> StoreEffectHost {
-        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         StoreEffectHost::new(
             store,
             Arc::new(self.clock.clone()),
-            Arc::new(SeededRandom::new(seed)),
+            Arc::new(SeededRandom::new(self.next_seed())),
             self.limits,
         )
+    }
+
+    /// A seed that no other process of the world has.
+    pub(super) fn next_seed(&self) -> u64 {
+        self.seed.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Reads the kinds of the events of one scope, oldest first.
+    pub(super) async fn events_of(&self, scope: &ExecutionScope) -> Vec<String> {
+        let stream = scope.stream_key().expect("the scope has a stream");
+        let page = Page::after(Position(0), 256);
+        let page = self.store.events(Some(&stream), page).await.expect("reads");
+        let decoded = page.events.iter().map(|event| event.decode());
+        let events: Vec<RuntimeEvent> = decoded.collect::<Result<_, _>>().expect("decodes");
+        events
+            .iter()
+            .map(|event| event.kind().to_string())
+            .collect()
     }
 
     /// Returns the promises of a host of its own.
@@ -187,12 +204,7 @@ impl<'fixture> World<'fixture> {
 /// Opens a scope with one event for each step of an effect.
 #[must_use]
 pub fn opening(scope: &ExecutionScope, epoch: Epoch) -> ScopeOpening {
-    ScopeOpening {
-        scope: scope.clone(),
-        epoch,
-        projector: Arc::new(PlainProjector),
-        strict_replay: false,
-    }
+    ScopeOpening::new(scope.clone(), epoch, Arc::new(PlainProjector))
 }
 
 /// Makes an id that no other commit of this process has.
@@ -324,7 +336,7 @@ impl Runs {
         self.0.load(Ordering::SeqCst)
     }
 
-    fn begin(&self) -> u32 {
+    pub(super) fn begin(&self) -> u32 {
         self.0.fetch_add(1, Ordering::SeqCst) + 1
     }
 

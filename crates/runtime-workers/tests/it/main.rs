@@ -7,6 +7,7 @@
 )]
 
 mod fold;
+mod peers;
 mod suite;
 mod time;
 
