@@ -29,6 +29,7 @@ mod scoreboard;
 mod semver;
 mod services;
 mod shape;
+mod soak;
 mod steps;
 mod test;
 mod workspace;
@@ -86,6 +87,12 @@ enum Command {
     Features,
     /// The quick rows of the reliability scoreboard.
     Reliability,
+    /// The rows of the file store at their long counts, the others as in `reliability`; takes hours.
+    Soak {
+        /// How many times as many drawn cases as the quick rows have.
+        #[arg(long, default_value_t = 500)]
+        times: u32,
+    },
     /// The models of concurrent protocols, under a schedule checker.
     Schedules,
     /// The conformance suite of a protocol against our side of it.
@@ -145,6 +152,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Release { dry_run } => release::run(&shell, dry_run),
         Command::Features => features::run(&shell),
         Command::Reliability => services::with(&shell, reliability::run),
+        Command::Soak { times } => soak::run(&shell, times),
         Command::Schedules => schedules::run(&shell),
         Command::Conformance { suite } => conformance::run(&shell, suite),
         Command::McpServers => mcp_servers::run(&shell),

@@ -211,6 +211,53 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Postgres,
     },
+    /// Write the whole store as lines of JSON; beside its writer too. Signing keys are left out.
+    Export {
+        /// The file to write; `-` is standard output.
+        file: PathBuf,
+    },
+    /// Make a new store of an export. The directory must hold none.
+    Import {
+        /// The file to read; `-` is standard input.
+        file: PathBuf,
+    },
+    /// Copy the store, also while it is written to, into a directory that does not exist.
+    Backup {
+        /// The directory of the copy, to be given as `--dir` later.
+        target: PathBuf,
+    },
+    /// Say what of a damaged store would have to be given up, or give it up.
+    Repair {
+        /// Give it up; the files are kept as they were inside the store.
+        #[arg(long, conflicts_with = "dry_run")]
+        apply: bool,
+        /// Change nothing (this is what happens without `--apply`).
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove the oldest events by age, count or bytes, and free their room.
+    Retention {
+        /// Events older than so many days go.
+        #[arg(long, value_name = "DAYS")]
+        age_days: Option<u64>,
+        /// Of more events than this the oldest go.
+        #[arg(long, value_name = "COUNT")]
+        events: Option<u64>,
+        /// Of more bytes than this the oldest go.
+        #[arg(long, value_name = "BYTES")]
+        bytes: Option<u64>,
+        /// Say what would go, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Delete a worker for good: its rows, the payloads of its events, and what only they named.
+    Purge {
+        /// The worker.
+        worker: String,
+        /// Do it; without this it is only said what would go.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Serve the demo's tools over standard input and output.
     #[command(hide = true)]
     McpServer,

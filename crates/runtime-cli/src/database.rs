@@ -29,6 +29,6 @@ pub(crate) fn run(output: Output, command: &Postgres) -> anyhow::Result<Exit> {
 
 /// Why a command that reads files has nothing to read.
 pub(crate) fn not_files() -> anyhow::Error {
-    let message = "verify reads the files of a store; a database checks itself (pg_amcheck)";
+    let message = "this command works on the files of a store; a database has its own tools (pg_amcheck, pg_dump)";
     WireError::new("store_not_files", ErrorClass::Unsupported, message).into()
 }

@@ -16,6 +16,7 @@ mod mcp_server;
 mod open;
 mod output;
 mod provider;
+mod store_care;
 mod work;
 
 use std::process::ExitCode;
@@ -136,6 +137,23 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
             return inspect::tail(common, output, tail).await;
         }
         Command::Pending => return inspect::pending(common, output).await,
+        Command::Verify => return store_care::verify(common, output),
+        Command::Export { file } => return store_care::export(common, output, &file),
+        Command::Import { file } => return store_care::import(common, output, &file),
+        Command::Backup { target } => return store_care::backup(common, output, &target),
+        Command::Repair { apply, .. } => return store_care::repair(common, output, apply),
+        Command::Retention {
+            age_days,
+            events,
+            bytes,
+            dry_run,
+        } => {
+            let policy = store_care::policy(age_days, events, bytes);
+            return store_care::retention(common, output, policy, dry_run).await;
+        }
+        Command::Purge { worker, yes } => {
+            return store_care::purge(common, output, &worker, yes).await;
+        }
         Command::Transcript {
             worker,
             start,
@@ -148,7 +166,6 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
         Command::Worker { command } => command.into_command()?,
         Command::Stop { reason } => RuntimeCommand::StopRuntime { reason },
         Command::Reopen => RuntimeCommand::ReopenRuntime,
-        Command::Verify => return open::verify(common, output),
         Command::Postgres { command } => return database::run(output, &command),
         Command::Config { action } => {
             let configuration = &common.configuration;

@@ -8,17 +8,15 @@ use std::sync::Arc;
 use anyhow::Context;
 use runtime::OpenError;
 use runtime::core::{CommitId, ErrorClass};
-use runtime::fs_store::{self, Damage, FsStore, FsStoreOptions, OpenReport};
+use runtime::fs_store::{self, FsStore, FsStoreOptions};
 use runtime::store::Store;
 use runtime::workers::RuntimeError;
-use serde_json::json;
 
 use crate::args::Common;
 use crate::database;
-use crate::exit::Exit;
-use crate::output::{Output, wire};
+use crate::output::wire;
 
-fn options(common: &Common) -> FsStoreOptions {
+pub(crate) fn options(common: &Common) -> FsStoreOptions {
     FsStoreOptions::new(common.store_dir())
 }
 
@@ -36,7 +34,7 @@ pub(crate) async fn exclusive(common: &Common) -> anyhow::Result<Arc<dyn Store>>
 }
 
 /// Makes the directory, for its owner's eyes only, when there is none.
-fn create_private(directory: &Path) -> std::io::Result<()> {
+pub(crate) fn create_private(directory: &Path) -> std::io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -73,46 +71,4 @@ pub(crate) fn submit(common: &Common, id: CommitId, body: &[u8]) -> anyhow::Resu
 pub(crate) fn is_busy(error: &anyhow::Error) -> bool {
     let wire = wire(error);
     wire.class == ErrorClass::Busy && wire.code == "store_busy"
-}
-
-/// `verify`
-pub(crate) fn verify(common: &Common, output: Output) -> anyhow::Result<Exit> {
-    if common.database().is_some() {
-        return Err(database::not_files());
-    }
-    let report = fs_store::verify(&common.store_dir()).map_err(OpenError::from)?;
-    output.print(|| report_lines(&report), &json!(report));
-    Ok(if report.damage.is_empty() {
-        Exit::Done
-    } else {
-        Exit::Error
-    })
-}
-
-fn report_lines(report: &OpenReport) -> String {
-    let mut lines = vec![format!(
-        "{} frames, {} commits, {} events; {} damaged places",
-        report.frames,
-        report.commits,
-        report.events,
-        report.damage.len()
-    )];
-    lines.extend(report.damage.iter().map(damage_line));
-    if let Some(cut) = &report.cut {
-        let (bytes, segment, offset) = (cut.bytes, cut.segment, cut.offset);
-        lines.push(format!(
-            "an unfinished tail of {bytes} bytes in segment {segment} at {offset}"
-        ));
-    }
-    lines.extend(
-        report
-            .foreign
-            .iter()
-            .map(|file| format!("not of this store: {file}")),
-    );
-    lines.join("\n")
-}
-
-fn damage_line(damage: &Damage) -> String {
-    format!("damaged: {}", json!(damage))
 }

@@ -133,9 +133,19 @@ pub(crate) fn wire(error: &anyhow::Error) -> WireError {
                     .downcast_ref::<crate::config::ConfigError>()
                     .map(Classified::to_wire)
             })
+            .or_else(|| classified::<runtime::fs_store::MaintenanceError>(cause))
+            .or_else(|| classified::<runtime::store::CommitError>(cause))
+            .or_else(|| classified::<runtime::store::ReadError>(cause))
+            .or_else(|| classified::<runtime::store::AttachmentError>(cause))
             .or_else(|| cause.downcast_ref::<WireError>().cloned())
     });
     classified.unwrap_or_else(|| {
         WireError::new("command_failed", ErrorClass::Terminal, format!("{error:#}"))
     })
+}
+
+fn classified<E: Classified + std::error::Error + 'static>(
+    cause: &(dyn std::error::Error + 'static),
+) -> Option<WireError> {
+    cause.downcast_ref::<E>().map(Classified::to_wire)
 }

@@ -69,6 +69,19 @@ impl Attachments {
         Ok(bytes.into())
     }
 
+    /// Returns all names.
+    pub(crate) fn digests(&self) -> io::Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for directory in fs::names(&self.root)? {
+            let directory = self.root.join(directory);
+            if fs::kind(&directory)? == Some(fs::Kind::Directory) {
+                let names = fs::names(&directory)?;
+                digests.extend(names.iter().filter_map(|name| name.parse::<Digest>().ok()));
+            }
+        }
+        Ok(digests)
+    }
+
     pub(crate) fn sweep(
         &self,
         live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),

@@ -5,7 +5,7 @@ use crate::index::Index;
 use crate::layout::{Layout, SEGMENTS};
 use crate::record::{BadPayload, read_commit};
 use crate::report::Damage;
-use crate::segment::{Item, scan};
+use crate::segment::{BASE, BaseHeader, Item, SEGMENT_HEADER_BYTES, scan};
 
 /// The state after the frames read so far.
 #[derive(Debug)]
@@ -102,6 +102,21 @@ impl Fold {
         self.after_hole = true;
     }
 
+    /// Begins with what is kept of the segments before.
+    pub(crate) fn take_base(&mut self, header: &BaseHeader, frames: &[u8]) {
+        self.index.begin_after(header.pruned);
+        let start = Place {
+            segment: header.number | BASE,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
+        self.take(start, frames, Trust::Sealed);
+        self.index.skip_to(header.last_position.saturating_add(1));
+        self.number = header.last_frame;
+        self.incarnation = header.incarnation;
+        self.buffered = header.buffered;
+        self.closed = false;
+    }
+
     /// Takes the frames in `bytes`, which stand at `start`. Returns where it stopped: at their
     /// end, at the torn tail, or where nothing more is published.
     pub(crate) fn take(&mut self, start: Place, bytes: &[u8], trust: Trust) -> u64 {
@@ -166,7 +181,12 @@ impl Fold {
 
     fn follows(&self, header: &Header) -> bool {
         let next_position = self.index.head() + 1;
-        let in_order = if self.after_hole {
+        if header.has(flag::KEPT) {
+            return header.number >= self.number
+                && header.end_position() >= header.first_position
+                && header.incarnation >= self.incarnation;
+        }
+        let in_order = if self.after_hole || header.has(flag::LOST) {
             header.number > self.number && header.first_position >= next_position
         } else {
             header.number == self.number + 1 && header.first_position == next_position
@@ -180,15 +200,19 @@ impl Fold {
         payload_at: Place,
         payload: &[u8],
     ) -> Result<(), BadPayload> {
-        if header.has(flag::MARK) {
+        if header.has(flag::LOST) {
+            self.index.skip_to(header.end_position());
+        } else if header.has(flag::MARK) {
             self.index.skip_to(header.first_position);
         } else {
             let first = header.first_position;
             let applied = read_commit(self.tag, payload_at, payload, first)?;
-            if applied.events.len() != header.events as usize {
+            let is_kept = header.has(flag::KEPT);
+            if !is_kept && applied.events.len() != header.events as usize {
                 return Err(BadPayload::Malformed);
             }
-            self.index.apply(applied, self.remembered_max);
+            let end = header.end_position();
+            self.index.apply(applied, end, self.remembered_max);
             self.commits += 1;
         }
         self.step(header);

@@ -1,5 +1,6 @@
 //! Reading beside a writer, or without one: only what is published, never writing (S8).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use runtime_store::ReadError;
@@ -9,13 +10,16 @@ use crate::frame::StoreTag;
 use crate::hint;
 use crate::index::Index;
 use crate::layout::Layout;
-use crate::replay::Replay;
-use crate::segments::Segments;
+use crate::replay::{Reader, Replay, replay};
+use crate::segments::{Segments, is_gone};
 
 #[derive(Debug)]
 pub(crate) struct Follower {
     layout: Layout,
     tag: StoreTag,
+    remembered_max: usize,
+    /// What is read does not grow any more.
+    frozen: AtomicBool,
     replay: Mutex<Replay>,
     pub(crate) segments: Segments,
 }
@@ -25,12 +29,15 @@ impl Follower {
         layout: Layout,
         tag: StoreTag,
         replay: Replay,
+        remembered_max: usize,
         open_segments_max: usize,
     ) -> Self {
         Self {
             segments: Segments::new(layout.clone(), tag, open_segments_max),
             layout,
             tag,
+            remembered_max,
+            frozen: AtomicBool::new(false),
             replay: Mutex::new(replay),
         }
     }
@@ -38,11 +45,38 @@ impl Follower {
     /// Looks for growth, then reads the index.
     pub(crate) fn with_index<T>(&self, read: impl FnOnce(&Index) -> T) -> Result<T, ReadError> {
         let mut replay = self.lock();
-        self.refresh(&mut replay).map_err(read_error)?;
+        if let Err(error) = self.refresh(&mut replay) {
+            let error = read_error(error);
+            drop(replay);
+            if !is_gone(&error) {
+                return Err(error);
+            }
+            self.reload()?;
+            replay = self.lock();
+        }
         Ok(read(&replay.fold.index))
     }
 
+    /// Lets what is read stay as it is now.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads everything anew: a cleaning has moved what was known.
+    pub(crate) fn reload(&self) -> Result<(), ReadError> {
+        let hint = hint::read(&self.layout);
+        let reader = Reader::Beside(hint);
+        let fresh = replay(&self.layout, self.tag, self.remembered_max, reader, hint);
+        let fresh = fresh.map_err(read_error)?;
+        self.segments.forget_files();
+        *self.lock() = fresh;
+        Ok(())
+    }
+
     fn refresh(&self, replay: &mut Replay) -> Result<(), OpenError> {
+        if self.frozen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         match hint::read(&self.layout) {
             Some(hint) if hint.end > replay.end => replay.follow(&self.layout, self.tag, hint),
             _ => Ok(()),

@@ -28,6 +28,10 @@ pub(crate) mod flag {
     pub(crate) const ALL_NAMES: u8 = 8;
     /// With [`OPENED`]: this incarnation acknowledges what only the page cache holds.
     pub(crate) const BUFFERED: u8 = 16;
+    /// What a base keeps of a commit: frames, and events in it, may be missing before the next.
+    pub(crate) const KEPT: u8 = 32;
+    /// With [`KEPT`]: stands where damaged frames were given up.
+    pub(crate) const LOST: u8 = 64;
 }
 
 /// Where bytes are; part of each checksum, so that a block in the wrong place is seen.

@@ -62,7 +62,7 @@ pub fn submit_command(directory: &Path, id: CommitId, body: &[u8]) -> Result<(),
     fs::write_whole(&inbox, &name, &seal(id, body)).map_err(failed)
 }
 
-fn command_id(name: &str) -> Option<CommitId> {
+pub(crate) fn command_id(name: &str) -> Option<CommitId> {
     let id: CommitId = name.parse().ok()?;
     (id.to_string() == name).then_some(id)
 }

@@ -5,11 +5,9 @@ use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
-use runtime_store::{
-    EventPlace, Page, Payload, Position, Removal, RetentionUnit, RowKey, RowQuery, Seq,
-};
+use runtime_store::{EventPlace, Page, Position, Removal, RetentionUnit, RowKey, RowQuery, Seq};
 
-use crate::record::{Applied, AppliedEvent, Extent, RowEdit};
+use crate::record::{Applied, AppliedEvent, Extent, RowEdit, StreamEnd};
 
 /// The state that readers see: that of the durable part of the log.
 #[derive(Debug, Default)]
@@ -18,8 +16,10 @@ pub(crate) struct Index {
     /// The spaces that ever had a row, for `Retire`: a few constant words.
     spaces: BTreeSet<Arc<str>>,
     due: BTreeSet<(Arc<str>, Timestamp, RowKey)>,
-    /// The event at index `i` has position `i + 1`.
+    /// The events after `before`; the one at index `i` has position `before + i + 1`.
     events: Vec<Extent>,
+    /// Events up to here are not served and not looked for by position.
+    before: u64,
     streams: HashMap<StreamKey, Stream>,
     memory: CommitMemory,
     /// The scopes and streams that damage has touched, with where it is.
@@ -31,9 +31,37 @@ pub(crate) struct Index {
     namings: Vec<Naming>,
 }
 
+/// A commit, for an export.
+#[derive(Debug)]
+pub(crate) struct CommitListing {
+    pub(crate) id: CommitId,
+    pub(crate) content: Digest,
+    pub(crate) first_position: u64,
+    pub(crate) events: Vec<Extent>,
+    pub(crate) remembered: bool,
+    pub(crate) attachments: Vec<Digest>,
+    pub(crate) scopes: Vec<ScopeId>,
+}
+
+/// What is alive, for a cleaning.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) pruned: u64,
+    pub(crate) erased: Erased,
+    pub(crate) rows: HashMap<Extent, (RowKey, RowEntry)>,
+    /// The positions of the events of rows.
+    pub(crate) events: HashSet<u64>,
+    pub(crate) remembered: HashSet<CommitId>,
+    pub(crate) streams: Vec<StreamEnd>,
+    /// Attachments, with the scopes that hold them.
+    pub(crate) namings: Vec<(Vec<Digest>, Vec<ScopeId>)>,
+}
+
 /// What a commit named attachments for.
 #[derive(Debug)]
 struct Naming {
+    commit: CommitId,
+    content: Digest,
     attachments: Vec<Digest>,
     events: Vec<(Position, Vec<EventPlace>)>,
     /// The scopes of the rows that it put.
@@ -63,18 +91,30 @@ struct Unit {
     bytes: u64,
 }
 
-#[derive(Debug, Clone)]
+/// A row without its body, which stays on the disk.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct RowEntry {
     pub(crate) version: u64,
-    pub(crate) body: Payload,
-    pub(crate) event: Option<u64>,
+    /// The record that holds the body.
+    pub(crate) at: Extent,
+    /// The event that it was put with: its position, and where it is.
+    pub(crate) event: Option<(u64, Extent)>,
     pub(crate) due: Option<Timestamp>,
 }
+
+/// An event that is damaged.
+const MISSING: Extent = Extent {
+    segment: 0,
+    offset: 0,
+    bytes: 0,
+};
 
 /// One stream.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
-    positions: Vec<u64>,
+    /// Those of its events that are served.
+    positions: VecDeque<u64>,
+    last: u64,
     pub(crate) head: Seq,
     pub(crate) closed: bool,
     /// Events of it between these positions, exclusive, are damaged.
@@ -83,7 +123,7 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn last(&self) -> Position {
-        Position(self.positions.last().copied().unwrap_or_default())
+        Position(self.last)
     }
 
     fn is_forgotten(&self, pruned: u64) -> bool {
@@ -96,8 +136,8 @@ impl Stream {
 pub(crate) struct CommitEntry {
     pub(crate) content: Digest,
     pub(crate) positions: Range<u64>,
-    /// The ids of its events; they are forgotten with it.
-    pub(crate) events: Box<[EventId]>,
+    /// Its events and where they are; they are forgotten with it.
+    pub(crate) events: Box<[(EventId, Extent)]>,
 }
 
 /// The last commits, so that a repetition is told from a new commit.
@@ -114,7 +154,7 @@ struct CommitMemory {
 
 impl CommitMemory {
     fn remember(&mut self, id: CommitId, entry: CommitEntry, max: usize) {
-        self.events.extend(entry.events.iter().copied());
+        self.events.extend(entry.events.iter().map(|(id, _)| *id));
         self.entries.insert(id, entry);
         self.order.push_back(id);
         if let Some(time) = id.timestamp() {
@@ -128,12 +168,8 @@ impl CommitMemory {
 
     fn forget(&mut self, id: CommitId) {
         self.has_forgotten = true;
-        for event in self
-            .entries
-            .remove(&id)
-            .into_iter()
-            .flat_map(|entry| entry.events)
-        {
+        let entry = self.entries.remove(&id);
+        for (event, _) in entry.into_iter().flat_map(|entry| entry.events) {
             self.events.remove(&event);
         }
         if let Some(time) = id.timestamp() {
@@ -165,7 +201,7 @@ pub(crate) struct EventList {
 
 impl Index {
     pub(crate) fn head(&self) -> u64 {
-        self.events.len() as u64
+        self.before + self.events.len() as u64
     }
 
     pub(crate) fn row(&self, key: &RowKey) -> Option<&RowEntry> {
@@ -208,43 +244,72 @@ impl Index {
     }
 
     pub(crate) fn extent(&self, position: u64) -> Option<Extent> {
-        let index = usize::try_from(position.checked_sub(1)?).ok()?;
+        let index = usize::try_from(position.checked_sub(self.before + 1)?).ok()?;
         self.events.get(index).copied()
     }
 
-    /// Takes one commit.
-    pub(crate) fn apply(&mut self, applied: Applied, remembered_max: usize) {
+    /// Takes one commit, or what a base keeps of one.
+    pub(crate) fn apply(&mut self, applied: Applied, end_position: u64, remembered_max: usize) {
         let first = applied.first_position;
         self.skip_to(first);
         for removal in &applied.removals {
             self.remove(removal, first - 1);
         }
         self.name_attachments(&applied);
-        let events = applied.events.iter().map(|event| event.id).collect();
+        let events: Box<[(EventId, Extent)]> = applied
+            .events
+            .iter()
+            .map(|event| (event.id, event.at))
+            .collect();
+        let has_events = !events.is_empty();
+        let extents: Vec<(u64, Extent)> = applied
+            .events
+            .iter()
+            .map(|event| (event.position, event.at))
+            .collect();
         for event in applied.events {
             self.append(event, applied.time);
         }
-        for row in applied.rows {
-            self.edit_row(row);
+        self.skip_to(end_position);
+        for end in applied.streams {
+            self.end_stream(end);
         }
-        let entry = CommitEntry {
-            content: applied.content,
-            positions: first..self.head() + 1,
-            events,
-        };
-        self.memory.remember(applied.id, entry, remembered_max);
+        for row in applied.rows {
+            self.edit_row(row, &extents);
+        }
+        if applied.is_remembered {
+            let entry = CommitEntry {
+                content: applied.content,
+                positions: first..end_position,
+                events,
+            };
+            self.memory.remember(applied.id, entry, remembered_max);
+        } else if has_events || !applied.id.as_uuid().is_nil() {
+            // What a base keeps of no commit at all, its streams, says nothing of that.
+            self.memory.has_forgotten = true;
+        }
+    }
+
+    /// Takes where a stream ends, from a base that has not all of its events.
+    fn end_stream(&mut self, end: StreamEnd) {
+        let stream = self.streams.entry(end.stream).or_default();
+        stream.head = end.head;
+        stream.last = end.last.0;
+        stream.closed = end.closed;
+    }
+
+    /// Begins after what a base says is pruned.
+    pub(crate) fn begin_after(&mut self, pruned: u64) {
+        self.before = self.before.max(pruned);
+        self.pruned = self.pruned.max(pruned);
     }
 
     /// Fills the positions of events that are damaged, up to the one before `position`.
     pub(crate) fn skip_to(&mut self, position: u64) {
-        let missing = Extent {
-            segment: 0,
-            offset: 0,
-            bytes: 0,
-        };
-        let known = usize::try_from(position.saturating_sub(1)).unwrap_or(usize::MAX);
+        let known = position.saturating_sub(self.before + 1);
+        let known = usize::try_from(known).unwrap_or(usize::MAX);
         if known > self.events.len() {
-            self.events.resize(known, missing);
+            self.events.resize(known, MISSING);
         }
     }
 
@@ -258,7 +323,7 @@ impl Index {
     /// Removes from what is there up to `head`.
     fn remove(&mut self, removal: &Removal, head: u64) {
         match removal {
-            Removal::Through(position) => self.pruned = self.pruned.max(position.0.min(head)),
+            Removal::Through(position) => self.prune(position.0.min(head)),
             Removal::Stream(stream) => {
                 Arc::make_mut(&mut self.erased.0).insert(stream.clone(), head);
             }
@@ -267,7 +332,29 @@ impl Index {
         }
     }
 
+    fn prune(&mut self, through: u64) {
+        if through <= self.pruned {
+            return;
+        }
+        self.pruned = through;
+        let gone = usize::try_from(through - self.before).unwrap_or(usize::MAX);
+        self.events.drain(..gone.min(self.events.len()));
+        self.before = through;
+        self.streams.retain(|_, stream| {
+            let gone = stream.positions.partition_point(|at| *at <= through);
+            stream.positions.drain(..gone);
+            stream.gaps.retain(|(_, before)| *before > through);
+            !stream.is_forgotten(through)
+        });
+        self.units.retain(|unit| unit.last > through);
+    }
+
     fn append(&mut self, event: AppliedEvent, time: Timestamp) {
+        if event.position <= self.head() {
+            // A base keeps it once more for its row, or for its row or commit only.
+            return;
+        }
+        self.skip_to(event.position);
         self.events.push(event.at);
         let position = self.head();
         self.count(event.at, position, time);
@@ -276,11 +363,13 @@ impl Index {
             if stream.is_forgotten(self.pruned) {
                 *stream = Stream::default();
             }
+            // Where the event before it was pruned with its stream's end, nothing is known of it.
             let last = stream.last();
-            if last != place.previous {
+            if last != place.previous && place.previous.0 > self.before {
                 stream.gaps.push((last.0, position));
             }
-            stream.positions.push(position);
+            stream.positions.push_back(position);
+            stream.last = position;
             stream.head = place.seq;
             stream.closed |= event.closes && index == 0;
         }
@@ -290,17 +379,146 @@ impl Index {
         if applied.attachments.is_empty() {
             return;
         }
-        let positions = (applied.first_position..).map(Position);
-        let places = applied.events.iter().map(|event| event.places.clone());
+        let events = applied.events.iter();
+        let events = events.map(|event| (Position(event.position), event.places.clone()));
         let scopes = applied.rows.iter().filter_map(|row| match row {
             RowEdit::Put { key, .. } => Some(key.scope.clone()),
             RowEdit::Delete(_) | RowEdit::Retire(_) => None,
         });
         self.namings.push(Naming {
+            commit: applied.id,
+            content: applied.content,
             attachments: applied.attachments.clone(),
-            events: positions.zip(places).collect(),
-            scopes: scopes.collect(),
+            events: events.collect(),
+            scopes: scopes.chain(applied.named_for.iter().cloned()).collect(),
         });
+    }
+
+    /// The commits that are remembered or named attachments, in the order of the log.
+    pub(crate) fn commits(&self) -> Vec<CommitListing> {
+        let mut namings: HashMap<CommitId, &Naming> = HashMap::new();
+        let mut listed: Vec<CommitListing> = Vec::new();
+        for naming in &self.namings {
+            if self.memory.entries.contains_key(&naming.commit) {
+                namings.insert(naming.commit, naming);
+                continue;
+            }
+            let served = naming.events.iter().map(|(position, _)| position.0);
+            let served: Vec<u64> = served.filter(|position| *position > self.pruned).collect();
+            listed.push(CommitListing {
+                id: naming.commit,
+                content: naming.content,
+                first_position: served.first().copied().unwrap_or(1),
+                events: served.iter().filter_map(|at| self.extent(*at)).collect(),
+                remembered: false,
+                attachments: naming.attachments.clone(),
+                scopes: naming.scopes.clone(),
+            });
+        }
+        for id in &self.memory.order {
+            let Some(entry) = self.memory.entries.get(id) else {
+                continue;
+            };
+            let naming = namings.get(id);
+            listed.push(CommitListing {
+                id: *id,
+                content: entry.content,
+                first_position: entry.positions.start,
+                events: entry.events.iter().map(|(_, at)| *at).collect(),
+                remembered: true,
+                attachments: naming.map_or_else(Vec::new, |naming| naming.attachments.clone()),
+                scopes: naming.map_or_else(Vec::new, |naming| naming.scopes.clone()),
+            });
+        }
+        // Stable, so commits without events stay before the one whose events begin there.
+        listed.sort_by_key(|commit| (commit.first_position, !commit.events.is_empty()));
+        listed
+    }
+
+    /// Where streams end of which no event is served.
+    pub(crate) fn ended_streams(&self) -> Vec<StreamEnd> {
+        let ended = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.last <= self.pruned);
+        ended
+            .map(|(key, stream)| StreamEnd {
+                stream: key.clone(),
+                head: stream.head,
+                last: Position(stream.last),
+                closed: stream.closed,
+            })
+            .collect()
+    }
+
+    pub(crate) fn spaces(&self) -> Vec<Arc<str>> {
+        self.spaces.iter().cloned().collect()
+    }
+
+    /// The scopes that have rows.
+    pub(crate) fn scopes(&self) -> BTreeSet<ScopeId> {
+        self.rows.keys().map(|key| key.scope.clone()).collect()
+    }
+
+    /// What a cleaning must know, all of one moment. What is dead then stays dead.
+    pub(crate) fn survey(&self) -> Survey {
+        let rows = self
+            .rows
+            .iter()
+            .map(|(key, row)| (row.at, (key.clone(), *row)));
+        let events = self.rows.values().filter_map(|row| row.event);
+        let remembered = self.memory.entries.iter();
+        let open = self.streams.iter().filter(|(_, stream)| !stream.closed);
+        let has_rows = |scope: &ScopeId| !self.keys_of(scope).is_empty();
+        let mut streams: Vec<StreamEnd> = open
+            .map(|(key, stream)| StreamEnd {
+                stream: key.clone(),
+                head: stream.head,
+                last: Position(stream.last),
+                closed: false,
+            })
+            .collect();
+        // The same store makes the same base.
+        streams.sort_by(|a, b| a.stream.cmp(&b.stream));
+        let namings = self.namings.iter().map(|naming| {
+            let scopes = naming.scopes.iter().filter(|scope| has_rows(scope));
+            (naming.attachments.clone(), scopes.cloned().collect())
+        });
+        Survey {
+            pruned: self.pruned,
+            erased: self.erased.clone(),
+            rows: rows.collect(),
+            events: events.map(|(position, _)| position).collect(),
+            remembered: remembered.map(|(id, _)| *id).collect(),
+            streams,
+            namings: namings.collect(),
+        }
+    }
+
+    /// Lets rows, events and commits be where a base has them now.
+    pub(crate) fn move_to(&mut self, moves: &HashMap<Extent, Extent>) {
+        let moved = |at: &mut Extent| {
+            if let Some(to) = moves.get(at) {
+                *at = *to;
+            }
+        };
+        for row in self.rows.values_mut() {
+            moved(&mut row.at);
+            if let Some((_, at)) = &mut row.event {
+                moved(at);
+            }
+        }
+        for entry in self.memory.entries.values_mut() {
+            entry.events.iter_mut().for_each(|(_, at)| moved(at));
+        }
+        self.events.iter_mut().for_each(moved);
+        for unit in &mut self.units {
+            // A run is named by where its events are.
+            let index = usize::try_from(unit.last - self.before - 1).ok();
+            if let Some(at) = index.and_then(|index| self.events.get(index)) {
+                unit.segment = at.segment;
+            }
+        }
     }
 
     /// Returns the attachments that something names.
@@ -359,14 +577,21 @@ impl Index {
             .collect()
     }
 
-    fn edit_row(&mut self, edit: RowEdit) {
+    fn edit_row(&mut self, edit: RowEdit, events: &[(u64, Extent)]) {
         match edit {
             RowEdit::Put {
                 key,
-                body,
+                version,
+                at,
                 event,
                 due,
-            } => self.put_row(key, body, event, due),
+            } => {
+                let find = |position| {
+                    let found = events.iter().find(|(known, _)| *known == position);
+                    found.copied().unwrap_or((position, MISSING))
+                };
+                self.put_row(key, version, at, event.map(find), due);
+            }
             RowEdit::Delete(key) => self.delete_row(&key),
             RowEdit::Retire(scope) => {
                 for key in self.keys_of(&scope) {
@@ -376,9 +601,18 @@ impl Index {
         }
     }
 
-    fn put_row(&mut self, key: RowKey, body: Payload, event: Option<u64>, due: Option<Timestamp>) {
+    fn put_row(
+        &mut self,
+        key: RowKey,
+        version: Option<u64>,
+        at: Extent,
+        event: Option<(u64, Extent)>,
+        due: Option<Timestamp>,
+    ) {
         let previous = self.rows.get(&key);
-        let version = previous.map_or(1, |row| row.version + 1);
+        let is_new = previous.is_none();
+        let next = previous.map_or(1, |row| row.version + 1);
+        let version = version.unwrap_or(next);
         if let Some(time) = previous.and_then(|row| row.due) {
             self.due
                 .remove(&(Arc::clone(&key.space), time, key.clone()));
@@ -386,12 +620,12 @@ impl Index {
         if let Some(time) = due {
             self.due.insert((Arc::clone(&key.space), time, key.clone()));
         }
-        if version == 1 && !self.spaces.contains(&key.space) {
+        if is_new && !self.spaces.contains(&key.space) {
             self.spaces.insert(Arc::clone(&key.space));
         }
         let entry = RowEntry {
             version,
-            body,
+            at,
             event,
             due,
         };
@@ -443,7 +677,7 @@ impl Index {
         let next = keys.last().filter(|_| has_more).map(|&key| key.clone());
         let rows = keys
             .into_iter()
-            .filter_map(|key| Some((key.clone(), self.rows.get(key)?.clone())))
+            .filter_map(|key| Some((key.clone(), *self.rows.get(key)?)))
             .collect();
         (rows, next)
     }
@@ -566,8 +800,13 @@ fn stream_positions(
     let first = stream
         .positions
         .partition_point(|position| *position <= page.after.0);
-    let rest = &stream.positions[first..];
-    let mut taken = &rest[..rest.len().min(page.limit)];
+    let rest = stream.positions.len() - first;
+    let mut taken: Vec<u64> = stream
+        .positions
+        .range(first..)
+        .take(page.limit)
+        .copied()
+        .collect();
     let mut damaged = None;
     let reached = taken.last().copied().unwrap_or(page.after.0);
     // A gap counts for whoever has not been past it yet.
@@ -577,10 +816,11 @@ fn stream_positions(
         .find(|(_, before)| *before > page.after.0.saturating_add(1) && *before <= reached);
     if let Some(&(after, before)) = gap {
         let end = taken.partition_point(|position| *position < before);
-        taken = &taken[..end];
+        taken.truncate(end);
         damaged = Some(page.after.0.max(after) + 1..before);
     }
-    (taken.to_vec(), rest.len() > taken.len(), damaged)
+    let has_more = rest > taken.len();
+    (taken, has_more, damaged)
 }
 
 /// The key before all others of a space.

@@ -11,7 +11,7 @@ use crate::error::OpenError;
 use crate::frame::StoreTag;
 use crate::fs::{self, Kind};
 use crate::keys;
-use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::segment::{BASE, SEGMENT_HEADER_BYTES, SegmentHeader};
 
 pub(crate) const SCHEMA: u32 = 1;
 pub(crate) const FORMAT: &str = "format";
@@ -126,7 +126,10 @@ impl Layout {
     }
 
     pub(crate) fn segment_name(number: u32) -> String {
-        format!("{number:010}.log")
+        match number & BASE {
+            0 => format!("{number:010}.log"),
+            _ => format!("{:010}.base", number & !BASE),
+        }
     }
 
     pub(crate) fn segment_path(&self, number: u32) -> PathBuf {
@@ -241,12 +244,17 @@ impl Layout {
         Ok(())
     }
 
-    /// The identity comes last, by a rename: until then the directory holds nothing that counts.
-    fn create(&self, format: &Format, random: &dyn Random) -> std::io::Result<()> {
+    /// Creates everything but the log and the identity.
+    pub(crate) fn prepare(&self, random: &dyn Random) -> std::io::Result<()> {
         for name in DIRECTORIES {
             fs::create_directory(&self.path(name))?;
         }
-        fs::write_whole(&self.directory, KEYS, &keys::fresh_file(random))?;
+        fs::write_whole(&self.directory, KEYS, &keys::fresh_file(random))
+    }
+
+    /// The identity comes last, by a rename: until then the directory holds nothing that counts.
+    fn create(&self, format: &Format, random: &dyn Random) -> std::io::Result<()> {
+        self.prepare(random)?;
         let header = SegmentHeader {
             number: 1,
             incarnation: 0,
@@ -254,8 +262,32 @@ impl Layout {
             first_frame: 1,
             first_position: 1,
         };
+        self.create_log(format, header)
+    }
+
+    /// Creates a log that goes on after a base.
+    pub(crate) fn create_after(
+        &self,
+        format: &Format,
+        base: &[u8],
+        first_frame: u64,
+        first_position: u64,
+    ) -> std::io::Result<()> {
+        let name = Self::segment_name(1 | BASE);
+        fs::write_whole(&self.path(SEGMENTS), &name, base)?;
+        let header = SegmentHeader {
+            number: 2,
+            incarnation: 1,
+            previous_bytes: 0,
+            first_frame,
+            first_position,
+        };
+        self.create_log(format, header)
+    }
+
+    fn create_log(&self, format: &Format, header: SegmentHeader) -> std::io::Result<()> {
         let tag = format.tag().expect("a fresh format has a tag");
-        let name = Self::segment_name(1);
+        let name = Self::segment_name(header.number);
         fs::write_whole(&self.path(SEGMENTS), &name, &header.to_bytes(tag))?;
         for name in DIRECTORIES {
             fs::sync_directory(&self.path(name))?;
@@ -280,6 +312,30 @@ impl Layout {
         }
     }
 
+    /// Returns the number of the base that counts, the latest, if there is one.
+    pub(crate) fn base(&self) -> Result<Option<u32>, OpenError> {
+        let path = self.path(SEGMENTS);
+        let names = fs::names(&path).map_err(|e| OpenError::io("read", &path, e))?;
+        Ok(names.iter().filter_map(|name| base_number(name)).max())
+    }
+
+    /// Removes the segments and bases that a base has taken the place of.
+    pub(crate) fn remove_covered(&self, base: u32) -> std::io::Result<u64> {
+        let directory = self.path(SEGMENTS);
+        let mut removed = 0;
+        for name in fs::names(&directory)? {
+            let is_segment = segment_number(&name).is_some_and(|number| number <= base);
+            if is_segment || base_number(&name).is_some_and(|number| number < base) {
+                fs::remove_file(&directory.join(name))?;
+                removed += 1;
+            }
+        }
+        if removed > 0 {
+            fs::sync_directory(&directory)?;
+        }
+        Ok(removed)
+    }
+
     /// Returns what in the directory is not the store's.
     pub(crate) fn foreign(&self) -> Result<Vec<String>, OpenError> {
         let names = |path: &Path| fs::names(path).map_err(|e| OpenError::io("read", path, e));
@@ -290,7 +346,10 @@ impl Layout {
         let segments = names(&self.path(SEGMENTS))?.into_iter();
         foreign.extend(
             segments
-                .filter(|name| segment_number(name.strip_suffix(".new").unwrap_or(name)).is_none())
+                .filter(|name| {
+                    let name = name.strip_suffix(".new").unwrap_or(name);
+                    segment_number(name).is_none() && base_number(name).is_none()
+                })
                 .map(|name| format!("{SEGMENTS}/{name}")),
         );
         Ok(foreign)
@@ -302,7 +361,12 @@ fn is_own(name: &str) -> bool {
     FILES.contains(&base) || DIRECTORIES.contains(&name)
 }
 
+fn base_number(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".base")?.parse().ok()?;
+    (number > 0 && number < BASE && Layout::segment_name(number | BASE) == name).then_some(number)
+}
+
 fn segment_number(name: &str) -> Option<u32> {
     let number = name.strip_suffix(".log")?.parse().ok()?;
-    (number > 0 && Layout::segment_name(number) == name).then_some(number)
+    (number > 0 && number < BASE && Layout::segment_name(number) == name).then_some(number)
 }

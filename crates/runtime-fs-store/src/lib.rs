@@ -2,14 +2,17 @@
 //! event.
 //!
 //! Start with [`FsStore::open`]; [`FsStore::open_read_only`] reads beside the writer,
-//! [`submit_command`] leaves a command for it, [`verify`] checks every byte. An acknowledged
+//! [`submit_command`] leaves a command for it, [`verify`] checks every byte. [`FsStore::clean`] frees
+//! what retention and erasure have removed; [`export`], [`import`], [`backup`] and [`repair`] care
+//! for whole stores. An acknowledged
 //! commit is on stable storage ([`Tier::Power`](runtime_core::Tier)) or with the operating system
 //! (`Tier::Crash`). A torn tail is cut, kept aside and reported; damage before it is found, typed
 //! and isolated to what it touches.
 //!
 //! Not here: what rows and events mean; several processes that write at once. Not yet:
-//! checkpoints (opening reads the whole log, and the index in memory grows with it; row bodies are
-//! in memory), retention, repair, export, import, backup. Linux; written for macOS too, not yet
+//! checkpoints (opening reads all of the log that retention has left, and the index in memory,
+//! some tens of bytes for each event and stream of it, grows with it; bodies are on the disk).
+//! Nothing is cleaned unless [`FsStore::clean`] is called. Linux; written for macOS too, not yet
 //! tried there. Limits: [`FsLimits`] and [`Limits`](runtime_store::Limits).
 //!
 //! ```
@@ -37,27 +40,35 @@
 //! ```
 
 mod attachments;
+mod backup;
+mod base;
 mod bytes;
+mod clean;
 mod config;
 mod counts;
 #[cfg(test)]
 mod decoders;
 mod error;
+mod export;
+mod exported;
 mod fold;
 mod follower;
 mod form;
 mod frame;
 mod fs;
 mod hint;
+mod import;
 mod inbox;
 mod index;
 mod keys;
 mod layout;
 mod lock;
 mod log;
+mod maintenance;
 mod open;
 mod overlay;
 mod record;
+mod repair;
 mod replay;
 mod report;
 mod segment;
@@ -68,13 +79,19 @@ mod verify;
 #[cfg_attr(feature = "simulation", path = "writer_inline.rs")]
 mod writer;
 
+pub use backup::{BackupReport, backup};
+pub use clean::{CleanOptions, CleanReport};
 pub use config::{FsLimits, FsStoreOptions};
 pub use counts::WriteCounts;
 pub use error::{InboxError, OpenError};
+pub use export::{ExportReport, export};
 #[cfg(feature = "simulation")]
 pub use fs::fault::{Failure, Fault, Operation, has_failed, plant, syncs};
+pub use import::{ImportReport, import};
 pub use inbox::{INBOX_COMMAND_BYTES_MAX, INBOX_COMMANDS_MAX, submit_command};
 pub use lock::Holder;
-pub use report::{CutTail, Damage, OpenReport};
+pub use maintenance::MaintenanceError;
+pub use repair::{RepairAction, RepairReport, repair};
+pub use report::{CutTail, Damage, OpenReport, Progress};
 pub use store::FsStore;
-pub use verify::verify;
+pub use verify::{verify, verify_with_progress};

@@ -13,7 +13,7 @@ use crate::hint::{Hint, HintFile};
 use crate::layout::{Layout, SEGMENTS};
 use crate::lock::Lock;
 use crate::overlay::{Overlay, Verdict, names_of};
-use crate::record::{Applied, write_commit};
+use crate::record::{Applied, Taken, write_commit};
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::shared::Shared;
 
@@ -32,8 +32,16 @@ pub(crate) struct Submission {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Committed(Committed),
-    /// It happened before; its events are at these positions.
-    Repeated(std::ops::Range<u64>),
+    /// It happened before.
+    Repeated,
+}
+
+/// What was written before a new segment began.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sealed {
+    /// The segment that is written to now.
+    pub(crate) current: u32,
+    pub(crate) buffered: bool,
 }
 
 /// The end of the log and everything that writes to it.
@@ -178,16 +186,16 @@ impl Log {
             } = submission;
             let id = commit.id;
             let answer = match verdict {
-                Ok(Verdict::New(committed)) => {
+                Ok(Verdict::New(committed, versions)) => {
                     part.pending.push((part.answers.len(), id));
-                    self.add_frame(&mut part, commit, content, &committed);
+                    self.add_frame(&mut part, commit, content, &committed, versions);
                     Ok(Answer::Committed(committed))
                 }
                 Ok(Verdict::RepeatedHere(committed)) => {
                     part.pending.push((part.answers.len(), id));
                     Ok(Answer::Committed(committed))
                 }
-                Ok(Verdict::RepeatedBefore(positions)) => Ok(Answer::Repeated(positions)),
+                Ok(Verdict::RepeatedBefore) => Ok(Answer::Repeated),
                 Err(error) => Err(error),
             };
             part.answers.push(answer);
@@ -195,7 +203,14 @@ impl Log {
         part
     }
 
-    fn add_frame(&self, part: &mut Part, commit: Commit, content: Digest, committed: &Committed) {
+    fn add_frame(
+        &self,
+        part: &mut Part,
+        commit: Commit,
+        content: Digest,
+        committed: &Committed,
+        versions: Vec<u64>,
+    ) {
         let at = Place {
             segment: self.end.segment,
             offset: self.end.offset + part.bytes.len() as u64,
@@ -216,8 +231,11 @@ impl Log {
             offset: at.offset + header.encoded_bytes() as u64,
             ..at
         };
-        let places = committed.places.clone();
-        let (payload, applied) = write_commit(self.tag, payload_at, commit, content, first, places);
+        let taken = Taken {
+            places: committed.places.clone(),
+            versions,
+        };
+        let (payload, applied) = write_commit(self.tag, payload_at, commit, content, first, taken);
         debug_assert!(payload.len() < FRAME_BYTES_MAX, "checked with the form");
         header.write(self.tag, at, &payload, &mut part.bytes);
         part.applied.push(applied);
@@ -279,7 +297,8 @@ impl Log {
         let head = {
             let mut index = self.shared.write_index();
             for commit in applied {
-                index.apply(commit, self.remembered_max);
+                let end = commit.first_position + commit.events.len() as u64;
+                index.apply(commit, end, self.remembered_max);
             }
             index.head()
         };
@@ -296,6 +315,25 @@ impl Log {
         if let Err(error) = self.hint.publish(hint) {
             tracing::warn!(%error, "the durable hint could not be written");
         }
+    }
+
+    /// Begins a new segment, so that all that was written so far can be cleaned.
+    pub(crate) fn seal(&mut self) -> Result<Sealed, String> {
+        if let Some(reason) = &self.stopped {
+            return Err(reason.clone());
+        }
+        if self.end.offset > SEGMENT_HEADER_BYTES as u64
+            && let Err(error) = self.sync().and_then(|()| self.begin_segment())
+        {
+            self.stop(&error);
+            return Err(error.to_string());
+        }
+        // Nothing is in the new segment that a mark would have to cover.
+        self.unmarked = false;
+        Ok(Sealed {
+            current: self.end.segment,
+            buffered: self.tier != Tier::Power,
+        })
     }
 
     /// Writes the mark that makes everything before it certain (S4).

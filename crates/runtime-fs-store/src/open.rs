@@ -32,12 +32,7 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
     }
     let layout = Layout::new(&options.directory);
     layout.create_directory()?;
-    let holder = Holder {
-        pid: std::process::id(),
-        instance: hex(&options.random.ten()),
-        opened_at: options.clock.now(),
-        boot: fs::boot(),
-    };
+    let holder = holder(options);
     let (lock, before) = Lock::take(&layout.directory, &holder)?;
     let (mut format, created) =
         layout.open_or_create(options.runtime.as_ref(), &*options.clock, &*options.random)?;
@@ -49,6 +44,12 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
     let mut report = report_of(&layout, &replay, hint)?;
     report.created = created;
     if report.read_only.is_none() {
+        if let Some(base) = replay.base {
+            // A cleaning was cut off before it could remove what its base stands for.
+            layout
+                .remove_covered(base)
+                .map_err(|e| OpenError::io("clean", &layout.directory, e))?;
+        }
         report.cut = keep_tail_aside(&layout, &replay)?;
         report.lineage_renewed =
             is_behind(hint, replay.end) || may_have_lost_cache(&replay, &holder, before.as_ref());
@@ -68,6 +69,21 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
         shared,
         report,
     })
+}
+
+fn holder(options: &FsStoreOptions) -> Holder {
+    Holder {
+        pid: std::process::id(),
+        instance: hex(&options.random.ten()),
+        opened_at: options.clock.now(),
+        boot: fs::boot(),
+    }
+}
+
+/// Takes the lock of a directory that exists.
+pub(crate) fn lock(options: &FsStoreOptions, layout: &Layout) -> Result<Lock, OpenError> {
+    let (lock, _) = Lock::take(&layout.directory, &holder(options))?;
+    Ok(lock)
 }
 
 /// Positions that were published are gone, whatever took them (V6).

@@ -36,12 +36,12 @@ struct StreamTail {
 /// What a commit turned out to be.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// New; its events get these places.
-    New(Committed),
+    /// New; its events get these places, and its puts these versions.
+    New(Committed, Vec<u64>),
     /// The same as one of this group.
     RepeatedHere(Committed),
-    /// The same as one that is durable, with events at these positions.
-    RepeatedBefore(std::ops::Range<u64>),
+    /// The same as one that is durable.
+    RepeatedBefore,
 }
 
 impl Overlay {
@@ -76,7 +76,8 @@ impl Overlay {
             return Err(CommitError::DifferentContent { id: commit.id });
         }
         attachments.clone()?;
-        Ok(Verdict::New(self.take(index, commit, content)))
+        let (committed, versions) = self.take(index, commit, content);
+        Ok(Verdict::New(committed, versions))
     }
 
     fn repetition(
@@ -97,9 +98,7 @@ impl Overlay {
             return Ok(Some(Verdict::RepeatedHere(repeated)));
         }
         match index.commit(&id) {
-            Some(entry) if entry.content == content => {
-                Ok(Some(Verdict::RepeatedBefore(entry.positions.clone())))
-            }
+            Some(entry) if entry.content == content => Ok(Some(Verdict::RepeatedBefore)),
             Some(_) => Err(different),
             None if index.may_have_forgotten(&id) => Err(CommitError::TooOld { id }),
             None => Ok(None),
@@ -195,7 +194,7 @@ impl Overlay {
         Ok(())
     }
 
-    fn take(&mut self, index: &Index, commit: &Commit, content: Digest) -> Committed {
+    fn take(&mut self, index: &Index, commit: &Commit, content: Digest) -> (Committed, Vec<u64>) {
         let first = index.head() + self.events + 1;
         for removal in &commit.removals {
             if let Removal::Through(position) = removal {
@@ -207,16 +206,16 @@ impl Overlay {
             .iter()
             .map(|event| self.take_event(index, event))
             .collect();
-        for change in &commit.rows {
-            self.take_row(index, change);
-        }
+        let rows = commit.rows.iter();
+        let versions = rows.filter_map(|change| self.take_row(index, change));
+        let versions = versions.collect();
         let committed = Committed {
             positions: first..first + places.len() as u64,
             places,
             repeated: false,
         };
         self.commits.insert(commit.id, (content, committed.clone()));
-        committed
+        (committed, versions)
     }
 
     fn take_event(&mut self, index: &Index, event: &NewEvent) -> Vec<EventPlace> {
@@ -241,11 +240,13 @@ impl Overlay {
         places
     }
 
-    fn take_row(&mut self, index: &Index, change: &RowChange) {
+    /// Takes a change; returns the version that a put gives its row.
+    fn take_row(&mut self, index: &Index, change: &RowChange) -> Option<u64> {
         match change {
             RowChange::Put { key, .. } => {
                 let version = self.version(index, key).map_or(1, |version| version + 1);
                 self.rows.insert(key.clone(), Some(version));
+                return Some(version);
             }
             RowChange::Delete(key) => {
                 self.rows.insert(key.clone(), None);
@@ -257,6 +258,7 @@ impl Overlay {
             // A kind that the format cannot hold was refused with the form of the commit.
             _ => {}
         }
+        None
     }
 }
 

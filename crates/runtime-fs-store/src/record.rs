@@ -13,6 +13,8 @@ use crate::frame::{Place, StoreTag};
 
 const RECORD_HEADER_BYTES: usize = 12;
 const SCHEMA: u8 = 1;
+/// Where a kept event says that it is a stub: after its position.
+const KEPT_ERASED_AT: usize = RECORD_HEADER_BYTES + 8;
 /// A reader that does not know this kind must not write to the store.
 const CRITICAL: u8 = 1;
 
@@ -26,6 +28,21 @@ mod kind {
     pub(super) const ATTACHMENTS: u8 = 6;
     pub(super) const THROUGH: u8 = 7;
     pub(super) const ERASE: u8 = 8;
+    /// A put with the version that it gives the row; what is written now.
+    pub(super) const VERSIONED_PUT: u8 = 9;
+    /// An event with its position, in a base.
+    pub(super) const KEPT_EVENT: u8 = 10;
+    /// Where a stream ends, in a base.
+    pub(super) const STREAM: u8 = 11;
+    /// An event whose body has been written over.
+    pub(super) const STUB: u8 = 12;
+    /// A versioned put whose body has been written over.
+    pub(super) const DEAD_PUT: u8 = 13;
+    /// A commit that is not remembered any more, in a base.
+    pub(super) const KEPT_COMMIT: u8 = 14;
+    /// Attachments and the scopes that they are named for, in a base.
+    pub(super) const NAMING: u8 = 15;
+    pub(super) const LAST: u8 = NAMING;
 }
 
 /// One commit as the index takes it: everything decided, nothing left to check.
@@ -38,14 +55,31 @@ pub(crate) struct Applied {
     pub(crate) rows: Vec<RowEdit>,
     pub(crate) events: Vec<AppliedEvent>,
     pub(crate) attachments: Vec<Digest>,
+    /// The scopes for which the attachments are named, beside those of the rows put.
+    pub(crate) named_for: Vec<ScopeId>,
     pub(crate) removals: Vec<Removal>,
+    pub(crate) streams: Vec<StreamEnd>,
+    /// It counts among the last commits (V1).
+    pub(crate) is_remembered: bool,
+}
+
+/// Where a stream ends that has no event in what follows.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamEnd {
+    pub(crate) stream: StreamKey,
+    pub(crate) head: Seq,
+    pub(crate) last: Position,
+    pub(crate) closed: bool,
 }
 
 #[derive(Debug)]
 pub(crate) enum RowEdit {
     Put {
         key: RowKey,
-        body: Payload,
+        /// None where the format did not say: one more than before.
+        version: Option<u64>,
+        /// The record that holds its body.
+        at: Extent,
         event: Option<u64>,
         due: Option<Timestamp>,
     },
@@ -55,6 +89,7 @@ pub(crate) enum RowEdit {
 
 #[derive(Debug)]
 pub(crate) struct AppliedEvent {
+    pub(crate) position: u64,
     pub(crate) id: EventId,
     pub(crate) closes: bool,
     pub(crate) places: Vec<EventPlace>,
@@ -62,12 +97,21 @@ pub(crate) struct AppliedEvent {
 }
 
 /// Where a record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Extent {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
     /// Zero for an event that is damaged.
     pub(crate) bytes: u32,
+}
+
+impl Extent {
+    pub(crate) fn place(self) -> Place {
+        Place {
+            segment: self.segment,
+            offset: u64::from(self.offset),
+        }
+    }
 }
 
 /// Why a payload cannot be taken.
@@ -79,15 +123,25 @@ pub(crate) enum BadPayload {
     Unknown { kind: u8, schema: u8 },
 }
 
-/// Writes the payload of a commit; `places` are those of its events, `at` is where it will stand.
+/// What was decided on a commit beside its content.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// The places of its events.
+    pub(crate) places: Vec<Vec<EventPlace>>,
+    /// The version that each of its puts gives its row.
+    pub(crate) versions: Vec<u64>,
+}
+
+/// Writes the payload of a commit; `at` is where it will stand.
 pub(crate) fn write_commit(
     tag: StoreTag,
     at: Place,
     commit: Commit,
     content: Digest,
     first_position: u64,
-    places: Vec<Vec<EventPlace>>,
+    verdict: Taken,
 ) -> (Vec<u8>, Applied) {
+    let Taken { places, versions } = verdict;
     let mut out = Writer {
         tag,
         at,
@@ -100,11 +154,15 @@ pub(crate) fn write_commit(
     });
     let time = commit.time;
     let events = commit.events.into_iter().zip(places);
+    let events = events.zip(first_position..);
     let events = events
-        .map(|(event, places)| out.event(event, commit.time, places))
+        .map(|((event, places), position)| out.event(event, commit.time, position, places))
         .collect();
+    let mut versions = versions.into_iter();
     let rows = commit.rows.into_iter();
-    let rows = rows.map(|row| out.row(row, first_position)).collect();
+    let rows = rows
+        .map(|row| out.row(row, first_position, &mut versions))
+        .collect();
     if !commit.attachments.is_empty() {
         out.record(kind::ATTACHMENTS, |out| {
             for digest in &commit.attachments {
@@ -124,7 +182,10 @@ pub(crate) fn write_commit(
         rows,
         events,
         attachments: commit.attachments,
+        named_for: Vec::new(),
         removals: commit.removals,
+        streams: Vec::new(),
+        is_remembered: true,
     };
     (out.out, applied)
 }
@@ -152,25 +213,34 @@ impl Writer {
         extent(place, self.out.len() - start)
     }
 
-    fn event(&mut self, event: NewEvent, time: Timestamp, places: Vec<EventPlace>) -> AppliedEvent {
+    fn event(
+        &mut self,
+        event: NewEvent,
+        time: Timestamp,
+        position: u64,
+        places: Vec<EventPlace>,
+    ) -> AppliedEvent {
         let at = self.record(kind::EVENT, |out| {
-            out.extend(event.id.as_uuid().as_bytes());
-            out.extend(time.as_millis().to_le_bytes());
-            let count = u8::try_from(places.len()).expect("an event has at most 8 streams");
-            out.extend([u8::from(event.closes), count]);
-            for place in &places {
-                put_text(out, place.stream.as_str());
-                out.extend(place.seq.0.to_le_bytes());
-                out.extend(place.previous.0.to_le_bytes());
-            }
+            put_event_fields(out, event.id, time, event.closes, &places);
             out.extend(&*event.body);
         });
         AppliedEvent {
+            position,
             id: event.id,
             closes: event.closes,
             places,
             at,
         }
+    }
+
+    fn put(&mut self, put: &KeptPut) -> Extent {
+        self.record(kind::VERSIONED_PUT, |out| {
+            out.extend(put.version.to_le_bytes());
+            put_key(out, &put.key);
+            put_option(out, put.event);
+            put_option(out, put.due.map(Timestamp::as_millis));
+            out.extend(&*put.body);
+        })
     }
 
     fn removal(&mut self, removal: &Removal) {
@@ -186,7 +256,12 @@ impl Writer {
         }
     }
 
-    fn row(&mut self, change: RowChange, first_position: u64) -> RowEdit {
+    fn row(
+        &mut self,
+        change: RowChange,
+        first_position: u64,
+        versions: &mut impl Iterator<Item = u64>,
+    ) -> RowEdit {
         match change {
             RowChange::Put {
                 key,
@@ -194,16 +269,19 @@ impl Writer {
                 event,
                 due,
             } => {
-                self.record(kind::PUT, |out| {
-                    put_key(out, &key);
-                    put_option(out, event.map(|index| index as u64));
-                    put_option(out, due.map(Timestamp::as_millis));
-                    out.extend(&*body);
-                });
-                RowEdit::Put {
+                let put = KeptPut {
                     key,
-                    body,
+                    version: versions.next().expect("each put was given a version"),
                     event: event.map(|index| first_position + index as u64),
+                    due,
+                    body,
+                };
+                let at = self.put(&put);
+                RowEdit::Put {
+                    key: put.key,
+                    version: Some(put.version),
+                    at,
+                    event: put.event,
                     due,
                 }
             }
@@ -232,6 +310,24 @@ pub(crate) const fn is_known(change: &RowChange) -> bool {
 /// Says whether the removal is of a kind that this format can hold.
 pub(crate) const fn is_known_removal(removal: &Removal) -> bool {
     matches!(removal, Removal::Through(_) | Removal::Stream(_))
+}
+
+fn put_event_fields(
+    out: &mut Vec<u8>,
+    id: EventId,
+    time: Timestamp,
+    closes: bool,
+    places: &[EventPlace],
+) {
+    out.extend(id.as_uuid().as_bytes());
+    out.extend(time.as_millis().to_le_bytes());
+    let count = u8::try_from(places.len()).expect("an event has at most 8 streams");
+    out.extend([u8::from(closes), count]);
+    for place in places {
+        put_text(out, place.stream.as_str());
+        out.extend(place.seq.0.to_le_bytes());
+        out.extend(place.previous.0.to_le_bytes());
+    }
 }
 
 fn put_key(out: &mut Vec<u8>, key: &RowKey) {
@@ -313,7 +409,7 @@ fn read_record(
     first_position: u64,
     applied: &mut Option<Applied>,
 ) -> Result<(), BadPayload> {
-    let known = record.schema == SCHEMA && (kind::COMMIT..=kind::ERASE).contains(&record.kind);
+    let known = record.schema == SCHEMA && (kind::COMMIT..=kind::LAST).contains(&record.kind);
     if !known {
         return if record.is_critical {
             Err(BadPayload::Unknown {
@@ -324,8 +420,11 @@ fn read_record(
             Ok(())
         };
     }
-    if record.kind == kind::COMMIT {
+    if matches!(record.kind, kind::COMMIT | kind::KEPT_COMMIT) {
         *applied = read_commit_record(record.body, first_position);
+        for applied in applied.iter_mut() {
+            applied.is_remembered = record.kind == kind::COMMIT;
+        }
         return applied.as_ref().map(|_| ()).ok_or(BadPayload::Malformed);
     }
     let applied = applied.as_mut().ok_or(BadPayload::Malformed)?;
@@ -344,7 +443,10 @@ fn read_commit_record(body: &[u8], first_position: u64) -> Option<Applied> {
         rows: Vec::new(),
         events: Vec::new(),
         attachments: Vec::new(),
+        named_for: Vec::new(),
         removals: Vec::new(),
+        streams: Vec::new(),
+        is_remembered: true,
     })
 }
 
@@ -357,9 +459,20 @@ fn read_change(record: &Record<'_>, applied: &mut Applied) -> Option<()> {
             let due = read_option(&mut fields)?;
             applied.rows.push(RowEdit::Put {
                 key,
+                version: None,
+                at: record.at,
                 event: event.map(|index| applied.first_position.saturating_add(index)),
                 due: due.map(Timestamp::from_millis),
-                body: fields.0.into(),
+            });
+        }
+        kind::VERSIONED_PUT | kind::DEAD_PUT => {
+            let put = read_put(&mut fields)?;
+            applied.rows.push(RowEdit::Put {
+                key: put.key,
+                version: Some(put.version),
+                at: record.at,
+                event: put.event,
+                due: put.due,
             });
         }
         kind::DELETE => applied.rows.push(RowEdit::Delete(read_key(&mut fields)?)),
@@ -367,9 +480,18 @@ fn read_change(record: &Record<'_>, applied: &mut Applied) -> Option<()> {
             let scope = ScopeId::new(fields.text()?).ok()?;
             applied.rows.push(RowEdit::Retire(scope));
         }
-        kind::EVENT => {
+        kind::EVENT | kind::STUB | kind::KEPT_EVENT => {
+            let next = applied.events.last().map(|event| event.position);
+            let next = next.map_or(applied.first_position, |last| last.saturating_add(1));
+            let position = match record.kind {
+                kind::KEPT_EVENT => read_kept_event(&mut fields)?.0,
+                _ => next,
+            };
+            // In a base events may be missing, but they never go back.
+            (position >= next).then_some(())?;
             let event = read_event_fields(&mut fields)?;
             applied.events.push(AppliedEvent {
+                position,
                 id: event.id,
                 closes: event.closes,
                 places: event.places,
@@ -383,6 +505,22 @@ fn read_change(record: &Record<'_>, applied: &mut Applied) -> Option<()> {
                     .push(Digest::from_bytes(fields.array()?));
             }
         }
+        kind::NAMING => {
+            for _ in 0..fields.u16()? {
+                applied.named_for.push(ScopeId::new(fields.text()?).ok()?);
+            }
+            while !fields.0.is_empty() {
+                applied
+                    .attachments
+                    .push(Digest::from_bytes(fields.array()?));
+            }
+        }
+        kind::STREAM => applied.streams.push(StreamEnd {
+            stream: StreamKey::new(fields.text()?).ok()?,
+            head: Seq(fields.u64()?),
+            last: Position(fields.u64()?),
+            closed: fields.byte()? != 0,
+        }),
         kind::THROUGH => {
             let position = Position(fields.u64()?);
             applied.removals.push(Removal::Through(position));
@@ -443,6 +581,56 @@ fn read_event_fields(fields: &mut Bytes<'_>) -> Option<EventFields> {
     })
 }
 
+fn read_kept_event(fields: &mut Bytes<'_>) -> Option<(u64, bool)> {
+    Some((fields.u64()?, fields.byte()? != 0))
+}
+
+/// A row as it was put, and what a base keeps of it.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptPut {
+    pub(crate) key: RowKey,
+    pub(crate) version: u64,
+    /// The position of its event.
+    pub(crate) event: Option<u64>,
+    pub(crate) due: Option<Timestamp>,
+    pub(crate) body: Payload,
+}
+
+fn read_put(fields: &mut Bytes<'_>) -> Option<KeptPut> {
+    Some(KeptPut {
+        version: fields.u64()?,
+        key: read_key(fields)?,
+        event: read_option(fields)?,
+        due: read_option(fields)?.map(Timestamp::from_millis),
+        body: fields.0.into(),
+    })
+}
+
+/// Reads the body of a row from the bytes at the extent of its put; `None` when they are not what
+/// was written there, or have been written over.
+pub(crate) fn read_row_body(
+    tag: StoreTag,
+    at: Extent,
+    key: &RowKey,
+    bytes: &[u8],
+) -> Option<Payload> {
+    let record = next_record(tag, at.place(), bytes)?;
+    let mut fields = Bytes(record.body);
+    match record.kind {
+        kind::PUT => {
+            let found = read_key(&mut fields)?;
+            read_option(&mut fields)?;
+            read_option(&mut fields)?;
+            (found == *key).then(|| fields.0.into())
+        }
+        kind::VERSIONED_PUT => {
+            let put = read_put(&mut fields)?;
+            (put.key == *key).then_some(put.body)
+        }
+        _ => None,
+    }
+}
+
 /// Reads one event from the bytes at its extent; `None` when they are not what was written there.
 pub(crate) fn read_event(
     tag: StoreTag,
@@ -450,12 +638,21 @@ pub(crate) fn read_event(
     position: u64,
     bytes: &[u8],
 ) -> Option<StoredEvent> {
-    let place = Place {
-        segment: at.segment,
-        offset: u64::from(at.offset),
-    };
-    let record = next_record(tag, place, bytes).filter(|record| record.kind == kind::EVENT)?;
+    let record = next_record(tag, at.place(), bytes)?;
+    event_of(&record, position)
+}
+
+fn event_of(record: &Record<'_>, position: u64) -> Option<StoredEvent> {
     let mut fields = Bytes(record.body);
+    let erased = match record.kind {
+        kind::EVENT => false,
+        kind::STUB => true,
+        kind::KEPT_EVENT => {
+            let (found, erased) = read_kept_event(&mut fields)?;
+            (found == position).then_some(erased)?
+        }
+        _ => return None,
+    };
     let event = read_event_fields(&mut fields)?;
     Some(StoredEvent {
         position: Position(position),
@@ -463,9 +660,173 @@ pub(crate) fn read_event(
         time: event.time,
         closes: event.closes && !event.places.is_empty(),
         places: event.places,
-        erased: false,
-        body: fields.0.into(),
+        erased,
+        body: match erased {
+            true => Payload::from([]),
+            false => fields.0.into(),
+        },
     })
+}
+
+/// What a base keeps of one commit.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) id: CommitId,
+    pub(crate) time: Timestamp,
+    pub(crate) content: Digest,
+    pub(crate) is_remembered: bool,
+    pub(crate) rows: Vec<KeptPut>,
+    pub(crate) events: Vec<StoredEvent>,
+    pub(crate) streams: Vec<StreamEnd>,
+    pub(crate) named_for: Vec<ScopeId>,
+    pub(crate) attachments: Vec<Digest>,
+}
+
+/// Writes the payload of what is kept of a commit; returns where its rows and events are.
+pub(crate) fn write_kept(
+    tag: StoreTag,
+    at: Place,
+    kept: &Kept,
+) -> (Vec<u8>, Vec<Extent>, Vec<Extent>) {
+    let mut out = Writer {
+        tag,
+        at,
+        out: Vec::new(),
+    };
+    let commit = match kept.is_remembered {
+        true => kind::COMMIT,
+        false => kind::KEPT_COMMIT,
+    };
+    out.record(commit, |out| {
+        out.extend(kept.id.as_uuid().as_bytes());
+        out.extend(kept.time.as_millis().to_le_bytes());
+        out.extend(kept.content.as_bytes());
+    });
+    let events = kept.events.iter().map(|event| out.kept_event(event));
+    let events = events.collect();
+    let rows = kept.rows.iter().map(|put| out.put(put)).collect();
+    for end in &kept.streams {
+        out.record(kind::STREAM, |out| {
+            put_text(out, end.stream.as_str());
+            out.extend(end.head.0.to_le_bytes());
+            out.extend(end.last.0.to_le_bytes());
+            out.push(u8::from(end.closed));
+        });
+    }
+    if !kept.attachments.is_empty() {
+        out.record(kind::NAMING, |out| {
+            let count = u16::try_from(kept.named_for.len()).expect("a frame has less than 64 Ki");
+            out.extend(count.to_le_bytes());
+            for scope in &kept.named_for {
+                put_text(out, scope.as_str());
+            }
+            for digest in &kept.attachments {
+                out.extend(digest.as_bytes());
+            }
+        });
+    }
+    pad(&mut out.out, 0);
+    (out.out, rows, events)
+}
+
+impl Writer {
+    fn kept_event(&mut self, event: &StoredEvent) -> Extent {
+        self.record(kind::KEPT_EVENT, |out| {
+            out.extend(event.position.0.to_le_bytes());
+            out.push(u8::from(event.erased));
+            put_event_fields(out, event.id, event.time, event.closes, &event.places);
+            out.extend(&*event.body);
+        })
+    }
+}
+
+/// What a cleaning sees of a record.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    Put(Extent, KeptPut),
+    /// A put of an earlier format, which does not say its version.
+    Unversioned,
+    Event(Extent, StoredEvent),
+    Other,
+}
+
+/// Walks the records of a payload that was read whole.
+pub(crate) fn walk(
+    tag: StoreTag,
+    at: Place,
+    payload: &[u8],
+    first_position: u64,
+    mut see: impl FnMut(Seen),
+) -> Option<()> {
+    let mut next = first_position;
+    let mut offset = 0;
+    while payload
+        .get(offset)
+        .is_some_and(|kind| *kind != kind::PADDING)
+    {
+        let place = Place {
+            segment: at.segment,
+            offset: at.offset + offset as u64,
+        };
+        let record = next_record(tag, place, &payload[offset..])?;
+        offset += record.at.bytes as usize;
+        see(match record.kind {
+            kind::PUT => Seen::Unversioned,
+            kind::VERSIONED_PUT | kind::DEAD_PUT => {
+                Seen::Put(record.at, read_put(&mut Bytes(record.body))?)
+            }
+            kind::EVENT | kind::STUB | kind::KEPT_EVENT => {
+                if record.kind == kind::KEPT_EVENT {
+                    next = Bytes(record.body).u64()?;
+                }
+                let event = event_of(&record, next)?;
+                next = next.saturating_add(1);
+                Seen::Event(record.at, event)
+            }
+            _ => Seen::Other,
+        });
+    }
+    Some(())
+}
+
+/// Writes over the body of an event or put in place; the record stays as long as it is. Returns
+/// false for what has no body, or none any more.
+pub(crate) fn write_over(tag: StoreTag, at: Extent, record: &mut [u8]) -> bool {
+    let Some(found) = next_record(tag, at.place(), record) else {
+        return false;
+    };
+    let mut fields = Bytes(found.body);
+    let (over, kept) = match found.kind {
+        kind::EVENT => (kind::STUB, read_event_fields(&mut fields).is_some()),
+        kind::KEPT_EVENT => {
+            let is_read = read_kept_event(&mut fields).is_some();
+            (
+                kind::KEPT_EVENT,
+                is_read && read_event_fields(&mut fields).is_some(),
+            )
+        }
+        kind::VERSIONED_PUT => {
+            let is_read = fields.u64().is_some() && read_key(&mut fields).is_some();
+            let is_read = is_read && read_option(&mut fields).is_some();
+            (
+                kind::DEAD_PUT,
+                is_read && read_option(&mut fields).is_some(),
+            )
+        }
+        _ => return false,
+    };
+    let body = record.len() - fields.0.len();
+    if !kept || record[body..].iter().all(|byte| *byte == 0) {
+        return false;
+    }
+    record[0] = over;
+    if over == kind::KEPT_EVENT {
+        record[KEPT_ERASED_AT] = 1;
+    }
+    record[body..].fill(0);
+    let checksum = record_checksum(tag, at.place(), record);
+    record[8..12].copy_from_slice(&checksum.to_le_bytes());
+    true
 }
 
 /// Writes one record of any kind and body behind a right checksum.

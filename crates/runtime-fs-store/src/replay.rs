@@ -6,7 +6,8 @@ use crate::frame::{Place, StoreTag};
 use crate::fs;
 use crate::hint::Hint;
 use crate::layout::{Layout, SEGMENTS};
-use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::report::Progress;
+use crate::segment::{BASE, BaseHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// The log as far as it has been read.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Replay {
     pub(crate) end: Place,
     /// The length of the last segment file; beyond `end` there is a tail that does not count.
     pub(crate) file_bytes: u64,
+    /// The base that was begun with.
+    pub(crate) base: Option<u32>,
 }
 
 /// Who reads.
@@ -48,31 +51,58 @@ pub(crate) fn replay(
     reader: Reader,
     hint: Option<Hint>,
 ) -> Result<Replay, OpenError> {
-    let numbers = layout.segments()?;
-    check_complete(&numbers, hint)?;
+    replay_with_progress(layout, tag, remembered_max, reader, hint, &mut |_| ())
+}
+
+/// Reads everything and tells how much of it has been read.
+pub(crate) fn replay_with_progress(
+    layout: &Layout,
+    tag: StoreTag,
+    remembered_max: usize,
+    reader: Reader,
+    hint: Option<Hint>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Replay, OpenError> {
+    let mut numbers = layout.segments()?;
+    let base = layout.base()?;
+    let first = base.map_or(1, |base| base + 1);
+    numbers.retain(|number| *number >= first);
+    check_complete(first, &numbers, hint)?;
     let mut replay = Replay {
         fold: Fold::new(tag, remembered_max),
         end: Place {
-            segment: 1,
+            segment: first,
             offset: SEGMENT_HEADER_BYTES as u64,
         },
         file_bytes: 0,
+        base,
     };
+    if let Some(base) = base {
+        replay.take_base(layout, tag, base)?;
+    }
+    let mut told = Progress { done: 0, total: 0 };
+    for &number in &numbers {
+        let path = layout.segment_path(number);
+        let length = fs::open_read(&path).and_then(|file| fs::length(&file));
+        told.total += length.map_err(|e| OpenError::io("read", &path, e))?;
+    }
     for (index, &number) in numbers.iter().enumerate() {
         let sealed_at = match numbers.get(index + 1) {
             Some(&next) => Some(previous_bytes(layout, tag, next)?),
             None => None,
         };
         replay.take_segment(layout, tag, number, sealed_at, reader)?;
+        told.done += replay.file_bytes;
+        progress(told);
     }
     Ok(replay)
 }
 
 /// All segments from the first to the last must be there; the hint knows the last one.
-fn check_complete(numbers: &[u32], hint: Option<Hint>) -> Result<(), OpenError> {
-    let last = numbers.last().copied().unwrap_or_default();
-    let last = last.max(hint.map_or(1, |hint| hint.end.segment));
-    let missing = (1..=last).find(|number| numbers.binary_search(number).is_err());
+fn check_complete(first: u32, numbers: &[u32], hint: Option<Hint>) -> Result<(), OpenError> {
+    let last = numbers.last().copied().unwrap_or(first);
+    let last = last.max(hint.map_or(first, |hint| hint.end.segment));
+    let missing = (first..=last).find(|number| numbers.binary_search(number).is_err());
     match missing {
         None => Ok(()),
         Some(number) => Err(OpenError::Missing {
@@ -93,6 +123,23 @@ fn previous_bytes(layout: &Layout, tag: StoreTag, number: u32) -> Result<u64, Op
 }
 
 impl Replay {
+    fn take_base(&mut self, layout: &Layout, tag: StoreTag, base: u32) -> Result<(), OpenError> {
+        let path = layout.segment_path(base | BASE);
+        let bytes = fs::read_all(&path).map_err(|e| OpenError::io("read", &path, e))?;
+        let Some(header) = BaseHeader::from_bytes(tag, base, &bytes) else {
+            self.fold.take_bad_segment_header(base | BASE);
+            return Ok(());
+        };
+        let end = (SEGMENT_HEADER_BYTES as u64).saturating_add(header.bytes);
+        let there = end.min(bytes.len() as u64);
+        let frames = &bytes[SEGMENT_HEADER_BYTES..as_index(there)];
+        self.fold.take_base(&header, frames);
+        if there < end {
+            self.fold.take_missing(base | BASE, there..end);
+        }
+        Ok(())
+    }
+
     fn take_segment(
         &mut self,
         layout: &Layout,

@@ -57,6 +57,72 @@ impl SegmentHeader {
     }
 }
 
+/// Set in the number by which a base is addressed, so that it and the segment it takes the place
+/// of can be there at the same time.
+pub(crate) const BASE: u32 = 1 << 31;
+const BASE_MAGIC: [u8; 8] = *b"ARBaseLg";
+const BASE_VERSION: u32 = 1;
+const BASE_BUFFERED: u32 = 1;
+
+/// The start of a base: what is kept of all segments up to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BaseHeader {
+    /// The last segment that it takes the place of.
+    pub(crate) number: u32,
+    pub(crate) incarnation: u64,
+    /// The length of what follows.
+    pub(crate) bytes: u64,
+    /// The number of the last frame of those segments.
+    pub(crate) last_frame: u64,
+    /// The position of their last event.
+    pub(crate) last_position: u64,
+    /// Up to here events are kept for rows and commits only.
+    pub(crate) pruned: u64,
+    /// The last incarnation acknowledged what only the page cache held.
+    pub(crate) buffered: bool,
+}
+
+impl BaseHeader {
+    pub(crate) fn to_bytes(self, tag: StoreTag) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut out = Vec::with_capacity(SEGMENT_HEADER_BYTES);
+        out.extend(BASE_MAGIC);
+        out.extend(BASE_VERSION.to_le_bytes());
+        out.extend(self.number.to_le_bytes());
+        for field in [
+            self.incarnation,
+            self.bytes,
+            self.last_frame,
+            self.last_position,
+            self.pruned,
+        ] {
+            out.extend(field.to_le_bytes());
+        }
+        let flags = if self.buffered { BASE_BUFFERED } else { 0 };
+        out.extend(flags.to_le_bytes());
+        out.extend(checksum(tag, self.number | BASE, &out).to_le_bytes());
+        out.try_into().expect("the fields have 64 bytes")
+    }
+
+    /// Reads the header of the base that the file name says.
+    pub(crate) fn from_bytes(tag: StoreTag, number: u32, bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..SEGMENT_HEADER_BYTES)?;
+        let mut fields = Bytes(bytes);
+        let known = fields.array()? == BASE_MAGIC && fields.u32()? == BASE_VERSION;
+        let header = Self {
+            number: fields.u32()?,
+            incarnation: fields.u64()?,
+            bytes: fields.u64()?,
+            last_frame: fields.u64()?,
+            last_position: fields.u64()?,
+            pruned: fields.u64()?,
+            buffered: fields.u32()? & BASE_BUFFERED != 0,
+        };
+        let (body, stored) = bytes.split_at(SEGMENT_HEADER_BYTES - 4);
+        let whole = checksum(tag, number | BASE, body).to_le_bytes() == stored;
+        (known && whole && header.number == number).then_some(header)
+    }
+}
+
 fn checksum(tag: StoreTag, segment: u32, bytes: &[u8]) -> u32 {
     let place = Place { segment, offset: 0 };
     crc32c::crc32c_append(tag.salt(place), bytes)

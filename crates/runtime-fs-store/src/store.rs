@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{Clock, CommitId, Digest, Random, StreamKey};
+use runtime_core::{Clock, CommitId, Digest, Random, ScopeId, StreamKey};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
     EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
@@ -14,6 +14,7 @@ use runtime_store::{
 };
 
 use crate::attachments::{self, Attachments};
+use crate::clean::{CleanOptions, CleanReport, clean};
 use crate::config::FsStoreOptions;
 use crate::counts::WriteCounts;
 use crate::error::OpenError;
@@ -22,14 +23,15 @@ use crate::form;
 use crate::fs;
 use crate::hint;
 use crate::inbox::Inbox;
-use crate::index::{Erased, Index, RowEntry};
+use crate::index::{CommitListing, Erased, Index, RowEntry};
 use crate::keys;
 use crate::layout::{KEYS, Layout};
 use crate::log::{Answer, Submission};
 use crate::open::{self, Opened};
+use crate::record::{Extent, StreamEnd};
 use crate::replay::{Reader, replay};
-use crate::report::OpenReport;
-use crate::segments::{Segments, unavailable};
+use crate::report::{OpenReport, Progress};
+use crate::segments::{Segments, is_gone, unavailable};
 use crate::shared::Shared;
 use crate::writer::Writer;
 
@@ -49,14 +51,26 @@ pub struct FsStore {
     random: Arc<dyn Random>,
     follow_interval: Duration,
     report: OpenReport,
-    attachments: Arc<Attachments>,
+    pub(crate) attachments: Arc<Attachments>,
     inbox: Inbox,
     /// Nothing is written any more, beside the log either.
     closed: AtomicBool,
     /// One rotation at a time, and none after one has failed: what reached the disk is not known,
     /// and a second sync would report success for what the first one lost (S5).
     rotation_failed: Mutex<bool>,
+    cleaning: Arc<Mutex<()>>,
     view: View,
+}
+
+/// What a store was at one moment.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    pub(crate) identity: StoreIdentity,
+    pub(crate) head: u64,
+    pub(crate) pruned: u64,
+    pub(crate) commits: Vec<CommitListing>,
+    pub(crate) streams: Vec<StreamEnd>,
+    pub(crate) spaces: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -125,7 +139,7 @@ impl FsStore {
         let mut report = open::report_of(&layout, &replay, None)?;
         report.read_only = Some("opened read-only".to_owned());
         let open_max = options.fs_limits.open_segments_max;
-        let follower = Follower::new(layout.clone(), tag, replay, open_max);
+        let follower = Follower::new(layout.clone(), tag, replay, remembered_max, open_max);
         let view = View::Beside(Box::new(follower));
         Ok(Self::assemble(layout, identity, options, report, view))
     }
@@ -155,6 +169,7 @@ impl FsStore {
             report,
             closed: AtomicBool::new(false),
             rotation_failed: Mutex::default(),
+            cleaning: Arc::default(),
             view,
         }
     }
@@ -211,48 +226,124 @@ impl FsStore {
         }
     }
 
-    /// Reads events back to say what a commit did; none if its positions are `None`.
-    fn committed_at(
-        &self,
-        positions: Option<std::ops::Range<u64>>,
-    ) -> Result<Option<Committed>, ReadError> {
-        let Some(positions) = positions else {
+    /// Reads, and once more if a cleaning has just moved what was looked for.
+    fn reading<T>(&self, read: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
+        match read() {
+            Err(error) if is_gone(&error) => {
+                if let View::Beside(follower) = &self.view {
+                    follower.reload()?;
+                }
+                read()
+            }
+            result => result,
+        }
+    }
+
+    /// Reads events back to say what a commit did; none if nothing is known of it.
+    fn committed_now(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
+        let Some(entry) = self.with_index(|index| index.commit(id).cloned())? else {
             return Ok(None);
         };
         let mut places = Vec::new();
-        for position in positions.clone() {
-            places.push(self.event_at(position)?.places);
+        for (position, (_, at)) in entry.positions.clone().zip(&entry.events) {
+            places.push(self.segments().read(position, *at)?.places);
         }
         Ok(Some(Committed {
-            positions,
+            positions: entry.positions,
             places,
             repeated: false,
         }))
     }
 
-    fn event_at(&self, position: u64) -> Result<StoredEvent, ReadError> {
-        let (extent, erased) = self.with_index(|index| (index.extent(position), index.erased()))?;
-        match extent {
-            Some(extent) if extent.bytes > 0 => {
-                let event = self.segments().read(position, extent)?;
-                Ok(without_erased(event, &erased))
-            }
-            _ => Err(ReadError::Corrupt {
-                what: format!("event at position {position}"),
-            }),
-        }
+    fn read_row(&self, key: RowKey, entry: RowEntry, erased: &Erased) -> Result<Row, ReadError> {
+        let event = entry.event.map(|(position, at)| {
+            let event = self.segments().read(position, at)?;
+            Ok::<_, ReadError>(without_erased(event, erased))
+        });
+        Ok(Row {
+            version: entry.version,
+            body: self.segments().read_row(&key, entry.at)?,
+            event: event.transpose()?,
+            due: entry.due,
+            key,
+        })
     }
 
-    fn read_row(&self, key: RowKey, entry: RowEntry) -> Result<Row, ReadError> {
-        Ok(Row {
-            key,
-            version: entry.version,
-            body: entry.body,
-            event: entry
-                .event
-                .map(|position| self.event_at(position))
-                .transpose()?,
-            due: entry.due,
+    /// Returns the owners that have rows, in order.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn scopes(&self) -> Result<Vec<ScopeId>, ReadError> {
+        let scopes = self.with_index(Index::scopes)?;
+        Ok(scopes.into_iter().collect())
+    }
+
+    /// Lets a store that was opened read-only stay as it is now, and returns what an export needs.
+    pub(crate) fn freeze(&self) -> Result<Frozen, ReadError> {
+        if let View::Beside(follower) = &self.view {
+            follower.freeze();
+        }
+        let identity = self.identity.clone();
+        self.with_index(|index| Frozen {
+            identity,
+            head: index.head(),
+            pruned: index.pruned(),
+            commits: index.commits(),
+            streams: index.ended_streams(),
+            spaces: index.spaces(),
+        })
+    }
+
+    pub(crate) fn event_at(&self, position: u64, at: Extent) -> Result<StoredEvent, ReadError> {
+        self.segments().read(position, at)
+    }
+
+    pub(crate) fn rows_now(
+        &self,
+        query: &RowQuery,
+        page: Page<Option<RowKey>>,
+    ) -> Result<RowPage, ReadError> {
+        let find = |index: &Index| (index.rows(query, page), index.erased());
+        let ((entries, next), erased) = self.with_index(find)?;
+        let rows = entries
+            .into_iter()
+            .map(|(key, entry)| self.read_row(key, entry, &erased))
+            .collect::<Result<_, _>>()?;
+        Ok(RowPage { rows, next })
+    }
+
+    pub(crate) fn events_now(
+        &self,
+        stream: Option<&StreamKey>,
+        page: &Page<Position>,
+    ) -> Result<EventPage, ReadError> {
+        let (list, pruned, erased) = self.with_index(|index| {
+            let list = index.events(stream, page);
+            (list, index.pruned(), index.erased())
+        })?;
+        if let (true, Some(damaged)) = (list.events.is_empty(), &list.damaged) {
+            return Err(ReadError::Corrupt {
+                what: format!(
+                    "events at positions {} to {}",
+                    damaged.start,
+                    damaged.end - 1
+                ),
+            });
+        }
+        let events = list
+            .events
+            .into_iter()
+            .map(|(position, extent)| {
+                let event = self.segments().read(position, extent)?;
+                Ok(without_erased(event, &erased))
+            })
+            .collect::<Result<_, ReadError>>()?;
+        Ok(EventPage {
+            events,
+            next: Position(list.next),
+            has_more: list.has_more,
+            head: Position(list.head),
+            pruned: Position(pruned),
         })
     }
 
@@ -281,16 +372,16 @@ impl FsStore {
     }
 
     fn answer(&self, id: CommitId, answer: Answer) -> Result<Committed, CommitError> {
-        let positions = match answer {
+        match answer {
             Answer::Committed(committed) => return Ok(committed),
-            Answer::Repeated(positions) => positions,
-        };
-        match self.committed_at(Some(positions)) {
+            Answer::Repeated => {}
+        }
+        match self.reading(|| self.committed_now(&id)) {
             Ok(Some(committed)) => Ok(Committed {
                 repeated: true,
                 ..committed
             }),
-            Ok(None) => unreachable!("its positions were given"),
+            Ok(None) => Err(CommitError::TooOld { id }),
             // It did happen, but its places cannot be told.
             Err(error) => Err(CommitError::Indeterminate {
                 id,
@@ -330,6 +421,43 @@ impl FsStore {
     }
 }
 
+impl FsStore {
+    /// Frees what was removed, and what rows no longer hold, in one pass: segments that are pruned
+    /// whole become one base that keeps only what is alive, and in the others dead bytes are
+    /// written over. Commits and reads go on meanwhile; a crash in between changes nothing that
+    /// is served. It blocks no async task, and takes about as long as reading the log.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when the store was opened read-only or the disk fails; what was
+    /// not cleaned is by the next pass.
+    pub async fn clean(
+        &self,
+        options: CleanOptions,
+        progress: impl FnMut(Progress) + Send + 'static,
+    ) -> Result<CleanReport, ReadError> {
+        let refused = |reason: &str| ReadError::Unavailable {
+            reason: reason.to_owned(),
+            source: None,
+        };
+        if let Some(reason) = self.refuses_writes() {
+            return Err(refused(reason));
+        }
+        let View::Owner { shared, writer } = &self.view else {
+            return Err(refused("the store was opened read-only"));
+        };
+        let sealed = writer.seal().await.map_err(|reason| refused(&reason))?;
+        let (layout, shared) = (self.layout.clone(), Arc::clone(shared));
+        // One at a time; a second one finds less to do.
+        let cleaning = Arc::clone(&self.cleaning);
+        blocking(move || {
+            let _one = cleaning.lock().unwrap_or_else(PoisonError::into_inner);
+            clean(&layout, &shared, sealed, options, progress)
+        })
+        .await
+        .map_err(|error| unavailable("clean the store", error))
+    }
+}
+
 #[async_trait]
 impl Store for FsStore {
     fn identity(&self) -> &StoreIdentity {
@@ -352,18 +480,17 @@ impl Store for FsStore {
     }
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        let positions = self.with_index(|index| {
-            let entry = index.commit(id)?;
-            Some(entry.positions.clone())
-        })?;
-        self.committed_at(positions)
+        self.reading(|| self.committed_now(id))
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
-        let entry = self.with_index(|index| index.row(key).cloned())?;
-        entry
-            .map(|entry| self.read_row(key.clone(), entry))
-            .transpose()
+        self.reading(|| {
+            let find = |index: &Index| (index.row(key).copied(), index.erased());
+            let (entry, erased) = self.with_index(find)?;
+            entry
+                .map(|entry| self.read_row(key.clone(), entry, &erased))
+                .transpose()
+        })
     }
 
     async fn rows(
@@ -375,12 +502,7 @@ impl Store for FsStore {
             limit: self.limit(page.limit)?,
             ..page
         };
-        let (entries, next) = self.with_index(|index| index.rows(&query, page))?;
-        let rows = entries
-            .into_iter()
-            .map(|(key, entry)| self.read_row(key, entry))
-            .collect::<Result<_, _>>()?;
-        Ok(RowPage { rows, next })
+        self.reading(|| self.rows_now(&query, page.clone()))
     }
 
     async fn events(
@@ -392,34 +514,7 @@ impl Store for FsStore {
             limit: self.limit(page.limit)?,
             ..page
         };
-        let (list, pruned, erased) = self.with_index(|index| {
-            let list = index.events(stream, &page);
-            (list, index.pruned(), index.erased())
-        })?;
-        if let (true, Some(damaged)) = (list.events.is_empty(), &list.damaged) {
-            return Err(ReadError::Corrupt {
-                what: format!(
-                    "events at positions {} to {}",
-                    damaged.start,
-                    damaged.end - 1
-                ),
-            });
-        }
-        let events = list
-            .events
-            .into_iter()
-            .map(|(position, extent)| {
-                let event = self.segments().read(position, extent)?;
-                Ok(without_erased(event, &erased))
-            })
-            .collect::<Result<_, ReadError>>()?;
-        Ok(EventPage {
-            events,
-            next: Position(list.next),
-            has_more: list.has_more,
-            head: Position(list.head),
-            pruned: Position(pruned),
-        })
+        self.reading(|| self.events_now(stream, &page))
     }
 
     async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {

@@ -8,8 +8,8 @@ use crate::error::OpenError;
 use crate::hint;
 use crate::layout::{ATTACHMENTS, KEYS, Layout};
 use crate::open::{check_keys, report_of, torn_tail};
-use crate::replay::{Reader, replay};
-use crate::report::{Damage, OpenReport};
+use crate::replay::{Reader, replay_with_progress};
+use crate::report::{Damage, OpenReport, Progress};
 use crate::{attachments, fs, keys};
 
 /// Reads the whole log of a store, and its attachments, and checks every checksum. It changes nothing and takes no
@@ -20,6 +20,17 @@ use crate::{attachments, fs, keys};
 /// # Errors
 /// [`OpenError`]: what would refuse opening.
 pub fn verify(directory: &Path) -> Result<OpenReport, OpenError> {
+    verify_with_progress(directory, &mut |_| ())
+}
+
+/// As [`verify`], and tells how much of the log has been read.
+///
+/// # Errors
+/// As for [`verify`].
+pub fn verify_with_progress(
+    directory: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<OpenReport, OpenError> {
     let layout = Layout::new(directory);
     let format = layout.open_existing()?;
     check_keys(&layout)?;
@@ -33,7 +44,7 @@ pub fn verify(directory: &Path) -> Result<OpenReport, OpenError> {
     let tag = format.tag().expect("a format without tag is not read");
     let hint = hint::read(&layout);
     let remembered_max = Limits::default().remembered_commits;
-    let replay = replay(&layout, tag, remembered_max, Reader::Owner, hint)?;
+    let replay = replay_with_progress(&layout, tag, remembered_max, Reader::Owner, hint, progress)?;
     let mut report = report_of(&layout, &replay, hint)?;
     report.cut = torn_tail(&replay);
     let damaged = attachments::damaged(&layout);

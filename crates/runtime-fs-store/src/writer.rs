@@ -12,14 +12,21 @@ use runtime_store::CommitError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::FsLimits;
-use crate::log::{Answer, Log, Submission};
+use crate::log::{Answer, Log, Sealed, Submission};
 
 type Reply = oneshot::Sender<Result<Answer, CommitError>>;
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Job {
+    Commit(Submission, Reply),
+    Seal(oneshot::Sender<Result<Sealed, String>>),
+}
 
 /// The handle of the thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    queue: Mutex<Option<mpsc::Sender<(Submission, Reply)>>>,
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
     in_order: Arc<AtomicBool>,
     ended: watch::Receiver<Option<Result<(), String>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -65,11 +72,22 @@ impl Writer {
         let queue = self.lock_queue().clone().ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
         queue
-            .send((submission, reply))
+            .send(Job::Commit(submission, reply))
             .await
             .map_err(|_| closed())?;
         drop(queue);
         answer.await.unwrap_or_else(|_| Err(gone(id)))
+    }
+
+    /// Begins a new segment.
+    pub(crate) async fn seal(&self) -> Result<Sealed, String> {
+        let gone = "the store is closed";
+        let queue = self.lock_queue().clone().ok_or(gone)?;
+        let (reply, answer) = oneshot::channel();
+        let sent = queue.send(Job::Seal(reply)).await;
+        drop(queue);
+        sent.map_err(|_| gone)?;
+        answer.await.unwrap_or_else(|_| Err(gone.to_owned()))
     }
 
     /// Ends the thread once it has taken what waits.
@@ -98,7 +116,7 @@ impl Writer {
         }
     }
 
-    fn lock_queue(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<(Submission, Reply)>>> {
+    fn lock_queue(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<Job>>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -111,12 +129,7 @@ impl Drop for Writer {
     }
 }
 
-async fn run(
-    log: &mut Log,
-    mut waiting: mpsc::Receiver<(Submission, Reply)>,
-    clock: &dyn Clock,
-    limits: FsLimits,
-) {
+async fn run(log: &mut Log, mut waiting: mpsc::Receiver<Job>, clock: &dyn Clock, limits: FsLimits) {
     let mut group = Vec::new();
     loop {
         let needs_mark = log.needs_mark();
@@ -142,11 +155,25 @@ async fn run(
     }
 }
 
-fn answer_group(log: &mut Log, group: &mut Vec<(Submission, Reply)>) {
-    let (submissions, replies): (Vec<_>, Vec<_>) = group.drain(..).unzip();
+fn answer_group(log: &mut Log, group: &mut Vec<Job>) {
+    let mut submissions = Vec::with_capacity(group.len());
+    let mut replies = Vec::with_capacity(group.len());
+    let mut seals = Vec::new();
+    for job in group.drain(..) {
+        match job {
+            Job::Commit(submission, reply) => {
+                submissions.push(submission);
+                replies.push(reply);
+            }
+            Job::Seal(reply) => seals.push(reply),
+        }
+    }
+    // Nobody may be waiting any more; the commit has happened all the same.
     for (answer, reply) in log.run(submissions).into_iter().zip(replies) {
-        // Nobody may be waiting any more; the commit has happened all the same.
         let _ = reply.send(answer);
+    }
+    for reply in seals {
+        let _ = reply.send(log.seal());
     }
 }
 

@@ -7,7 +7,7 @@ use runtime_core::Clock;
 use runtime_store::CommitError;
 
 use crate::config::FsLimits;
-use crate::log::{Answer, Log, Submission};
+use crate::log::{Answer, Log, Sealed, Submission};
 
 /// Stands in for the thread.
 #[derive(Debug)]
@@ -47,6 +47,14 @@ impl Writer {
             && log.needs_mark()
         {
             log.mark();
+        }
+    }
+
+    #[expect(clippy::unused_async, reason = "the same signature as the thread's")]
+    pub(crate) async fn seal(&self) -> Result<Sealed, String> {
+        match &mut *self.lock() {
+            Some(log) => log.seal(),
+            None => Err("the store is closed".to_owned()),
         }
     }
 

@@ -10,5 +10,6 @@ mod processes;
 #[cfg(feature = "genai")]
 mod real_model;
 mod refusals;
+mod store_care;
 #[cfg(feature = "genai")]
 mod tool_servers;

@@ -1,26 +1,58 @@
-//! The format on disk (R16): a store written by the first version opens and reads byte-equal, and
+//! The format on disk (R16): stores written by every version so far open and read byte-equal, and
 //! the same commits still make the same bytes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use runtime_fs_store::{FsStore, FsStoreOptions};
-use runtime_store::Store;
+use runtime_core::Timestamp;
+use runtime_fs_store::{CleanOptions, FsStore, FsStoreOptions, verify};
+use runtime_store::{Commit, Page, Position, Removal, RowQuery, Store};
 
-use crate::support::{all_events, body, commit, numbers, options};
+use crate::support::{all_events, body, commit, commit_id, number, numbers, options, stream};
 
 const COMMITS: u64 = 20;
-const FILES: [&str; 3] = ["format", "keys", "segments/0000000001.log"];
+const V1: [&str; 3] = ["format", "keys", "segments/0000000001.log"];
+const V2: [&str; 5] = [
+    "format",
+    "keys",
+    "segments/0000000001.base",
+    "segments/0000000002.log",
+    "segments/0000000003.log",
+];
 
-fn golden() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+fn golden(version: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("tests/golden").join(version)
 }
 
+fn copy_golden(version: &str, files: &[&str], options: &FsStoreOptions) {
+    for name in ["segments", "attachments", "inbox", "aside"] {
+        fs::create_dir_all(options.directory.join(name)).unwrap();
+    }
+    for name in files {
+        fs::copy(golden(version).join(name), options.directory.join(name)).unwrap();
+    }
+}
+
+/// Two halves, of which the first is pruned and condensed, and one worker's events are erased.
 async fn write(options: &FsStoreOptions) {
     let store = FsStore::open(options).unwrap();
+    let remove = |number: u64, removal| {
+        Commit::new(commit_id(number), Timestamp::from_millis(number)).remove(removal)
+    };
     for number in 0..COMMITS {
         store.commit(commit(number)).await.unwrap();
     }
+    let clean = CleanOptions::default();
+    store.clean(clean, |_| ()).await.unwrap();
+    for number in COMMITS..2 * COMMITS {
+        store.commit(commit(number)).await.unwrap();
+    }
+    let erase = Removal::Stream(stream("worker/1"));
+    store.commit(remove(1_000, erase)).await.unwrap();
+    let through = Removal::Through(Position(COMMITS));
+    store.commit(remove(1_001, through)).await.unwrap();
+    store.clean(clean, |_| ()).await.unwrap();
     store.close().await.unwrap();
 }
 
@@ -29,12 +61,7 @@ async fn write(options: &FsStoreOptions) {
 async fn r16_the_golden_store_opens_and_reads_byte_equal() {
     let parent = tempfile::tempdir().unwrap();
     let options = options(parent.path(), 99);
-    for name in ["segments", "attachments", "inbox", "aside"] {
-        fs::create_dir_all(options.directory.join(name)).unwrap();
-    }
-    for name in FILES {
-        fs::copy(golden().join(name), options.directory.join(name)).unwrap();
-    }
+    copy_golden("v1", &V1, &options);
     let store = FsStore::open(&options).unwrap();
     assert_eq!(store.report().damage, []);
     assert!(store.report().closed_in_order);
@@ -44,21 +71,59 @@ async fn r16_the_golden_store_opens_and_reads_byte_equal() {
         let row = store.committed(&commit(number).id).await.unwrap();
         assert_eq!(row.unwrap().positions, number + 1..number + 2);
     }
+    let rows = store.rows(RowQuery::space("state"), Page::after(None, 100));
+    for row in rows.await.unwrap().rows {
+        assert_eq!(row.event.unwrap().body[..8], *row.body);
+    }
+    // What version 1 wrote is cleaned as far as it can be, and nothing is lost by it.
+    store.commit(commit(500)).await.unwrap();
+    let cleaned = store.clean(CleanOptions::default(), |_| ()).await;
+    cleaned.unwrap();
+    assert_eq!(numbers(&store).await.len() as u64, COMMITS + 1);
+    store.close().await.unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
 }
 
-/// The same commits make the bytes of version 1; a change of the format needs a new version.
+/// The store of version 2, with a base and stubs, opens and says what was written.
+#[tokio::test]
+async fn r16_the_golden_store_with_a_base_opens_and_reads_byte_equal() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 99);
+    copy_golden("v2", &V2, &options);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.report().damage, []);
+    let events = all_events(&store).await;
+    assert_eq!(events.len() as u64, COMMITS);
+    for (at, event) in (COMMITS..).zip(&events) {
+        assert_eq!(event.position, Position(at + 1));
+        assert_eq!(event.erased, at % 4 == 1);
+        assert!(event.erased || (number(event) == at && *event.body == body(at)));
+    }
+    for number in 0..2 * COMMITS {
+        assert!(store.commit(commit(number)).await.unwrap().repeated);
+    }
+    let rows = store.rows(RowQuery::space("state"), Page::after(None, 100));
+    let rows = rows.await.unwrap().rows;
+    assert_eq!(rows.len(), 16);
+    for row in rows {
+        let event = row.event.unwrap();
+        assert!(event.erased || event.body[..8] == *row.body);
+    }
+}
+
+/// The same commits make the bytes of version 2; a change of the format needs a new version.
 #[tokio::test]
 async fn r16_the_format_has_not_changed() {
     let parent = tempfile::tempdir().unwrap();
     let options = options(parent.path(), 16);
     write(&options).await;
-    for name in FILES {
+    for name in V2 {
         let written = fs::read(options.directory.join(name)).unwrap();
+        let target = golden("v2").join(name);
         if std::env::var_os("FS_STORE_WRITE_GOLDEN").is_some() {
-            let target = golden().join(name);
             fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::write(target, &written).unwrap();
+            fs::write(&target, &written).unwrap();
         }
-        assert_eq!(written, fs::read(golden().join(name)).unwrap(), "{name}");
+        assert_eq!(written, fs::read(target).unwrap(), "{name}");
     }
 }

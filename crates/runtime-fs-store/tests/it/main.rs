@@ -7,6 +7,8 @@
 )]
 
 #[cfg(not(feature = "simulation"))]
+mod care;
+#[cfg(not(feature = "simulation"))]
 mod crash;
 #[cfg(not(feature = "simulation"))]
 mod effects;

@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use runtime_core::{EventId, Tier, Timestamp};
 use runtime_fs_store::{
-    Failure, Fault, FsLimits, FsStore, FsStoreOptions, Operation, has_failed, plant, syncs,
+    CleanOptions, Failure, Fault, FsLimits, FsStore, FsStoreOptions, Operation, has_failed, plant,
+    syncs,
 };
-use runtime_store::{Commit, CommitError, KeyRingStore, NewEvent, Store};
+use runtime_store::{
+    Commit, CommitError, KeyRingStore, NewEvent, Page, Position, Removal, RowQuery, Store,
+};
 use runtime_testkit::{SeededRandom, SimulatedClock};
 use turmoil_fs::Fs;
 use turmoil_fs::shim::std::fs as simulated;
@@ -31,6 +34,8 @@ struct Met {
     cuts: u64,
     rolled: u64,
     rotated: u64,
+    pruned: u64,
+    cleaned: u64,
 }
 
 impl Met {
@@ -41,6 +46,8 @@ impl Met {
         self.cuts += other.cuts;
         self.rolled += other.rolled;
         self.rotated += other.rotated;
+        self.pruned += other.pruned;
+        self.cleaned += other.cleaned;
     }
 }
 
@@ -79,27 +86,77 @@ struct Expected {
     submitted: Vec<u64>,
     /// The key that signs.
     key: u32,
+    /// How much is surely pruned, and how much may be.
+    pruned: (u64, u64),
 }
 
 impl Expected {
     /// Everything acknowledged is there, and what is there is a prefix of what was submitted.
     async fn check(&mut self, store: &FsStore) -> Result<(), String> {
+        let page = Page::after(Position(0), 1);
+        let page = store.events(None, page).await.map_err(|e| e.to_string())?;
+        let (surely, perhaps) = self.pruned;
+        let Position(pruned) = page.pruned;
+        if pruned < surely || pruned > perhaps {
+            return Err(format!("{pruned} are pruned, not {surely} to {perhaps}"));
+        }
+        self.pruned = (pruned, pruned);
         let found = read_events(store).await.map_err(|e| e.to_string())?;
         let found: Vec<u64> = found.iter().map(number).collect();
-        if !self.submitted.starts_with(&found) || !found.starts_with(&self.durable) {
+        let end = usize::try_from(page.head.0).unwrap();
+        let gone = usize::try_from(pruned).unwrap();
+        if self.submitted.get(gone..end) != Some(&found[..]) || end < self.durable.len() {
             let Self {
                 durable, submitted, ..
             } = self;
             return Err(format!(
-                "acknowledged {durable:?}, submitted {submitted:?}, found {found:?}"
+                "acknowledged {durable:?}, submitted {submitted:?}, {pruned} pruned, found {found:?}"
             ));
+        }
+        self.submitted.truncate(end);
+        self.durable.clone_from(&self.submitted);
+        // Each row has the event it was put with, pruned or not, and says so twice.
+        let rows = store.rows(RowQuery::space("state"), Page::after(None, 256));
+        for row in rows.await.map_err(|e| e.to_string())?.rows {
+            let event = row.event.as_ref().map(|event| event.body[..8].to_vec());
+            if event.as_deref() != Some(&row.body[..]) {
+                return Err(format!("{row:?} has another event"));
+            }
         }
         let ring = store.key_ring().await.map_err(|e| e.to_string())?;
         if ring.signing().id < self.key {
             return Err(format!("key {} is gone", self.key));
         }
-        self.durable.clone_from(&found);
-        self.submitted = found;
+        Ok(())
+    }
+
+    /// Prunes up to somewhere, and perhaps cleans.
+    async fn prune(
+        &mut self,
+        store: &FsStore,
+        number: u64,
+        through: u64,
+        met: &mut Met,
+    ) -> Result<(), String> {
+        let through = through.max(self.pruned.0);
+        let time = Timestamp::from_millis(number);
+        let commit = Commit::new(commit_id(number), time);
+        let commit = commit.remove(Removal::Through(Position(through)));
+        match store.commit(commit).await {
+            Ok(_) => {
+                let through = through.min(self.submitted.len() as u64);
+                self.pruned = (through, self.pruned.1.max(through));
+                met.pruned += 1;
+            }
+            Err(CommitError::Indeterminate { .. }) => {
+                self.pruned.1 = self.pruned.1.max(through.min(self.submitted.len() as u64));
+            }
+            Err(CommitError::ReadOnly { .. }) => {}
+            Err(other) => return Err(other.to_string()),
+        }
+        if store.clean(CleanOptions::default(), |_| ()).await.is_ok() {
+            met.cleaned += 1;
+        }
         Ok(())
     }
 
@@ -164,6 +221,12 @@ async fn live(seed: u64, always: Option<Fault>) -> Result<Met, String> {
                 if below(8) == 0 {
                     store.mark_idle();
                 }
+                if below(12) == 0 {
+                    next += 1;
+                    let through = below(expected.submitted.len() as u64 + 1);
+                    let number = 1_000_000 + next;
+                    expected.prune(&store, number, through, &mut met).await?;
+                }
                 if below(16) == 0
                     && let Ok(ring) = store.rotate_key_ring().await
                 {
@@ -211,9 +274,16 @@ fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
     );
     // Otherwise the run did not meet what it is for.
     assert!(
-        [sum.indeterminate, sum.cuts, sum.rolled, sum.rotated]
-            .iter()
-            .all(|met| *met > seeds / 100),
+        [
+            sum.indeterminate,
+            sum.cuts,
+            sum.rolled,
+            sum.rotated,
+            sum.pruned,
+            sum.cleaned
+        ]
+        .iter()
+        .all(|met| *met > seeds / 100),
         "{sum:?}"
     );
     print_row("R1", usize::try_from(sum.crashes).unwrap(), started);

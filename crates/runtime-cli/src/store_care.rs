@@ -1,0 +1,399 @@
+//! Caring for a store: verify, export, import, backup, repair, retention, purge.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use runtime::OpenError;
+use runtime::core::{Clock as _, CommitId, EventDraft, EventId, EventKind, Random as _, ScopeId};
+use runtime::core::{StreamKey, WorkerId};
+use runtime::events::{RetentionPolicy, RetentionUnit};
+use runtime::fs_store::{self, CleanOptions, Damage, FsStore, OpenReport, Progress, RepairAction};
+use runtime::store::{
+    AttachmentStore as _, Commit, NewEvent, Page, Position, Removal, RowChange, Store as _,
+    SystemClock, SystemRandom,
+};
+use serde_json::json;
+
+use crate::args::Common;
+use crate::database;
+use crate::exit::Exit;
+use crate::open;
+use crate::output::Output;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Tells how far something has come, on standard error if that is a terminal: short works say
+/// nothing.
+struct Teller {
+    what: &'static str,
+    told: Instant,
+    is_open: bool,
+}
+
+impl Teller {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            told: Instant::now(),
+            is_open: io::stderr().is_terminal(),
+        }
+    }
+
+    fn tell(&mut self, progress: Progress) {
+        if !self.is_open || self.told.elapsed() < PROGRESS_INTERVAL || progress.total == 0 {
+            return;
+        }
+        self.told = Instant::now();
+        let percent = progress.done.saturating_mul(100) / progress.total;
+        // Nobody may be reading any more.
+        let _ = write!(io::stderr(), "\r{}: {percent} % ", self.what);
+        let _ = io::stderr().flush();
+    }
+}
+
+/// Refuses for a runtime that is in a database: these commands are about files.
+fn only_files(common: &Common) -> anyhow::Result<()> {
+    match common.database() {
+        Some(_) => Err(database::not_files()),
+        None => Ok(()),
+    }
+}
+
+/// `verify`
+pub(crate) fn verify(common: &Common, output: Output) -> anyhow::Result<Exit> {
+    only_files(common)?;
+    let mut teller = Teller::new("verifying");
+    let progress = &mut |progress| teller.tell(progress);
+    let report = fs_store::verify_with_progress(&common.store_dir(), progress);
+    let report = report.map_err(OpenError::from)?;
+    output.print(|| report_lines(&report), &json!(report));
+    Ok(if report.damage.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Error
+    })
+}
+
+/// `export`
+pub(crate) fn export(common: &Common, output: Output, file: &Path) -> anyhow::Result<Exit> {
+    only_files(common)?;
+    open::existing(common)?;
+    let mut teller = Teller::new("exporting");
+    let progress = &mut |progress| teller.tell(progress);
+    let directory = common.store_dir();
+    if file == Path::new("-") {
+        let mut out = BufWriter::new(io::stdout().lock());
+        fs_store::export(&directory, &mut out, progress)?;
+        return Ok(Exit::Done);
+    }
+    let opened = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .with_context(|| format!("cannot create {}", file.display()))?;
+    let mut out = BufWriter::new(opened);
+    let report = fs_store::export(&directory, &mut out, progress)?;
+    out.into_inner()
+        .map_err(std::io::IntoInnerError::into_error)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    output.print(
+        || {
+            format!(
+                "{} events, {} rows, {} attachments in {} lines",
+                report.events, report.rows, report.attachments, report.lines
+            )
+        },
+        &json!(report),
+    );
+    Ok(Exit::Done)
+}
+
+/// `import`
+pub(crate) fn import(common: &Common, output: Output, file: &Path) -> anyhow::Result<Exit> {
+    only_files(common)?;
+    open::create_private(&common.dir)
+        .with_context(|| format!("cannot make directory {}", common.dir.display()))?;
+    let mut teller = Teller::new("importing");
+    let progress = &mut |progress| teller.tell(progress);
+    let options = open::options(common);
+    let report = if file == Path::new("-") {
+        fs_store::import(&mut io::stdin().lock(), &options, progress)?
+    } else {
+        let opened =
+            std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+        fs_store::import(&mut BufReader::new(opened), &options, progress)?
+    };
+    output.print(
+        || {
+            format!(
+                "{} events, {} rows, {} attachments",
+                report.events, report.rows, report.attachments
+            )
+        },
+        &json!(report),
+    );
+    Ok(Exit::Done)
+}
+
+/// `backup`
+pub(crate) fn backup(common: &Common, output: Output, target: &Path) -> anyhow::Result<Exit> {
+    only_files(common)?;
+    open::existing(common)?;
+    open::create_private(target)
+        .with_context(|| format!("cannot make directory {}", target.display()))?;
+    let target: PathBuf = target.join("store");
+    let mut teller = Teller::new("copying");
+    let progress = &mut |progress| teller.tell(progress);
+    let report = fs_store::backup(&common.store_dir(), &target, &SystemRandom, progress)?;
+    // A copy that cannot be read is none.
+    let verified = fs_store::verify(&target).map_err(OpenError::from)?;
+    let mut value = json!(report);
+    value["damage"] = json!(verified.damage);
+    output.print(
+        || {
+            format!(
+                "{} bytes in {} segments and {} attachments; {} damaged places",
+                report.bytes,
+                report.segments,
+                report.attachments,
+                verified.damage.len()
+            )
+        },
+        &value,
+    );
+    Ok(if verified.damage.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Error
+    })
+}
+
+/// `repair`
+pub(crate) fn repair(common: &Common, output: Output, apply: bool) -> anyhow::Result<Exit> {
+    only_files(common)?;
+    open::existing(common)?;
+    let report = fs_store::repair(&open::options(common), apply)?;
+    let lines = || {
+        let mut lines: Vec<String> = report.actions.iter().map(action_line).collect();
+        lines.push(match (report.actions.is_empty(), report.applied) {
+            (true, _) => "nothing is damaged".to_owned(),
+            (false, true) => format!("done; kept as it was: {}", report.kept_aside.join(", ")),
+            (false, false) => "nothing was changed; use --apply".to_owned(),
+        });
+        lines.join("\n")
+    };
+    output.print(lines, &json!(report));
+    Ok(if report.actions.is_empty() || report.applied {
+        Exit::Done
+    } else {
+        Exit::Error
+    })
+}
+
+fn action_line(action: &RepairAction) -> String {
+    match action {
+        RepairAction::GiveUp {
+            file,
+            bytes,
+            positions,
+            names,
+        } => {
+            let touched = match names.is_empty() {
+                true => "what it touched cannot be told".to_owned(),
+                false => format!("it touched {}", names.join(", ")),
+            };
+            let events = positions.end - positions.start;
+            format!(
+                "give up {file} bytes {} to {}: {events} events; {touched}",
+                bytes.start, bytes.end
+            )
+        }
+        RepairAction::RenewHeader { file } => format!("make the header of {file} anew"),
+        RepairAction::RenewKeys => "make new signing keys; old tokens are refused".to_owned(),
+        RepairAction::DropAttachment { file } => format!("put {file} aside"),
+        other => format!("{}", json!(other)),
+    }
+}
+
+pub(crate) fn policy(
+    age_days: Option<u64>,
+    events_max: Option<u64>,
+    bytes_max: Option<u64>,
+) -> RetentionPolicy {
+    RetentionPolicy {
+        age_max: age_days.map(|days| DAY.saturating_mul(u32::try_from(days).unwrap_or(u32::MAX))),
+        events_max,
+        bytes_max,
+        ..RetentionPolicy::default()
+    }
+}
+
+fn open_store(common: &Common) -> anyhow::Result<FsStore> {
+    only_files(common)?;
+    open::existing(common)?;
+    Ok(FsStore::open(&open::options(common)).map_err(OpenError::from)?)
+}
+
+async fn units(store: &FsStore) -> anyhow::Result<Vec<RetentionUnit>> {
+    let mut units: Vec<RetentionUnit> = Vec::new();
+    loop {
+        let after = units.last().map_or(Position(0), |unit| unit.last);
+        let limit = store.capabilities().limits.page_entries_max;
+        let page = store.retention_units(Page::after(after, limit)).await?;
+        let is_last = page.len() < limit;
+        units.extend(page);
+        if is_last {
+            return Ok(units);
+        }
+    }
+}
+
+fn fresh_commit() -> Commit {
+    let now = SystemClock::new().now();
+    Commit::new(CommitId::generate(now, SystemRandom.ten()), now)
+}
+
+fn diagnostic(message: String) -> NewEvent {
+    let now = SystemClock::new().now();
+    let draft = EventDraft::new(EventKind::Diagnostic).with_message(message);
+    NewEvent::from_draft(EventId::generate(now, SystemRandom.ten()), &draft)
+}
+
+/// `retention`
+pub(crate) async fn retention(
+    common: &Common,
+    output: Output,
+    policy: RetentionPolicy,
+    dry_run: bool,
+) -> anyhow::Result<Exit> {
+    let store = open_store(common)?;
+    let units = units(&store).await?;
+    let through = policy.removable(&units, SystemClock::new().now(), None);
+    let gone = units.iter().filter(|unit| unit.last <= through);
+    let events: u64 = gone.map(|unit| unit.events).sum();
+    if dry_run {
+        let value = json!({ "through": through, "events": events, "applied": false });
+        output.print(|| format!("{events} events would go"), &value);
+        store.close().await?;
+        return Ok(Exit::Done);
+    }
+    if events > 0 {
+        let message = format!("retention removed the events up to position {through}");
+        let commit = fresh_commit().event(diagnostic(message));
+        store
+            .commit(commit.remove(Removal::Through(through)))
+            .await?;
+    }
+    let swept = store
+        .sweep_attachments(&|_| false, Duration::from_secs(3600))
+        .await?;
+    let mut teller = Teller::new("cleaning");
+    let cleaned = store
+        .clean(CleanOptions::default(), move |progress| {
+            teller.tell(progress);
+        })
+        .await?;
+    store.close().await?;
+    let value = json!({
+        "through": through, "events": events, "applied": true,
+        "attachments": swept, "cleaned": cleaned,
+    });
+    output.print(
+        || {
+            format!(
+                "{events} events and {swept} attachments removed; the log had {} bytes and has {}",
+                cleaned.bytes_before, cleaned.bytes_after
+            )
+        },
+        &value,
+    );
+    Ok(Exit::Done)
+}
+
+/// Says whether a scope is a worker's: its second part is the session.
+fn is_of(scope: &ScopeId, worker: &WorkerId) -> bool {
+    scope.as_str().split('/').nth(1) == Some(worker.as_str())
+}
+
+/// `purge`
+pub(crate) async fn purge(
+    common: &Common,
+    output: Output,
+    worker: &str,
+    yes: bool,
+) -> anyhow::Result<Exit> {
+    let worker: WorkerId = worker.parse().map_err(runtime::RuntimeError::from)?;
+    let store = open_store(common)?;
+    let stream = StreamKey::new(format!("session/{worker}")).context("a stream")?;
+    let scopes = store.scopes()?;
+    let scopes: BTreeSet<ScopeId> = scopes
+        .into_iter()
+        .filter(|scope| is_of(scope, &worker))
+        .collect();
+    if !yes {
+        store.close().await?;
+        let value = json!({ "worker": worker, "scopes": scopes, "applied": false });
+        let line = || format!("{} scopes of {worker} would go; use --yes", scopes.len());
+        output.print(line, &value);
+        return Ok(Exit::Done);
+    }
+    let message = "a worker was purged".to_owned();
+    let commit = fresh_commit().event(diagnostic(message));
+    let mut commit = commit.remove(Removal::Stream(stream));
+    commit.rows = scopes.iter().cloned().map(RowChange::Retire).collect();
+    store.commit(commit).await?;
+    // Nothing else has the store open, so no commit is on its way that could name them.
+    let swept = store.sweep_attachments(&|_| false, Duration::ZERO).await?;
+    let mut teller = Teller::new("cleaning");
+    let options = CleanOptions { drop_aside: true };
+    let cleaned = store
+        .clean(options, move |progress| teller.tell(progress))
+        .await?;
+    store.close().await?;
+    let value = json!({
+        "worker": worker, "scopes": scopes, "applied": true,
+        "attachments": swept, "cleaned": cleaned,
+    });
+    output.print(
+        || format!("{worker} is gone, with {swept} attachments; places of events stay"),
+        &value,
+    );
+    Ok(Exit::Done)
+}
+
+fn report_lines(report: &OpenReport) -> String {
+    let mut lines = vec![format!(
+        "{} frames, {} commits, {} events; {} damaged places",
+        report.frames,
+        report.commits,
+        report.events,
+        report.damage.len()
+    )];
+    lines.extend(report.damage.iter().map(damage_line));
+    if let Some(cut) = &report.cut {
+        let (bytes, segment, offset) = (cut.bytes, cut.segment, cut.offset);
+        lines.push(format!(
+            "an unfinished tail of {bytes} bytes in segment {segment} at {offset}"
+        ));
+    }
+    lines.extend(
+        report
+            .foreign
+            .iter()
+            .map(|file| format!("not of this store: {file}")),
+    );
+    lines.join("\n")
+}
+
+fn damage_line(damage: &Damage) -> String {
+    format!("damaged: {}", json!(damage))
+}

@@ -1,0 +1,135 @@
+//! Caring for a store from the command line (S7).
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::command_line::Home;
+
+const CANARY: &str = "canary-77ab";
+
+fn told(home: &Home) -> (String, String, String) {
+    let read = |arguments: &[&str]| home.run(arguments).expect(0).stdout;
+    (
+        read(&["tail", "--json"]),
+        read(&["workers", "--json"]),
+        read(&["pending", "--json"]),
+    )
+}
+
+fn holds(directory: &Path, text: &str) -> bool {
+    fs::read_dir(directory).expect("a directory").any(|entry| {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => holds(&path, text),
+            false => {
+                let bytes = fs::read(&path).expect("a file");
+                bytes
+                    .windows(text.len())
+                    .any(|found| found == text.as_bytes())
+            }
+        }
+    })
+}
+
+/// S7: an export imported elsewhere, and a backup opened elsewhere, tell what the store tells.
+#[test]
+fn s7_export_import_and_backup_tell_the_same() {
+    let home = Home::new();
+    home.run(&["run", "--worker", "desk", "please write to the ledger"])
+        .expect(3);
+    let before = told(&home);
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    let file = elsewhere.path().join("export.jsonl");
+    let file = file.to_str().expect("a path of text");
+    let exported = home.run(&["export", file, "--json"]).expect(0).json();
+    assert!(exported[0]["events"].as_u64() > Some(3), "{exported:?}");
+    // The same lines go to standard output.
+    let lines = home.run(&["export", "-"]).expect(0).stdout;
+    assert_eq!(lines, fs::read_to_string(file).expect("the export"));
+    for line in lines.lines() {
+        let value: Value = serde_json::from_str(line).expect("a line of JSON");
+        assert!(value["type"].is_string(), "{line}");
+    }
+    home.run(&["export", file]).expect(1);
+
+    let other = Home::new();
+    other.run(&["import", file]).expect(0);
+    assert_eq!(told(&other).0, before.0);
+    assert_eq!(told(&other).1, before.1);
+    other.run(&["import", file]).expect(1);
+    other.run(&["verify"]).expect(0);
+
+    let copy = elsewhere.path().join("copy");
+    let copy = copy.to_str().expect("a path of text");
+    home.run(&["backup", copy]).expect(0);
+    let copied = std::process::Command::new(env!("CARGO_BIN_EXE_agent-runtime"))
+        .args(["--dir", copy, "tail", "--json"])
+        .output()
+        .expect("the program starts");
+    assert_eq!(String::from_utf8_lossy(&copied.stdout), before.0);
+    home.run(&["backup", copy]).expect(1);
+}
+
+/// S7: damage is found, a dry run says what would be given up, and after a repair the store works.
+#[test]
+fn s7_a_damaged_store_is_repaired() {
+    let home = Home::new();
+    home.run(&["demo", "--yes"]).expect(0);
+    home.run(&["repair"]).expect(0);
+    let segment = home.path().join("store/segments/0000000001.log");
+    let mut bytes = fs::read(&segment).expect("a segment");
+    let at = bytes
+        .windows(14)
+        .position(|found| found == b"turn_completed")
+        .expect("the end of the turn");
+    bytes[at] ^= 1;
+    fs::write(&segment, &bytes).expect("a segment");
+    home.run(&["verify"]).expect(1);
+    let plan = home
+        .run(&["repair", "--dry-run", "--json"])
+        .expect(1)
+        .json();
+    assert_eq!(plan[0]["actions"][0]["action"], "give_up");
+    assert_eq!(fs::read(&segment).expect("a segment"), bytes);
+    home.run(&["repair", "--apply"]).expect(0);
+    home.run(&["verify"]).expect(0);
+    home.run(&["workers"]).expect(0);
+}
+
+/// V9, S6: retention removes events and frees their bytes; a purge leaves nothing of a worker.
+#[test]
+fn v9_retention_and_purge_remove_what_they_say() {
+    let home = Home::new();
+    for worker in ["keep", "doomed"] {
+        home.run(&["run", "--worker", worker, CANARY]).expect(0);
+    }
+    let store = home.path().join("store");
+    assert!(holds(&store, CANARY));
+    let plan = home.run(&["purge", "doomed", "--json"]).expect(0).json();
+    assert_eq!(plan[0]["applied"], false);
+    home.run(&["purge", "doomed", "--yes"]).expect(0);
+    let events = home.run(&["tail", "--json"]).expect(0).json();
+    let erased = events.iter().filter(|event| event["kind"] == "erased");
+    assert!(erased.count() > 3);
+    let workers = home.run(&["workers", "--json"]).expect(0).stdout;
+    assert!(
+        workers.contains("keep") && !workers.contains("doomed"),
+        "{workers}"
+    );
+    home.run(&["purge", "keep", "--yes"]).expect(0);
+    assert!(!holds(&store, CANARY), "a byte of a purged worker is left");
+
+    let plan = home.run(&["retention", "--events", "1", "--dry-run", "--json"]);
+    let plan = plan.expect(0).json();
+    assert!(plan[0]["events"].as_u64() > Some(3), "{plan:?}");
+    let done = home
+        .run(&["retention", "--events", "1", "--json"])
+        .expect(0)
+        .json();
+    let bytes = |name: &str| done[0]["cleaned"][name].as_u64();
+    assert!(bytes("bytes_after") < bytes("bytes_before"), "{done:?}");
+    home.run(&["verify"]).expect(0);
+    home.run(&["run", "--worker", "new", "hello"]).expect(0);
+}

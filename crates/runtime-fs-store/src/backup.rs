@@ -1,0 +1,188 @@
+//! Copying a store while it is written to (S7).
+
+use std::path::Path;
+
+use runtime_core::Random;
+use serde::Serialize;
+
+use crate::fs::{self, Kind};
+use crate::hint;
+use crate::layout::{ATTACHMENTS, KEYS, Layout, SEGMENTS};
+use crate::maintenance::MaintenanceError;
+use crate::report::Progress;
+use crate::segment::BASE;
+
+/// How often a copy begins again because a cleaning removed what it was about to copy.
+const ATTEMPTS_MAX: usize = 8;
+
+/// What a backup copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// Files of the log.
+    pub segments: u64,
+    /// Attachments.
+    pub attachments: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+}
+
+/// Copies a store, also one that is written to, into a directory that does not exist yet. The copy
+/// is everything that was durable when the copying began, signing keys included; it has its own
+/// lineage, since its log goes on differently from that of the original (V6). It is on stable
+/// storage when this returns, and before that has no identity, so that half of it is no store.
+///
+/// It takes no lock and blocks on the disk for as long as copying takes.
+///
+/// # Errors
+/// [`MaintenanceError`]; the target can be removed then.
+pub fn backup(
+    directory: &Path,
+    target: &Path,
+    random: &dyn Random,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<BackupReport, MaintenanceError> {
+    let from = Layout::new(directory);
+    let mut format = from.open_existing()?;
+    let to = Layout::new(target);
+    let there = fs::kind(target).map_err(|e| MaintenanceError::io("look at", target, e))?;
+    if there.is_some() {
+        return Err(MaintenanceError::TargetExists {
+            directory: target.to_owned(),
+        });
+    }
+    to.create_directory()?;
+    let create = to.prepare(random);
+    create.map_err(|e| MaintenanceError::io("create", target, e))?;
+    let mut copy = Copy {
+        from: &from,
+        to: &to,
+        report: BackupReport::default(),
+        total: 0,
+        progress,
+    };
+    copy.log_again_while_it_moves()?;
+    copy.attachments()?;
+    copy.file(&from.path(KEYS), &to.directory, KEYS, u64::MAX)?;
+    format.renew_lineage(random);
+    let written = to.write_format(&format);
+    written.map_err(|e| MaintenanceError::io("write", target, e))?;
+    Ok(copy.report)
+}
+
+struct Copy<'a> {
+    from: &'a Layout,
+    to: &'a Layout,
+    report: BackupReport,
+    total: u64,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Copy<'_> {
+    /// A cleaning replaces files while they are listed and copied; then the copy begins again.
+    fn log_again_while_it_moves(&mut self) -> Result<(), MaintenanceError> {
+        for _ in 1..ATTEMPTS_MAX {
+            match self.log() {
+                Err(MaintenanceError::Io { source, .. })
+                    if source.kind() == std::io::ErrorKind::NotFound => {}
+                result => return result,
+            }
+            self.empty_log()?;
+        }
+        self.log()
+    }
+
+    fn empty_log(&self) -> Result<(), MaintenanceError> {
+        let directory = self.to.path(SEGMENTS);
+        let failed = |e| MaintenanceError::io("clear", &directory, e);
+        for name in fs::names(&directory).map_err(failed)? {
+            fs::remove_file(&directory.join(name)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Copies the log up to what is durable. A base comes before the segments after it, and one
+    /// that is made meanwhile is seen because a segment is missing then.
+    fn log(&mut self) -> Result<(), MaintenanceError> {
+        self.report = BackupReport::default();
+        // Without the hint there is no writer that could be in the middle of a frame.
+        let hint = hint::read(self.from);
+        let base = self.from.base()?;
+        let first = base.map_or(1, |base| base + 1);
+        let mut numbers = self.from.segments()?;
+        numbers.retain(|number| *number >= first);
+        if let Some(hint) = hint {
+            numbers.retain(|number| *number <= hint.end.segment);
+        }
+        let files: Vec<u32> = base
+            .map(|base| base | BASE)
+            .into_iter()
+            .chain(numbers)
+            .collect();
+        self.total = 0;
+        for number in &files {
+            let path = self.from.segment_path(*number);
+            let length = fs::open_read(&path).and_then(|file| fs::length(&file));
+            self.total += length.map_err(|e| MaintenanceError::io("read", &path, e))?;
+        }
+        for number in files {
+            let end = hint.filter(|hint| hint.end.segment == number);
+            let end = end.map_or(u64::MAX, |hint| hint.end.offset);
+            let name = Layout::segment_name(number);
+            let path = self.from.segment_path(number);
+            self.file(&path, &self.to.path(SEGMENTS), &name, end)?;
+            self.report.segments += 1;
+        }
+        Ok(())
+    }
+
+    fn attachments(&mut self) -> Result<(), MaintenanceError> {
+        let root = self.from.path(ATTACHMENTS);
+        let failed = |e| MaintenanceError::io("read", &root, e);
+        for name in fs::names(&root).map_err(failed)? {
+            let directory = root.join(&name);
+            if fs::kind(&directory).map_err(failed)? != Some(Kind::Directory) {
+                continue;
+            }
+            let target = self.to.path(ATTACHMENTS).join(&name);
+            fs::create_directory(&target).map_err(failed)?;
+            for file in fs::names(&directory).map_err(failed)? {
+                if file.parse::<runtime_core::Digest>().is_err() {
+                    continue;
+                }
+                match self.file(&directory.join(&file), &target, &file, u64::MAX) {
+                    // Swept since; nothing that was copied names it.
+                    Err(MaintenanceError::Io { source, .. })
+                        if source.kind() == std::io::ErrorKind::NotFound => {}
+                    copied => {
+                        copied?;
+                        self.report.attachments += 1;
+                    }
+                }
+            }
+        }
+        fs::sync_directory(&self.to.path(ATTACHMENTS)).map_err(failed)
+    }
+
+    fn file(
+        &mut self,
+        from: &Path,
+        directory: &Path,
+        name: &str,
+        end: u64,
+    ) -> Result<(), MaintenanceError> {
+        let bytes = fs::open_read(from).and_then(|file| {
+            let length = fs::length(&file)?.min(end);
+            fs::read_range(&file, 0, length)
+        });
+        let bytes = bytes.map_err(|e| MaintenanceError::io("read", from, e))?;
+        let written = fs::write_whole(directory, name, &bytes);
+        written.map_err(|e| MaintenanceError::io("write", &directory.join(name), e))?;
+        self.report.bytes += bytes.len() as u64;
+        (self.progress)(Progress {
+            done: self.report.bytes,
+            total: self.total.max(self.report.bytes),
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,200 @@
+//! Writing everything of a store as lines of JSON, beside its writer or without one (S7).
+
+use std::io::Write;
+use std::path::Path;
+
+use runtime_store::{AttachmentError, Page, Position, RowQuery};
+use serde::Serialize;
+
+use crate::config::FsStoreOptions;
+use crate::exported::{EventLine, Line, SCHEMA, Text};
+use crate::index::CommitListing;
+use crate::maintenance::MaintenanceError;
+use crate::report::Progress;
+use crate::store::FsStore;
+
+const PAGE: usize = 256;
+
+/// What an export holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ExportReport {
+    /// Events that are served.
+    pub events: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Attachments.
+    pub attachments: u64,
+    /// Lines in all.
+    pub lines: u64,
+}
+
+/// Writes a store as lines of JSON: its identity, the commits that are remembered, events, rows,
+/// streams and attachments; the signing keys are left out. It takes no lock and changes nothing.
+///
+/// `progress` is told of events. It blocks on the disk for as long as reading the store takes;
+/// what the store holds when it begins is what is written.
+///
+/// # Errors
+/// [`MaintenanceError`]; a store with damaged events or rows cannot be exported whole and is not.
+pub fn export(
+    directory: &Path,
+    out: &mut dyn Write,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<ExportReport, MaintenanceError> {
+    let store = FsStore::open_read_only(&FsStoreOptions::new(directory))?;
+    let mut export = Export {
+        store: &store,
+        out,
+        report: ExportReport::default(),
+    };
+    export.run(progress)?;
+    Ok(export.report)
+}
+
+struct Export<'a> {
+    store: &'a FsStore,
+    out: &'a mut dyn Write,
+    report: ExportReport,
+}
+
+impl Export<'_> {
+    fn line(&mut self, line: &Line) -> Result<(), MaintenanceError> {
+        let mut text = serde_json::to_vec(line).expect("an export is plain data");
+        text.push(b'\n');
+        self.report.lines += 1;
+        let written = self.out.write_all(&text);
+        written.map_err(|error| MaintenanceError::io("write", Path::new("the export"), error))
+    }
+
+    fn run(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), MaintenanceError> {
+        let view = self.store.freeze()?;
+        let identity = view.identity.clone();
+        self.line(&Line::Store {
+            schema: SCHEMA,
+            runtime: identity.runtime,
+            lineage: identity.lineage,
+            head: view.head,
+            pruned: view.pruned,
+        })?;
+        let total = view.head - view.pruned;
+        let mut commits = view.commits.into_iter().peekable();
+        let mut after = view.pruned;
+        while after < view.head {
+            let limit = PAGE.min(usize::try_from(view.head - after).unwrap_or(PAGE));
+            let page = self
+                .store
+                .events_now(None, &Page::after(Position(after), limit))?;
+            for event in &page.events {
+                while let Some(commit) =
+                    commits.next_if(|commit| commit.first_position <= event.position.0)
+                {
+                    self.commit(&commit, view.pruned)?;
+                }
+                self.line(&Line::Event(EventLine::from(event)))?;
+                self.report.events += 1;
+            }
+            let Some(last) = page.events.last() else {
+                break;
+            };
+            after = last.position.0;
+            let done = after - view.pruned;
+            progress(Progress { done, total });
+        }
+        for commit in commits {
+            self.commit(&commit, view.pruned)?;
+        }
+        for end in view.streams {
+            self.line(&Line::Stream {
+                stream: end.stream,
+                head: end.head,
+                last: end.last,
+                closed: end.closed,
+            })?;
+        }
+        self.rows(view.spaces)?;
+        self.attachments()?;
+        self.line(&Line::End {
+            lines: self.report.lines,
+        })?;
+        let flushed = self.out.flush();
+        flushed.map_err(|error| MaintenanceError::io("write", Path::new("the export"), error))
+    }
+
+    /// Writes a commit, and the places of its events that are not served.
+    fn commit(&mut self, commit: &CommitListing, pruned: u64) -> Result<(), MaintenanceError> {
+        let positions = commit.first_position..;
+        let stubs = positions
+            .zip(&commit.events)
+            .take_while(|(position, _)| *position <= pruned);
+        let stubs: Vec<_> = stubs.collect();
+        let served = commit.events.len() - stubs.len();
+        self.line(&Line::Commit {
+            id: commit.id,
+            content: commit.content,
+            first_position: commit.first_position,
+            events: u32::try_from(commit.events.len()).unwrap_or(u32::MAX),
+            following: u32::try_from(stubs.len() + served).unwrap_or(u32::MAX),
+            remembered: commit.remembered,
+            attachments: commit.attachments.clone(),
+            scopes: commit.scopes.clone(),
+        })?;
+        for (position, at) in stubs {
+            let mut event = self.store.event_at(position, *at)?;
+            event.erased = true;
+            event.body = [].into();
+            self.line(&Line::Event(EventLine::from(&event)))?;
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, spaces: Vec<std::sync::Arc<str>>) -> Result<(), MaintenanceError> {
+        for space in spaces {
+            let mut after = None;
+            loop {
+                let query = RowQuery::space(&space);
+                let page = self.store.rows_now(&query, Page::after(after, PAGE))?;
+                for row in page.rows {
+                    self.line(&Line::Row {
+                        space: row.key.space.to_string(),
+                        scope: row.key.scope.clone(),
+                        name: row.key.name.to_string(),
+                        version: row.version,
+                        due: row.due,
+                        body: Text::of(&row.body),
+                        event: row.event.as_ref().map(EventLine::from),
+                    })?;
+                    self.report.rows += 1;
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attachments(&mut self) -> Result<(), MaintenanceError> {
+        let root = self.store.directory().to_owned();
+        let digests = self.store.attachments.digests();
+        let digests = digests.map_err(|error| MaintenanceError::io("read", &root, error))?;
+        for digest in digests {
+            let bytes = match self.store.attachments.get(&digest) {
+                Ok(bytes) => bytes,
+                // Swept since.
+                Err(AttachmentError::NotFound { .. }) => continue,
+                Err(error) => {
+                    let what = error.to_string();
+                    return Err(runtime_store::ReadError::Corrupt { what }.into());
+                }
+            };
+            self.line(&Line::Attachment {
+                digest,
+                bytes: Text::of(&bytes),
+            })?;
+            self.report.attachments += 1;
+        }
+        Ok(())
+    }
+}

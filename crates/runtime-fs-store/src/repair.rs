@@ -1,0 +1,460 @@
+//! Giving up what is damaged, so that the rest can be written to again (S4, S7).
+
+use std::ops::Range;
+
+use runtime_store::Limits;
+use serde::Serialize;
+
+use crate::config::FsStoreOptions;
+use crate::fold::Fold;
+use crate::frame::{Header, Place, StoreTag, flag};
+use crate::fs;
+use crate::hint;
+use crate::layout::{ASIDE, ATTACHMENTS, KEYS, Layout, SEGMENTS};
+use crate::maintenance::MaintenanceError;
+use crate::open::lock;
+use crate::record::read_commit;
+use crate::replay::{Reader, replay};
+use crate::report::Damage;
+use crate::segment::{BASE, Item, SEGMENT_HEADER_BYTES, SegmentHeader, scan};
+use crate::{attachments, keys};
+
+/// One thing that a repair does, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RepairAction {
+    /// Damaged frames are given up: their events are lost for good, and what they changed in
+    /// rows is as if it had not been.
+    GiveUp {
+        /// The file, inside the store.
+        file: String,
+        /// The bytes.
+        bytes: Range<u64>,
+        /// The positions of the events that are lost.
+        positions: Range<u64>,
+        /// The scopes and streams that were touched; empty when that cannot be told.
+        names: Vec<String>,
+    },
+    /// The header of a segment is made anew from what is in it.
+    RenewHeader {
+        /// The file, inside the store.
+        file: String,
+    },
+    /// The signing keys are replaced: tokens given out so far are refused.
+    RenewKeys,
+    /// A damaged attachment is put aside; reading it answers that it does not exist.
+    DropAttachment {
+        /// The file, inside the store.
+        file: String,
+    },
+}
+
+/// What a repair found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RepairReport {
+    /// What is done, or would be.
+    pub actions: Vec<RepairAction>,
+    /// It was done.
+    pub applied: bool,
+    /// Where the files are kept as they were, inside the store.
+    pub kept_aside: Vec<String>,
+    /// The lineage is a new one, since positions that readers may have seen are gone (V6).
+    pub lineage_renewed: bool,
+}
+
+/// Finds what is damaged and, with `apply`, gives it up, so that the store takes commits again.
+/// Files that are changed are kept as they were in `aside/`. A dry run changes nothing and takes
+/// no lock.
+///
+/// It blocks on the disk for as long as reading the log takes.
+///
+/// # Errors
+/// [`MaintenanceError`]; [`Unrepairable`](MaintenanceError::Unrepairable) for what only a backup
+/// brings back.
+pub fn repair(options: &FsStoreOptions, apply: bool) -> Result<RepairReport, MaintenanceError> {
+    let layout = Layout::new(&options.directory);
+    let mut format = layout.open_existing()?;
+    let _lock = match apply {
+        true => Some(lock(options, &layout)?),
+        false => None,
+    };
+    let tag = format.tag().expect("a format without tag is not read");
+    let hint = hint::read(&layout);
+    let remembered_max = Limits::default().remembered_commits;
+    let found = replay(&layout, tag, remembered_max, Reader::Owner, hint)?;
+    let mut repair = Repair {
+        layout: &layout,
+        tag,
+        report: RepairReport::default(),
+        files: Vec::new(),
+    };
+    repair.plan_log(&found.fold, found.end)?;
+    repair.plan_beside_the_log()?;
+    if apply && !repair.report.actions.is_empty() {
+        repair.apply(options)?;
+        let is_loss = |action: &RepairAction| matches!(action, RepairAction::GiveUp { positions, .. } if !positions.is_empty());
+        if repair.report.actions.iter().any(is_loss) {
+            format.renew_lineage(&*options.random);
+            let written = layout.write_format(&format);
+            written.map_err(|e| MaintenanceError::io("write", &layout.directory, e))?;
+            repair.report.lineage_renewed = true;
+        }
+        repair.report.applied = true;
+    }
+    Ok(repair.report)
+}
+
+struct Repair<'a> {
+    layout: &'a Layout,
+    tag: StoreTag,
+    report: RepairReport,
+    /// What each file of the log becomes.
+    files: Vec<(u32, Vec<u8>)>,
+}
+
+/// What is known before or after something damaged.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    number: u64,
+    position: u64,
+    incarnation: u64,
+}
+
+impl Repair<'_> {
+    fn plan_log(&mut self, fold: &Fold, end: Place) -> Result<(), MaintenanceError> {
+        let mut segments = Vec::new();
+        for damage in &fold.damage {
+            match damage {
+                Damage::SegmentHeader { segment } if segment & BASE != 0 => {
+                    return Err(MaintenanceError::Unrepairable {
+                        what: file_name(*segment),
+                    });
+                }
+                Damage::SegmentHeader { segment }
+                | Damage::Header { segment, .. }
+                | Damage::Payload { segment, .. } => segments.push(*segment),
+                Damage::UnknownRecord { segment, .. } => {
+                    return Err(MaintenanceError::Unrepairable {
+                        what: format!("{} of a later version", file_name(*segment)),
+                    });
+                }
+                Damage::LostTail { .. } | Damage::Attachment { .. } => {}
+            }
+        }
+        segments.sort_unstable();
+        segments.dedup();
+        for segment in segments {
+            self.plan_segment(segment, end)?;
+        }
+        Ok(())
+    }
+
+    /// What the log was before a segment, by the segment before or the base.
+    fn known_before(&self, segment: u32) -> Result<Known, MaintenanceError> {
+        let nothing = Known {
+            number: 0,
+            position: 1,
+            incarnation: 0,
+        };
+        if let Some(header) = self.header(segment)? {
+            return Ok(Known {
+                number: header.first_frame - 1,
+                position: header.first_position,
+                incarnation: header.incarnation,
+            });
+        }
+        let before = segment & !BASE;
+        if before <= 1 {
+            return Ok(nothing);
+        }
+        let path = self.layout.segment_path(before - 1);
+        let Ok(bytes) = fs::read_all(&path) else {
+            return Ok(nothing);
+        };
+        let mut known = nothing;
+        for item in scan(
+            self.tag,
+            place(before - 1),
+            &bytes[SEGMENT_HEADER_BYTES.min(bytes.len())..],
+        ) {
+            if let Item::Frame { header, .. } | Item::BadPayload { header, .. } = item {
+                known = after(&header);
+            }
+        }
+        Ok(known)
+    }
+
+    fn header(&self, number: u32) -> Result<Option<SegmentHeader>, MaintenanceError> {
+        if number & BASE != 0 {
+            return Ok(None);
+        }
+        let path = self.layout.segment_path(number);
+        match fs::read_all(&path) {
+            Ok(bytes) => Ok(SegmentHeader::from_bytes(self.tag, number, &bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(MaintenanceError::io("read", &path, error)),
+        }
+    }
+
+    fn plan_segment(&mut self, segment: u32, end: Place) -> Result<(), MaintenanceError> {
+        let path = self.layout.segment_path(segment);
+        let bytes = fs::read_all(&path).map_err(|e| MaintenanceError::io("read", &path, e))?;
+        let is_base = segment & BASE != 0;
+        let next = if is_base {
+            None
+        } else {
+            self.header(segment + 1)?
+        };
+        // What counts of it: the torn tail of the last segment is not for us.
+        let counted = match (&next, end.segment == segment) {
+            (Some(next), _) => next.previous_bytes,
+            (None, true) => end.offset,
+            (None, false) => bytes.len() as u64,
+        };
+        let mut out = bytes.clone();
+        let counted = as_index(counted).max(SEGMENT_HEADER_BYTES);
+        let tail = out.split_off(counted.min(out.len()));
+        out.resize(counted.next_multiple_of(8), 0);
+        let mut known = self.known_before(segment)?;
+        if !is_base && SegmentHeader::from_bytes(self.tag, segment, &bytes).is_none() {
+            self.renew_header(segment, &mut out)?;
+        }
+        let frames = out[SEGMENT_HEADER_BYTES..].to_vec();
+        let mut run: Option<Range<u64>> = None;
+        let mut lost: Vec<Header> = Vec::new();
+        for item in scan(self.tag, place(segment), &frames) {
+            match item {
+                Item::Frame {
+                    header,
+                    payload,
+                    payload_at,
+                    offset,
+                    ..
+                } if self.is_whole(segment, &header, payload, payload_at) => {
+                    if let Some(bytes) = run.take() {
+                        let next = Known {
+                            number: header.number,
+                            position: header.first_position,
+                            incarnation: header.incarnation,
+                        };
+                        debug_assert_eq!(bytes.end, offset, "runs end where frames begin");
+                        self.give_up(segment, bytes, known, next, &mut lost, &mut out);
+                    }
+                    known = after(&header);
+                }
+                Item::Frame {
+                    header,
+                    offset,
+                    end,
+                    ..
+                }
+                | Item::BadPayload {
+                    header,
+                    offset,
+                    end,
+                    ..
+                } => {
+                    extend(&mut run, offset..end);
+                    lost.push(header);
+                }
+                Item::Hole { offset, end } => extend(&mut run, offset..end),
+            }
+        }
+        if let Some(bytes) = run {
+            let by_headers = lost.iter().map(after).max_by_key(|known| known.number);
+            let next = match (&next, by_headers) {
+                (Some(next), _) => Known {
+                    number: next.first_frame,
+                    position: next.first_position,
+                    incarnation: known.incarnation,
+                },
+                (None, Some(last)) => Known {
+                    number: last.number + 1,
+                    ..last
+                },
+                (None, None) => Known {
+                    number: known.number + 2,
+                    ..known
+                },
+            };
+            self.give_up(segment, bytes, known, next, &mut lost, &mut out);
+        }
+        if next.is_none() {
+            out.extend(tail);
+        }
+        self.files.push((segment, out));
+        Ok(())
+    }
+
+    fn is_whole(&self, segment: u32, header: &Header, payload: &[u8], payload_at: u64) -> bool {
+        let at = Place {
+            segment,
+            offset: payload_at,
+        };
+        header.has(flag::MARK) || read_commit(self.tag, at, payload, header.first_position).is_ok()
+    }
+
+    fn renew_header(&mut self, segment: u32, out: &mut [u8]) -> Result<(), MaintenanceError> {
+        let file = file_name(segment);
+        let frames = scan(self.tag, place(segment), &out[SEGMENT_HEADER_BYTES..]);
+        let first = frames.iter().find_map(|item| match item {
+            Item::Frame { header, .. } => Some(header.clone()),
+            Item::BadPayload { .. } | Item::Hole { .. } => None,
+        });
+        let Some(first) = first else {
+            return Err(MaintenanceError::Unrepairable { what: file });
+        };
+        let previous_bytes = match segment {
+            1 => 0,
+            _ => {
+                let path = self.layout.segment_path(segment - 1);
+                let length = fs::open_read(&path).and_then(|file| fs::length(&file));
+                length.unwrap_or_default()
+            }
+        };
+        let header = SegmentHeader {
+            number: segment,
+            incarnation: first.incarnation,
+            previous_bytes,
+            first_frame: first.number,
+            first_position: first.first_position,
+        };
+        out[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.to_bytes(self.tag));
+        self.report.actions.push(RepairAction::RenewHeader { file });
+        Ok(())
+    }
+
+    /// Puts one frame that says so in the place of damaged ones.
+    fn give_up(
+        &mut self,
+        segment: u32,
+        bytes: Range<u64>,
+        before: Known,
+        next: Known,
+        lost: &mut Vec<Header>,
+        out: &mut [u8],
+    ) {
+        let names = lost.drain(..).flat_map(|header| header.names).collect();
+        let is_base = segment & BASE != 0;
+        let kept = if is_base { flag::KEPT } else { 0 };
+        let flags = flag::MARK | flag::LOST | kept;
+        let number = match is_base {
+            true => before.number,
+            false => next.number.saturating_sub(1).max(before.number + 1),
+        };
+        let incarnation = before.incarnation.max(1);
+        let mut header = Header::new(flags, incarnation, number, before.position);
+        let positions = match is_base {
+            true => before.position..before.position,
+            false => before.position..next.position.max(before.position),
+        };
+        header.events = u32::try_from(positions.end - positions.start).unwrap_or(u32::MAX);
+        let (from, to) = (as_index(bytes.start), as_index(bytes.end).min(out.len()));
+        let at = Place {
+            segment,
+            offset: bytes.start,
+        };
+        let payload = vec![0; (to - from).saturating_sub(header.encoded_bytes())];
+        let mut frame = Vec::with_capacity(to - from);
+        header.write(self.tag, at, &payload, &mut frame);
+        let length = frame.len().min(out.len() - from);
+        out[from..from + length].copy_from_slice(&frame[..length]);
+        self.report.actions.push(RepairAction::GiveUp {
+            file: file_name(segment),
+            bytes,
+            positions,
+            names,
+        });
+    }
+
+    fn plan_beside_the_log(&mut self) -> Result<(), MaintenanceError> {
+        let path = self.layout.path(KEYS);
+        match fs::read_all(&path) {
+            Ok(bytes) if keys::from_file(&bytes).is_some() => {}
+            Ok(_) => self.report.actions.push(RepairAction::RenewKeys),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.report.actions.push(RepairAction::RenewKeys);
+            }
+            Err(error) => return Err(MaintenanceError::io("read", &path, error)),
+        }
+        let damaged = attachments::damaged(self.layout);
+        let root = self.layout.path(ATTACHMENTS);
+        let damaged = damaged.map_err(|e| MaintenanceError::io("read", &root, e))?;
+        let drop = |file| RepairAction::DropAttachment { file };
+        self.report.actions.extend(damaged.into_iter().map(drop));
+        Ok(())
+    }
+
+    fn apply(&mut self, options: &FsStoreOptions) -> Result<(), MaintenanceError> {
+        for (segment, bytes) in std::mem::take(&mut self.files) {
+            self.keep_aside(&file_name(segment))?;
+            let directory = self.layout.path(SEGMENTS);
+            let written = fs::write_whole(&directory, &Layout::segment_name(segment), &bytes);
+            written.map_err(|e| MaintenanceError::io("write", &directory, e))?;
+        }
+        for action in self.report.actions.clone() {
+            match action {
+                RepairAction::RenewKeys => {
+                    let there = fs::kind(&self.layout.path(KEYS));
+                    if matches!(there, Ok(Some(_))) {
+                        self.keep_aside(KEYS)?;
+                    }
+                    let fresh = keys::fresh_file(&*options.random);
+                    let written = fs::write_whole(&self.layout.directory, KEYS, &fresh);
+                    written
+                        .map_err(|e| MaintenanceError::io("write", &self.layout.directory, e))?;
+                }
+                RepairAction::DropAttachment { file } => {
+                    self.keep_aside(&file)?;
+                    let path = self.layout.path(&file);
+                    let removed = fs::remove_file(&path);
+                    removed.map_err(|e| MaintenanceError::io("remove", &path, e))?;
+                }
+                RepairAction::GiveUp { .. } | RepairAction::RenewHeader { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_aside(&mut self, file: &str) -> Result<(), MaintenanceError> {
+        let path = self.layout.path(file);
+        let aside = self.layout.path(ASIDE);
+        let name = format!("{}.damaged", file.replace('/', "-"));
+        let copied = fs::read_all(&path).and_then(|bytes| fs::write_whole(&aside, &name, &bytes));
+        copied.map_err(|e| MaintenanceError::io("keep aside", &path, e))?;
+        self.report.kept_aside.push(format!("{ASIDE}/{name}"));
+        Ok(())
+    }
+}
+
+fn file_name(segment: u32) -> String {
+    format!("{SEGMENTS}/{}", Layout::segment_name(segment))
+}
+
+fn place(segment: u32) -> Place {
+    Place {
+        segment,
+        offset: SEGMENT_HEADER_BYTES as u64,
+    }
+}
+
+fn after(header: &Header) -> Known {
+    Known {
+        number: header.number,
+        position: header.end_position(),
+        incarnation: header.incarnation,
+    }
+}
+
+fn extend(run: &mut Option<Range<u64>>, bytes: Range<u64>) {
+    match run {
+        Some(run) => run.end = bytes.end,
+        None => *run = Some(bytes),
+    }
+}
+
+fn as_index(offset: u64) -> usize {
+    usize::try_from(offset).expect("a segment fits in memory while it is read")
+}

@@ -1,0 +1,627 @@
+//! Caring for a store: cleaning, purge, export and import, backup, repair (S6, S7).
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use runtime_fs_store::{
+    CleanOptions, CleanReport, Damage, FsLimits, FsStore, FsStoreOptions, MaintenanceError,
+    RepairAction, backup, export, import, repair, verify,
+};
+use runtime_store::{
+    AttachmentStore, Commit, CommitError, Page, Position, Removal, Row, RowChange, RowQuery, Store,
+    StoredEvent,
+};
+use runtime_testkit::SeededRandom;
+
+use crate::support::{
+    all_events, body, commit, commit_id, in_memory, numbers, options, read_events, scope, segment,
+    stream,
+};
+
+/// Segments of 4 to 8 KiB, so that there are many.
+fn small(parent: &Path, seed: u64) -> FsStoreOptions {
+    FsStoreOptions {
+        fs_limits: FsLimits {
+            segment_bytes_first: 4 * 1024,
+            segment_bytes_max: 8 * 1024,
+            ..FsLimits::default()
+        },
+        ..options(parent, seed)
+    }
+}
+
+async fn fill(store: &FsStore, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        store.commit(commit(number)).await.unwrap();
+    }
+}
+
+fn removal(number: u64, removal: Removal) -> Commit {
+    let time = runtime_core::Timestamp::from_millis(number);
+    Commit::new(commit_id(number), time).remove(removal)
+}
+
+async fn clean(store: &FsStore) -> CleanReport {
+    store.clean(CleanOptions::default(), |_| ()).await.unwrap()
+}
+
+async fn rows(store: &FsStore) -> Vec<Row> {
+    let all = Page::after(None, 256);
+    let page = store.rows(RowQuery::space("state"), all).await;
+    page.unwrap().rows
+}
+
+/// Everything that readers are told.
+async fn told(
+    store: &FsStore,
+    known: std::ops::Range<u64>,
+) -> impl PartialEq + std::fmt::Debug + use<> {
+    let mut results = Vec::new();
+    for number in known {
+        results.push(store.committed(&commit_id(number)).await.unwrap());
+    }
+    let session = stream("session/all");
+    let page = store
+        .events(Some(&session), Page::after(Position(0), 256))
+        .await
+        .unwrap();
+    let head = page.head;
+    let read = read_events(store).await.unwrap();
+    (
+        read,
+        rows(store).await,
+        results,
+        page.events,
+        head,
+        page.pruned,
+    )
+}
+
+fn segment_bytes(options: &FsStoreOptions) -> u64 {
+    let entries = fs::read_dir(options.directory.join("segments")).unwrap();
+    let lengths = entries.map(|entry| entry.unwrap().metadata().unwrap().len());
+    lengths.sum()
+}
+
+fn segment_files(options: &FsStoreOptions) -> usize {
+    fs::read_dir(options.directory.join("segments"))
+        .unwrap()
+        .count()
+}
+
+/// S6: cleaning frees what was pruned, changes nothing that anybody is told, beside it and after
+/// reopening, and again on top of an earlier cleaning.
+#[tokio::test]
+async fn s6_cleaning_frees_what_was_pruned_and_changes_nothing_else() {
+    let parent = in_memory();
+    let options = small(parent.path(), 61);
+    let mut store = FsStore::open(&options).unwrap();
+    let mut next = 0;
+    for round in 0..3_u64 {
+        fill(&store, next..next + 200).await;
+        next += 200;
+        let beside = FsStore::open_read_only(&options).unwrap();
+        assert_eq!(
+            all_events(&beside).await.len() as u64,
+            200 + u64::from(round > 0) * 10
+        );
+        let through = Removal::Through(Position(next - 10));
+        store
+            .commit(removal(10_000 + round, through))
+            .await
+            .unwrap();
+        let before = told(&store, 0..next).await;
+        let files = segment_files(&options);
+        let bytes = segment_bytes(&options);
+        let report = clean(&store).await;
+        assert!(report.segments_removed > 0, "{report:?}");
+        assert!(segment_files(&options) < files);
+        assert!(segment_bytes(&options) < bytes, "{bytes} bytes before");
+        assert_eq!(
+            told(&store, 0..next).await,
+            before,
+            "after cleaning {round}"
+        );
+        assert_eq!(
+            told(&beside, 0..next).await,
+            before,
+            "beside cleaning {round}"
+        );
+        drop(store);
+        store = FsStore::open(&options).unwrap();
+        assert_eq!(store.report().damage, [], "in round {round}");
+        assert_eq!(
+            told(&store, 0..next).await,
+            before,
+            "after reopening {round}"
+        );
+        assert!(store.commit(commit(next - 1)).await.unwrap().repeated);
+    }
+    store.close().await.unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+}
+
+/// S6: what rows no longer hold leaves the disk, however often they are written; the log does not
+/// grow with what was pruned.
+#[tokio::test]
+async fn s6_the_log_is_bounded_by_what_is_alive() {
+    let parent = in_memory();
+    let options = FsStoreOptions {
+        limits: runtime_store::Limits {
+            remembered_commits: 50,
+            ..runtime_store::Limits::default()
+        },
+        ..small(parent.path(), 62)
+    };
+    let store = FsStore::open(&options).unwrap();
+    let mut sizes = Vec::new();
+    for round in 0..8 {
+        fill(&store, round * 300..(round + 1) * 300).await;
+        let through = Removal::Through(Position(u64::MAX));
+        store
+            .commit(removal(10_000 + round, through))
+            .await
+            .unwrap();
+        clean(&store).await;
+        sizes.push((segment_files(&options), segment_bytes(&options)));
+        assert_eq!(rows(&store).await.len(), 16);
+    }
+    let (files, bytes) = sizes[1];
+    assert!(
+        sizes[2..]
+            .iter()
+            .all(|(f, b)| *f <= files + 1 && *b <= bytes * 21 / 20),
+        "{sizes:?}"
+    );
+}
+
+/// A text that may be nowhere once it is purged.
+const CANARY: &[u8] = b"canary-5c8e1f";
+
+fn holds_canary(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(holds_canary(&path));
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            if bytes.windows(CANARY.len()).any(|bytes| bytes == CANARY) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+/// S6: after erasing, retiring and one cleaning pass no file of the store holds a payload byte,
+/// wherever it was: events, rows, rows written over, attachments, a cut tail.
+#[tokio::test]
+async fn s6_a_purge_leaves_no_payload_byte() {
+    let parent = in_memory();
+    let options = small(parent.path(), 63);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..30).await;
+    let canary = |text: &str| [CANARY, text.as_bytes()].concat();
+    let attachment = store
+        .put_attachment(canary("attachment").into())
+        .await
+        .unwrap();
+    for number in 100..140 {
+        let mut commit = commit(number);
+        let event = &mut commit.events[0];
+        event.streams[0] = stream("session/doomed");
+        event.body = canary(&format!("event {number}")).into();
+        let key = runtime_store::RowKey::new("state", scope("turn/doomed/1"), "row");
+        commit.rows = vec![RowChange::Put {
+            key,
+            body: canary(&format!("row {number}")).into(),
+            event: Some(0),
+            due: None,
+        }];
+        commit.attachments = vec![attachment];
+        store.commit(commit).await.unwrap();
+    }
+    fill(&store, 30..60).await;
+    drop(store);
+    // A crash left a half-written frame with the text in it.
+    let last = (1..)
+        .take_while(|n| segment(&options, *n).exists())
+        .last()
+        .unwrap();
+    let mut torn = fs::read(segment(&options, last)).unwrap();
+    torn.extend(CANARY);
+    fs::write(segment(&options, last), torn).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    assert!(
+        holds_canary(&options.directory).len() > 3,
+        "the canary is planted"
+    );
+    let whole: Vec<StoredEvent> = all_events(&store).await;
+
+    let purge = removal(9_000, Removal::Stream(stream("session/doomed")));
+    let purge = purge.row(RowChange::Retire(scope("turn/doomed/1")));
+    store.commit(purge).await.unwrap();
+    let swept = store.sweep_attachments(&|_| false, Duration::ZERO).await;
+    assert_eq!(swept.unwrap(), 1);
+    let drop_aside = CleanOptions { drop_aside: true };
+    store.clean(drop_aside, |_| ()).await.unwrap();
+    assert_eq!(holds_canary(&options.directory), [""; 0]);
+
+    for reopened in [false, true] {
+        let now = match reopened {
+            false => all_events(&store).await,
+            true => all_events(&FsStore::open_read_only(&options).unwrap()).await,
+        };
+        assert_eq!(now.len(), whole.len());
+        for (now, before) in now.iter().zip(&whole) {
+            assert_eq!(
+                (now.position, &now.places),
+                (before.position, &before.places)
+            );
+            let is_doomed = before.places[0].stream == stream("session/doomed");
+            assert_eq!(now.erased, is_doomed);
+            assert!(is_doomed || now.body == before.body);
+        }
+    }
+    store.close().await.unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+}
+
+/// S6: a crash anywhere in a cleaning leaves a store that tells the same: every file it writes
+/// comes before every one it removes.
+#[tokio::test]
+async fn s6_what_a_base_stands_for_may_still_be_there() {
+    let parent = in_memory();
+    let options = small(parent.path(), 64);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..200).await;
+    let through = Removal::Through(Position(190));
+    store.commit(removal(10_000, through)).await.unwrap();
+    let before = told(&store, 0..200).await;
+    let segments = options.directory.join("segments");
+    let copies: Vec<_> = fs::read_dir(&segments)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            (path.clone(), fs::read(path).unwrap())
+        })
+        .collect();
+    clean(&store).await;
+    store.close().await.unwrap();
+    drop(store);
+    for (path, bytes) in copies {
+        if !path.exists() {
+            fs::write(path, bytes).unwrap();
+        }
+    }
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.report().damage, []);
+    assert_eq!(told(&store, 0..200).await, before);
+    assert!(!segment(&options, 1).exists(), "it was removed on opening");
+}
+
+/// R6: every flipped bit of a base is found, or changes nothing that is told.
+#[tokio::test]
+async fn r6_flipped_bits_of_a_base_are_found() {
+    let started = std::time::Instant::now();
+    let parent = in_memory();
+    let options = small(parent.path(), 65);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..64).await;
+    let through = Removal::Through(Position(60));
+    store.commit(removal(10_000, through)).await.unwrap();
+    clean(&store).await;
+    store.close().await.unwrap();
+    drop(store);
+    let segments = options.directory.join("segments");
+    let base = fs::read_dir(segments)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let base = base
+        .into_iter()
+        .find(|path| path.extension().unwrap() == "base");
+    let base = base.expect("a base was made");
+    let whole = fs::read(&base).unwrap();
+    let step = if std::env::var_os("FS_STORE_EVERY_CASE").is_some() {
+        1
+    } else {
+        23
+    };
+    let mut cases = 0;
+    for bit in (0..whole.len() * 8).step_by(step) {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&base, &flipped).unwrap();
+        let report = verify(&options.directory).unwrap();
+        assert!(!report.damage.is_empty(), "bit {bit} was not found");
+        cases += 1;
+    }
+    fs::write(&base, &whole[..whole.len() - 8]).unwrap();
+    assert!(
+        !verify(&options.directory).unwrap().damage.is_empty(),
+        "a cut base"
+    );
+    crate::support::print_row("R6-base", cases, started);
+}
+
+fn exported(options: &FsStoreOptions) -> Vec<u8> {
+    let mut lines = Vec::new();
+    export(&options.directory, &mut lines, &mut |_| ()).unwrap();
+    lines
+}
+
+/// S7: an export of a running store, imported, tells the same: events and stubs, rows and the
+/// events they hold, streams, what is remembered, attachments; positions go on.
+#[tokio::test]
+async fn s7_an_import_tells_what_the_export_was_told() {
+    let parent = in_memory();
+    let from = small(parent.path(), 71);
+    let store = FsStore::open(&from).unwrap();
+    let attachment = store.put_attachment(vec![0xff, 0, 7].into()).await.unwrap();
+    fill(&store, 0..40).await;
+    let mut naming = commit(40);
+    naming.attachments = vec![attachment];
+    naming.events[0].body = vec![0xfe, 0xff].into();
+    naming.events[0].closes = true;
+    naming.events[0].streams[0] = stream("turn/a/1");
+    store.commit(naming).await.unwrap();
+    store
+        .commit(removal(10_000, Removal::Through(Position(20))))
+        .await
+        .unwrap();
+    let erase = Removal::Stream(stream("worker/1"));
+    store.commit(removal(10_001, erase)).await.unwrap();
+    let before = told(&store, 0..41).await;
+    let lines = exported(&from);
+
+    let other = tempfile::tempdir_in(parent.path()).unwrap();
+    let to = small(other.path(), 72);
+    let report = import(&mut &lines[..], &to, &mut |_| ()).unwrap();
+    assert_eq!((report.events, report.attachments), (21, 1));
+    let copy = FsStore::open(&to).unwrap();
+    assert_eq!(copy.report().damage, []);
+    assert_eq!(told(&copy, 0..41).await, before);
+    assert_eq!(copy.identity().runtime, store.identity().runtime);
+    assert_ne!(copy.identity().lineage, store.identity().lineage);
+    assert_eq!(&*copy.attachment(&attachment).await.unwrap(), [0xff, 0, 7]);
+    assert!(copy.commit(commit(5)).await.unwrap().repeated);
+    let late = copy.commit(commit(41)).await.unwrap();
+    assert_eq!(late.positions, 42..43);
+    let swept = copy.sweep_attachments(&|_| false, Duration::ZERO).await;
+    assert_eq!(swept.unwrap(), 0, "it is still named");
+    let mut closed = commit(42);
+    closed.events[0].streams[0] = stream("turn/a/1");
+    let refused = copy.commit(closed).await;
+    assert!(
+        matches!(refused, Err(CommitError::Rejected { .. })),
+        "{refused:?}"
+    );
+    copy.close().await.unwrap();
+    assert_eq!(verify(&to.directory).unwrap().damage, []);
+    // There is something now.
+    let again = import(&mut &lines[..], &to, &mut |_| ());
+    assert!(matches!(again, Err(MaintenanceError::TargetExists { .. })));
+}
+
+/// S7: half an export, or one that was changed, is refused and makes no store.
+#[tokio::test]
+async fn s7_a_damaged_export_makes_no_store() {
+    let parent = in_memory();
+    let from = small(parent.path(), 73);
+    let store = FsStore::open(&from).unwrap();
+    fill(&store, 0..10).await;
+    let lines = exported(&from);
+    let text = String::from_utf8(lines).unwrap();
+    let all: Vec<&str> = text.lines().collect();
+    let cut = all[..all.len() - 1].join("\n");
+    let mut missing = all.clone();
+    missing.remove(all.len() / 2);
+    let noise = text.replacen("\"position\"", "\"position", 1);
+    for broken in [cut, missing.join("\n"), noise, String::new()] {
+        let other = tempfile::tempdir_in(parent.path()).unwrap();
+        let to = small(other.path(), 74);
+        let result = import(&mut broken.as_bytes(), &to, &mut |_| ());
+        assert!(
+            matches!(result, Err(MaintenanceError::BadExport { .. })),
+            "{result:?}"
+        );
+        assert!(FsStore::open_read_only(&to).is_err());
+    }
+}
+
+/// S7: a backup that is made while commits go on is a prefix of them that can be opened, with a
+/// lineage of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s7_a_backup_of_a_running_store_is_a_prefix() {
+    let parent = in_memory();
+    let from = small(parent.path(), 75);
+    let store = std::sync::Arc::new(FsStore::open(&from).unwrap());
+    fill(&store, 0..50).await;
+    let writer = {
+        let store = std::sync::Arc::clone(&store);
+        tokio::spawn(async move {
+            for number in 50..400 {
+                store.commit(commit(number)).await.unwrap();
+                if number == 200 {
+                    let through = Removal::Through(Position(150));
+                    store.commit(removal(10_000, through)).await.unwrap();
+                    clean(&store).await;
+                }
+            }
+        })
+    };
+    for round in 0..6 {
+        let target = parent.path().join(format!("copy-{round}"));
+        let source = from.directory.clone();
+        let copied = target.clone();
+        tokio::task::spawn_blocking(move || {
+            backup(&source, &copied, &SeededRandom::new(round), &mut |_| ()).unwrap();
+        })
+        .await
+        .unwrap();
+        assert_eq!(verify(&target).unwrap().damage, []);
+        let copy = FsStore::open(&FsStoreOptions {
+            directory: target,
+            ..from.clone()
+        })
+        .unwrap();
+        let found = numbers(&copy).await;
+        let first = found[0];
+        assert!(first == 0 || first == 150, "it begins at {first}");
+        let last = first + found.len() as u64;
+        assert_eq!(found, (first..last).collect::<Vec<_>>());
+        assert!(last >= 50);
+        assert_ne!(copy.identity().lineage, store.identity().lineage);
+        assert_eq!(
+            copy.commit(commit(1_000)).await.unwrap().positions.start,
+            last + 1
+        );
+    }
+    writer.await.unwrap();
+}
+
+fn flip(options: &FsStoreOptions, text: &[u8]) {
+    let path = segment(options, 1);
+    let mut bytes = fs::read(&path).unwrap();
+    let found = bytes.windows(text.len()).position(|found| found == text);
+    bytes[found.expect("the text is there")] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// S7: a repair says what it gives up, changes nothing before it is told to, and afterwards the
+/// rest is there and takes commits.
+#[tokio::test]
+async fn s7_a_repair_gives_up_what_is_damaged_and_nothing_else() {
+    for whole_header in [true, false] {
+        let parent = in_memory();
+        let options = options(parent.path(), 76);
+        let store = FsStore::open(&options).unwrap();
+        fill(&store, 0..8).await;
+        store.close().await.unwrap();
+        drop(store);
+        match whole_header {
+            true => flip(&options, &body(3)),
+            false => flip(&options, b"worker/3"),
+        }
+        let damaged = fs::read(segment(&options, 1)).unwrap();
+        let plan = repair(&options, false).unwrap();
+        assert!(!plan.applied);
+        let [
+            RepairAction::GiveUp {
+                positions, names, ..
+            },
+        ] = &plan.actions[..]
+        else {
+            panic!("{plan:?}");
+        };
+        assert_eq!(*positions, 4..5);
+        assert_eq!(names.contains(&"worker/3".to_owned()), whole_header);
+        assert_eq!(
+            fs::read(segment(&options, 1)).unwrap(),
+            damaged,
+            "a dry run"
+        );
+
+        let done = repair(&options, true).unwrap();
+        assert!(done.applied && done.lineage_renewed);
+        let kept = fs::read(options.directory.join(&done.kept_aside[0])).unwrap();
+        assert_eq!(kept, damaged);
+        assert_eq!(verify(&options.directory).unwrap().damage, []);
+        assert_eq!(repair(&options, false).unwrap().actions, []);
+        let store = FsStore::open(&options).unwrap();
+        let page = store
+            .events(None, Page::after(Position(0), 100))
+            .await
+            .unwrap();
+        assert_eq!(page.events.len(), 3);
+        let lost = store.events(None, Page::after(Position(3), 100)).await;
+        assert!(lost.is_err(), "the lost event is told of, not left out");
+        let rest = store
+            .events(None, Page::after(Position(4), 100))
+            .await
+            .unwrap();
+        assert_eq!(rest.events.len(), 4);
+        store.commit(commit(11)).await.unwrap();
+        store.close().await.unwrap();
+        assert_eq!(verify(&options.directory).unwrap().damage, []);
+    }
+}
+
+/// S7: whatever bit of a log is flipped, a repair leaves a store that is whole and takes commits.
+#[tokio::test]
+async fn s7_every_damage_to_a_log_can_be_repaired() {
+    let started = std::time::Instant::now();
+    let parent = in_memory();
+    let options = small(parent.path(), 77);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..24).await;
+    store.close().await.unwrap();
+    drop(store);
+    let path = segment(&options, 1);
+    let whole = fs::read(&path).unwrap();
+    let step = if std::env::var_os("FS_STORE_EVERY_CASE").is_some() {
+        3
+    } else {
+        331
+    };
+    let mut cases = 0;
+    for bit in (0..whole.len() * 8).step_by(step) {
+        let case = tempfile::tempdir_in(parent.path()).unwrap();
+        let copy = FsStoreOptions {
+            directory: case.path().join("store"),
+            ..options.clone()
+        };
+        backup(
+            &options.directory,
+            &copy.directory,
+            &SeededRandom::new(1),
+            &mut |_| (),
+        )
+        .unwrap();
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(segment(&copy, 1), flipped).unwrap();
+        repair(&copy, true).unwrap();
+        let damage = verify(&copy.directory).unwrap().damage;
+        let is_repaired = damage
+            .iter()
+            .all(|damage| matches!(damage, Damage::LostTail { .. }));
+        assert!(is_repaired, "bit {bit}: {damage:?}");
+        let store = FsStore::open(&copy).unwrap();
+        assert_eq!(store.report().read_only, None, "bit {bit}");
+        store.commit(commit(1_000)).await.unwrap();
+        store.close().await.unwrap();
+        cases += 1;
+    }
+    crate::support::print_row("R6-repair", cases, started);
+}
+
+/// S7: damaged keys and attachments are replaced and put aside.
+#[tokio::test]
+async fn s7_a_repair_reaches_keys_and_attachments() {
+    let parent = in_memory();
+    let options = options(parent.path(), 78);
+    let store = FsStore::open(&options).unwrap();
+    let digest = store
+        .put_attachment(b"bytes".to_vec().into())
+        .await
+        .unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let name = digest.to_string();
+    let attachment = options
+        .directory
+        .join("attachments")
+        .join(&name[..2])
+        .join(&name);
+    fs::write(&attachment, b"other").unwrap();
+    fs::write(options.directory.join("keys"), b"noise").unwrap();
+    let done = repair(&options, true).unwrap();
+    assert_eq!(done.actions.len(), 2, "{done:?}");
+    assert!(!done.lineage_renewed);
+    let store = FsStore::open(&options).unwrap();
+    assert!(store.attachment(&digest).await.is_err());
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+}
