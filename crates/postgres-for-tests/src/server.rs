@@ -1,6 +1,8 @@
 //! One private server: made, started, restarted, stopped.
 
+use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -127,6 +129,42 @@ impl PostgresServer {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Lets it speak TLS, by a certificate for `localhost` that is made here and lies in the file
+    /// that is returned; then restarts it. It needs the program `openssl`.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn encrypt(&self) -> Result<PathBuf, StartError> {
+        let data = self.data();
+        let (key, certificate) = (data.join("server.key"), data.join("server.crt"));
+        let subject = ["-subj", "/CN=localhost", "-days", "2"];
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .args(subject)
+            .args(["-addext", "subjectAltName=DNS:localhost"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .output()?;
+        if !made.status.success() {
+            return Err(StartError::Program {
+                program: "openssl".into(),
+                message: String::from_utf8_lossy(&made.stderr).into_owned(),
+            });
+        }
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))?;
+        if let Some(account) = self.account {
+            account.own(&key)?;
+            account.own(&certificate)?;
+        }
+        let settings = data.join("postgresql.auto.conf");
+        let mut file = std::fs::OpenOptions::new().append(true).open(settings)?;
+        file.write_all(b"ssl = on\n")?;
+        self.restart(StopMode::Fast)?;
+        Ok(certificate)
     }
 
     /// Stops it and starts it again, on the same port.

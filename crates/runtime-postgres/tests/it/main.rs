@@ -8,3 +8,4 @@ mod processes;
 mod restart;
 mod schema;
 mod support;
+mod tls;
