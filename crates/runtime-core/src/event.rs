@@ -80,6 +80,8 @@ event_kinds! {
     TurnCancelled => "turn_cancelled",
     /// The prompt and tool catalogue in force were recorded.
     EnvironmentSynced => "environment_synced",
+    /// A tool server lists other tools than before: which were added, removed, changed (M6).
+    ToolListChanged => "tool_list_changed",
     /// A message of the model is complete; carries the outcome of the model call.
     MessageCommitted => "message_committed",
     /// A model call failed for good.

@@ -5,13 +5,13 @@
 //! exactly what was written is dropped, and the server is asked instead.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use runtime_core::{Classified, Digest, ErrorClass, SessionId, Timestamp, WireError};
 use serde::{Deserialize, Serialize};
 
-use crate::{CacheKey, CacheValue, DiscoveryCache, Owner};
+use crate::{CacheKey, CacheValue, CatalogueChanged, DiscoveryCache, Owner};
 
 /// The version of the encoding; another one is not read.
 const FORMAT: u32 = 1;
@@ -32,11 +32,17 @@ pub trait CatalogueArchive: Send + Sync + 'static {
         bytes_max: u64,
     ) -> Result<Vec<(Digest, Arc<[u8]>)>, WireError>;
 
-    /// Saves an entry under a name, or removes it.
+    /// Saves an entry under a name, or removes it. `changes` are the events that tell of it, if
+    /// the entry changed what was there: an archive that can, records all in one step.
     ///
     /// # Errors
     /// What went wrong; it is tried again with the next save.
-    async fn save(&self, name: Digest, entry: Option<Arc<[u8]>>) -> Result<(), WireError>;
+    async fn save(
+        &self,
+        name: Digest,
+        entry: Option<Arc<[u8]>>,
+        changes: &[CatalogueChanged],
+    ) -> Result<(), WireError>;
 }
 
 /// A value that can be written to an archive.
@@ -46,6 +52,81 @@ pub trait ArchivedValue: CacheValue + Sized {
 
     /// Reads it back; none if it is not exactly what `encode` wrote.
     fn decode(server: &str, bytes: &[u8]) -> Option<Self>;
+}
+
+/// Writes to an archive what landed. A seam, because a cache of any value has one and only values
+/// that can be archived can fill it.
+#[async_trait]
+pub(crate) trait Keeper<V: CacheValue>: Send + Sync {
+    /// Writes the keys that are marked.
+    async fn keep(&self, cache: &DiscoveryCache<V>);
+
+    /// Returns what went wrong last, if it is not made good yet.
+    fn error(&self) -> Option<WireError>;
+}
+
+/// Keeps a cache in an archive.
+struct ArchiveKeeper {
+    archive: Arc<dyn CatalogueArchive>,
+    /// One writes at a time, so that of two landings of a key the later one stays.
+    writing: tokio::sync::Mutex<()>,
+    error: Mutex<Option<WireError>>,
+}
+
+#[async_trait]
+impl<V: ArchivedValue> Keeper<V> for ArchiveKeeper {
+    async fn keep(&self, cache: &DiscoveryCache<V>) {
+        let _writing = self.writing.lock().await;
+        let mut error = None;
+        for (key, changes) in cache.take_unkept() {
+            if let Err(failed) = self.keep_one(cache, &key, &changes).await {
+                cache.mark_unkept(key, changes);
+                cache.count_archive_failure();
+                tracing::warn!(%failed, "a tool list could not be archived");
+                error = Some(failed);
+            }
+        }
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    fn error(&self) -> Option<WireError> {
+        let error = self.error.lock();
+        error.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ArchiveKeeper {
+    /// Writes one key as it is cached now, unless the archive has it so already. A list that was
+    /// only confirmed is written again when what stands there is half a window old: a server
+    /// whose lists hold no time at all must not cost a write with each refresh.
+    async fn keep_one<V: ArchivedValue>(
+        &self,
+        cache: &DiscoveryCache<V>,
+        key: &CacheKey,
+        changes: &[CatalogueChanged],
+    ) -> Result<(), WireError> {
+        let name = key.digest();
+        let saved = cache.saved_stamp(name);
+        let Some(entry) = cache.to_archive_of(key) else {
+            if saved.is_some() {
+                self.archive.save(name, None, changes).await?;
+                cache.note_saved(name, None);
+            }
+            return Ok(());
+        };
+        let rest = cache.config().stale_window / 2;
+        // A list that changed and changed back is as it was, and still told.
+        let stands = changes.is_empty()
+            && saved.is_some_and(|(digest, fetched_at)| {
+                digest == entry.digest && entry.fetched_at.since(fetched_at) < rest
+            });
+        if !stands {
+            let bytes = entry.encode();
+            self.archive.save(name, Some(bytes), changes).await?;
+            cache.note_saved(name, Some((entry.digest, entry.fetched_at)));
+        }
+        Ok(())
+    }
 }
 
 /// Why an archive gave or took nothing.
@@ -210,6 +291,39 @@ impl<V: ArchivedValue> DiscoveryCache<V> {
         Ok(report)
     }
 
+    /// [Restores](Self::restore) from an archive, and from then on writes to it what each fetch
+    /// brings, in the task of the fetch and after its callers have their answer: a restart starts
+    /// warm, also after a kill. To be called once, before the first turn.
+    ///
+    /// What the archive does not take is counted, told by [`archive_error`](Self::archive_error),
+    /// and written with the next landing or at [`close`](Self::close).
+    ///
+    /// # Errors
+    /// [`ArchiveError::Load`]; nothing is restored then, and nothing will be written.
+    ///
+    /// # Cancel safety
+    /// As [`restore`](Self::restore).
+    pub async fn keep_in(
+        &self,
+        archive: Arc<dyn CatalogueArchive>,
+    ) -> Result<RestoreReport, ArchiveError> {
+        let report = self.restore(&*archive).await?;
+        // Somebody else's archive stays; the second one was only read.
+        self.set_keeper(Box::new(ArchiveKeeper {
+            archive,
+            writing: tokio::sync::Mutex::default(),
+            error: Mutex::default(),
+        }));
+        Ok(report)
+    }
+
+    /// Returns why the archive that the cache is [kept](Self::keep_in) in took nothing, if that
+    /// is not made good yet.
+    #[must_use]
+    pub fn archive_error(&self) -> Option<WireError> {
+        self.keeper()?.error()
+    }
+
     /// Writes what is cached to an archive, and removes what is cached no more. Only what differs
     /// from the last save or restore is written, so it may be called after every change.
     ///
@@ -229,7 +343,7 @@ impl<V: ArchivedValue> DiscoveryCache<V> {
                 report.unchanged += 1;
                 continue;
             }
-            match archive.save(name, Some(entry.encode())).await {
+            match archive.save(name, Some(entry.encode()), &[]).await {
                 Ok(()) => {
                     report.written += 1;
                     self.note_saved(name, Some(stamp));
@@ -238,7 +352,7 @@ impl<V: ArchivedValue> DiscoveryCache<V> {
             }
         }
         for name in gone.into_keys() {
-            match archive.save(name, None).await {
+            match archive.save(name, None, &[]).await {
                 Ok(()) => {
                     report.removed += 1;
                     self.note_saved(name, None);

@@ -1,9 +1,10 @@
 //! The cache: what a caller sees of policy, shelf and flights.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -11,7 +12,7 @@ use futures_util::future::{Either, select};
 use runtime_core::{Classified as _, Clock, Digest, Random, Timestamp, WireError};
 use tokio::sync::Semaphore;
 
-use crate::archive::{Archived, Saved};
+use crate::archive::{Archived, Keeper, Saved};
 use crate::counters::Counters;
 use crate::error::bounded;
 use crate::flight::{Boarding, Flights, Standing, Ticket};
@@ -42,7 +43,17 @@ struct Inner<V> {
     counters: Counters,
     /// What stands in the archive, if there is one.
     saved: Mutex<Saved>,
+    /// Who writes to the archive after each landing, if anybody does.
+    keeper: OnceLock<Box<dyn Keeper<V>>>,
+    /// The keys that the keeper has yet to look at, and the changes it has yet to tell of.
+    unkept: Mutex<Unkept>,
 }
+
+/// Keys that are to be written to the archive, with the changes that are to be told with them.
+pub(crate) type Unkept = HashMap<CacheKey, Vec<CatalogueChanged>>;
+
+/// How many changes of one key wait for an archive that takes nothing; the oldest go first.
+const CHANGES_MAX: usize = 16;
 
 /// What a fetch brought, measured while no lock is held.
 struct Weighed<V> {
@@ -143,6 +154,8 @@ impl<V: CacheValue> DiscoveryCache<V> {
             tasks: Mutex::new(Some(JoinSet::new())),
             counters: Counters::default(),
             saved: Mutex::new(Saved::new()),
+            keeper: OnceLock::new(),
+            unkept: Mutex::default(),
         }))
     }
 
@@ -237,6 +250,9 @@ impl<V: CacheValue> DiscoveryCache<V> {
     /// Forgets the key. A fetch under way is stored no more; its callers still get what it brings.
     pub fn invalidate(&self, key: &CacheKey) {
         let gone = self.0.flights.ground(key, || self.0.shelf.remove(key));
+        if gone.is_some() {
+            self.0.mark_unkept(key.clone(), Vec::new());
+        }
         // Only here, outside the lock, a value may be dropped.
         drop(gone);
     }
@@ -279,7 +295,8 @@ impl<V: CacheValue> DiscoveryCache<V> {
     }
 
     /// Ends every fetch and waits until none runs; those who wait for one are answered. What is
-    /// cached is still served, nothing is fetched any more.
+    /// cached is still served, nothing is fetched any more. A cache that is
+    /// [kept](Self::keep_in) writes what it has not written yet.
     ///
     /// # Cancel safety
     /// Dropping the future aborts the fetches instead of waiting for them.
@@ -288,6 +305,32 @@ impl<V: CacheValue> DiscoveryCache<V> {
         self.0.closing.send_replace(true);
         let Some(mut tasks) = tasks else { return };
         while tasks.join_next().await.is_some() {}
+        if let Some(keeper) = self.0.keeper.get() {
+            keeper.keep(self).await;
+        }
+    }
+
+    /// Sets who writes to the archive from now on; false if somebody does already.
+    pub(crate) fn set_keeper(&self, keeper: Box<dyn Keeper<V>>) -> bool {
+        self.0.keeper.set(keeper).is_ok()
+    }
+
+    pub(crate) fn keeper(&self) -> Option<&dyn Keeper<V>> {
+        self.0.keeper.get().map(|keeper| &**keeper)
+    }
+
+    /// Takes the keys that changed since they were taken last.
+    pub(crate) fn take_unkept(&self) -> Unkept {
+        std::mem::take(&mut *self.0.unkept())
+    }
+
+    /// Gives a key back that could not be written.
+    pub(crate) fn mark_unkept(&self, key: CacheKey, changes: Vec<CatalogueChanged>) {
+        self.0.mark_unkept(key, changes);
+    }
+
+    pub(crate) fn count_archive_failure(&self) {
+        self.0.counters.archive_failures.add(1);
     }
 
     /// Says whether a value is within the limits of what is kept.
@@ -297,25 +340,21 @@ impl<V: CacheValue> DiscoveryCache<V> {
 
     /// Returns what an archive is to hold; nothing whose credential was refused.
     pub(crate) fn to_archive(&self) -> Vec<Archived<V>> {
-        let (now, wall) = (self.0.now(), self.0.clock.now());
-        let before = |at: Moment| now.saturating_sub(at);
-        let archived = |key: &CacheKey, entry: &Entry<V>| {
-            let (held, life) = (entry.held.as_ref()?, entry.record.life?);
-            let blocked = matches!(entry.record.trouble, Trouble::Blocked { .. });
-            (!blocked).then(|| Archived {
-                key: key.clone(),
-                value: Arc::clone(&held.value),
-                digest: held.digest,
-                fetched_at: wall.before(before(life.fetched_at)),
-                stale_at: wall
-                    .before(before(life.stale_at))
-                    .after(life.stale_at.saturating_sub(now)),
-            })
-        };
         let entries = self.0.shelf.entries.iter();
         entries
-            .filter_map(|entry| archived(entry.key(), entry.value()))
+            .filter_map(|entry| self.0.archived(entry.key(), entry.value()))
             .collect()
+    }
+
+    /// Returns what an archive is to hold of one key.
+    pub(crate) fn to_archive_of(&self, key: &CacheKey) -> Option<Archived<V>> {
+        let entry = self.0.shelf.entries.get(key)?;
+        self.0.archived(key, &entry)
+    }
+
+    /// Returns the stamp of what stands in the archive under a name.
+    pub(crate) fn saved_stamp(&self, name: Digest) -> Option<(Digest, Timestamp)> {
+        self.0.saved_lock().get(&name).copied()
     }
 
     /// Remembers that something unreadable stands in the archive, so that the next save removes it.
@@ -434,13 +473,19 @@ async fn fly<V: CacheValue, F: Fetch<V> + ?Sized>(mut airborne: Airborne<V>, fet
     let started = inner.now();
     let outcome = inner.run(&*fetch).await;
     let ticket = airborne.ticket.take().expect("only this takes the ticket");
+    let key = ticket.key.clone();
     tracing::debug!(
         server = ticket.key.server(),
         fetch = ticket.number,
         ok = outcome.is_ok(),
         "discovery landed"
     );
-    inner.land(ticket, started, outcome);
+    let changed = inner.land(ticket, started, outcome);
+    // Whoever waited has its answer by now.
+    if let Some(keeper) = inner.keeper.get() {
+        inner.mark_unkept(key, changed.into_iter().collect());
+        keeper.keep(&DiscoveryCache(Arc::clone(&inner))).await;
+    }
 }
 
 impl<V: CacheValue> Inner<V> {
@@ -454,6 +499,40 @@ impl<V: CacheValue> Inner<V> {
 
     fn saved_lock(&self) -> MutexGuard<'_, Saved> {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unkept(&self) -> MutexGuard<'_, Unkept> {
+        self.unkept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark_unkept(&self, key: CacheKey, mut changes: Vec<CatalogueChanged>) {
+        // Without a keeper nobody would ever take them.
+        if self.keeper.get().is_none() {
+            return;
+        }
+        let mut unkept = self.unkept();
+        let waiting = unkept.entry(key).or_default();
+        waiting.append(&mut changes);
+        // What was given back after a failure is older than what came meanwhile.
+        waiting.sort_by_key(|change| change.fetch);
+        let over = waiting.len().saturating_sub(CHANGES_MAX);
+        waiting.drain(..over);
+    }
+
+    fn archived(&self, key: &CacheKey, entry: &Entry<V>) -> Option<Archived<V>> {
+        let (now, wall) = (self.now(), self.clock.now());
+        let before = |at: Moment| now.saturating_sub(at);
+        let (held, life) = (entry.held.as_ref()?, entry.record.life?);
+        let blocked = matches!(entry.record.trouble, Trouble::Blocked { .. });
+        (!blocked).then(|| Archived {
+            key: key.clone(),
+            value: Arc::clone(&held.value),
+            digest: held.digest,
+            fetched_at: wall.before(before(life.fetched_at)),
+            stale_at: wall
+                .before(before(life.stale_at))
+                .after(life.stale_at.saturating_sub(now)),
+        })
     }
 
     fn note_saved(&self, name: Digest, stamp: Option<(Digest, Timestamp)>) {
@@ -623,7 +702,13 @@ impl<V: CacheValue> Inner<V> {
         Err(DiscoveryError::TooLarge(reason).into())
     }
 
-    fn land(&self, ticket: Ticket<CacheKey, Answer<V>>, started: Moment, outcome: Outcome<V>) {
+    /// Puts away what a fetch brought; says what changed by it.
+    fn land(
+        &self,
+        ticket: Ticket<CacheKey, Answer<V>>,
+        started: Moment,
+        outcome: Outcome<V>,
+    ) -> Option<CatalogueChanged> {
         let key = ticket.key.clone();
         let number = ticket.number;
         let fraction = self.fraction();
@@ -669,12 +754,14 @@ impl<V: CacheValue> Inner<V> {
         });
         // A host's value may be dropped only here, outside the lock.
         if let Some(gone) = landed.gone {
-            drop((gone.replaced, gone.evicted));
+            drop(gone.replaced);
+            for (key, _) in gone.evicted {
+                self.mark_unkept(key, Vec::new());
+            }
         }
         drop(landed.spare);
-        if let Some((before, after)) = landed.changed {
-            self.tell(key, &before, &after, number);
-        }
+        let (before, after) = landed.changed?;
+        Some(self.tell(key, &before, &after, number))
     }
 
     /// What was kept of the key, to be carried over into the next entry.
@@ -785,18 +872,25 @@ impl<V: CacheValue> Inner<V> {
         )
     }
 
-    fn tell(&self, key: CacheKey, before: &Held<V>, after: &Held<V>, number: u64) {
+    fn tell(
+        &self,
+        key: CacheKey,
+        before: &Held<V>,
+        after: &Held<V>,
+        number: u64,
+    ) -> CatalogueChanged {
         tracing::info!(server = key.server(), digest = %after.digest, "the tool list changed");
-        let Some(observer) = &self.observer else {
-            return;
-        };
-        observer.catalogue_changed(CatalogueChanged {
+        let event = CatalogueChanged {
             key,
             fetch: number,
             previous: before.digest,
             current: after.digest,
             changes: after.value.changes_since(&before.value),
-        });
+        };
+        if let Some(observer) = &self.observer {
+            observer.catalogue_changed(event.clone());
+        }
+        event
     }
 }
 

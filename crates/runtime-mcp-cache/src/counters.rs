@@ -59,4 +59,6 @@ counters! {
     changed,
     /// Entries that made room for others.
     evicted,
+    /// Entries that the archive did not take; they are written with the next landing.
+    archive_failures,
 }

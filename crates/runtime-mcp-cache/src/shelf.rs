@@ -97,7 +97,7 @@ pub(crate) struct Shelf<V> {
 #[derive(Debug)]
 pub(crate) struct Gone<V> {
     pub(crate) replaced: Option<Entry<V>>,
-    pub(crate) evicted: Vec<Entry<V>>,
+    pub(crate) evicted: Vec<(CacheKey, Entry<V>)>,
 }
 
 #[derive(Debug, Default)]
@@ -162,7 +162,7 @@ impl<V> Shelf<V> {
         seats: &mut Seats,
         own: Option<usize>,
         force: bool,
-    ) -> Option<Entry<V>> {
+    ) -> Option<(CacheKey, Entry<V>)> {
         let seat = seats.hand % seats.keys.len();
         seats.hand = seat + 1;
         if own == Some(seat) {
@@ -170,9 +170,9 @@ impl<V> Shelf<V> {
         }
         let key = seats.keys[seat].clone()?;
         let unread = |entry: &Entry<V>| !entry.referenced.swap(false, Ordering::Relaxed) || force;
-        let (_, entry) = self.entries.remove_if(&key, |_, entry| unread(entry))?;
-        seats.leave(seat, entry.bytes());
-        Some(entry)
+        let evicted = self.entries.remove_if(&key, |_, entry| unread(entry))?;
+        seats.leave(seat, evicted.1.bytes());
+        Some(evicted)
     }
 }
 

@@ -5,18 +5,23 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use runtime_core::{
-    Classified as _, Clock, CommitId, Digest, ErrorClass, Random, ScopeId, WireError,
+    Classified as _, Clock, CommitId, Digest, ErrorClass, EventDraft, EventId, EventKind, Random,
+    ScopeId, WireError,
 };
-use runtime_store::{Commit, Page, RowChange, RowKey, RowQuery, Store};
+use runtime_store::{Commit, NewEvent, Page, RowChange, RowKey, RowQuery, Store};
+use serde_json::json;
 
-use crate::CatalogueArchive;
+use crate::{CatalogueArchive, CatalogueChanged};
 
 /// The space of the rows: one for each entry, named by its key.
 const SPACE: &str = "mcp-catalogue";
+/// How many names of each sort an event carries.
+const NAMES_MAX: usize = 256;
 
 /// Keeps tool lists in the rows of a [`Store`], under one scope.
 ///
-/// An entry is one row. Writing it again replaces it; nothing else in the store is touched.
+/// An entry is one row. Writing it again replaces it. A list that [changed](CatalogueChanged) is
+/// told by an event of the runtime in the same commit; nothing else in the store is touched.
 pub struct StoreArchive {
     store: Arc<dyn Store>,
     scope: ScopeId,
@@ -50,9 +55,26 @@ impl StoreArchive {
     }
 
     fn commit_id(&self) -> CommitId {
-        let mut random = [0; 10];
-        self.random.fill(&mut random);
-        CommitId::generate(self.clock.now(), random)
+        CommitId::generate(self.clock.now(), self.random.ten())
+    }
+
+    /// The event of the runtime that tells of a changed list, with at most
+    /// [`NAMES_MAX`] names of each sort.
+    fn event(&self, changed: &CatalogueChanged) -> NewEvent {
+        let names = |names: &[String]| names.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>();
+        let changes = &changed.changes;
+        let payload = json!({
+            "server": changed.key.server(),
+            "previous": changed.previous,
+            "current": changed.current,
+            "added": names(&changes.added),
+            "removed": names(&changes.removed),
+            "changed": names(&changes.changed),
+            "names": changes.added.len() + changes.removed.len() + changes.changed.len(),
+        });
+        let draft = EventDraft::new(EventKind::ToolListChanged).with_payload(payload);
+        let id = EventId::generate(self.clock.now(), self.random.ten());
+        NewEvent::from_draft(id, &draft)
     }
 }
 
@@ -84,13 +106,21 @@ impl CatalogueArchive for StoreArchive {
         Ok(entries)
     }
 
-    async fn save(&self, name: Digest, entry: Option<Arc<[u8]>>) -> Result<(), WireError> {
+    async fn save(
+        &self,
+        name: Digest,
+        entry: Option<Arc<[u8]>>,
+        changes: &[CatalogueChanged],
+    ) -> Result<(), WireError> {
         let key = RowKey::new(SPACE, self.scope.clone(), name.to_string());
         let change = match entry {
             Some(entry) => RowChange::put(key, entry),
             None => RowChange::Delete(key),
         };
-        let commit = Commit::new(self.commit_id(), self.clock.now()).row(change);
+        let mut commit = Commit::new(self.commit_id(), self.clock.now()).row(change);
+        for changed in changes {
+            commit = commit.event(self.event(changed));
+        }
         let bytes_max = self.store.capabilities().limits.commit_bytes_max;
         if commit.bytes() > bytes_max {
             let message = format!("the entry is larger than a commit of {bytes_max} bytes");

@@ -13,11 +13,13 @@ use proptest::prelude::*;
 use runtime_core::{Classified as _, Clock, Digest, ErrorClass, ScopeId, Timestamp, WireError};
 use runtime_mcp_cache::{
     Authorisation, CacheConfig, CacheKey, Catalogue, CatalogueArchive, CatalogueBuilder,
-    DiscoveryCache, FetchError, FetchLimits, Hints, Owner, State, StoreArchive,
+    CatalogueChanged, DiscoveryCache, FetchError, FetchLimits, Hints, Owner, State, StoreArchive,
 };
 use runtime_store::{MemoryStore, Store};
 use runtime_testkit::{SeededRandom, SimulatedClock};
 use serde_json::json;
+
+use crate::world::settle;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -46,7 +48,12 @@ impl CatalogueArchive for Shelf {
         Ok(parsed.take(entries_max).collect())
     }
 
-    async fn save(&self, name: Digest, entry: Option<Arc<[u8]>>) -> Result<(), WireError> {
+    async fn save(
+        &self,
+        name: Digest,
+        entry: Option<Arc<[u8]>>,
+        _changes: &[CatalogueChanged],
+    ) -> Result<(), WireError> {
         self.check()?;
         *self.writes.lock().unwrap() += 1;
         let mut entries = self.entries.lock().unwrap();
@@ -299,6 +306,128 @@ async fn m1_a_damaged_entry_is_refused_and_removed_by_the_next_save() {
     let foreign = Digest::of_bytes(b"another").to_string();
     assert_eq!(restore(&foreign, whole.to_vec()).await.0.refused, 1);
     assert_eq!(restore(&name, whole.to_vec()).await.0.restored, 1);
+}
+
+/// Lists one tool of that name.
+fn listing(name: &'static str) -> Arc<impl runtime_mcp_cache::Fetch<Catalogue>> {
+    Arc::new(move |limits: FetchLimits| async move {
+        let mut list = CatalogueBuilder::new("files", false, limits);
+        list.page(
+            [json!({"name": name, "inputSchema": {"type": "object"}})],
+            Hints::default(),
+        )?;
+        Ok::<_, FetchError>(list.finish())
+    })
+}
+
+fn refusing() -> Arc<impl runtime_mcp_cache::Fetch<Catalogue>> {
+    Arc::new(|_: FetchLimits| async {
+        let error = WireError::new("refused", ErrorClass::Terminal, "unknown token");
+        Err::<runtime_mcp_cache::Fetched<Catalogue>, _>(FetchError::Refused(error))
+    })
+}
+
+/// Nobody closes it, nobody saves: it may be killed at any time after the fetch.
+#[tokio::test]
+async fn m1_a_kept_cache_is_warm_after_a_kill_and_tells_changes_in_the_log() {
+    let time = clock(1_000_000);
+    let store = Arc::new(MemoryStore::new("archive".parse().unwrap()));
+    let archive = || {
+        let store = Arc::clone(&store) as Arc<dyn Store>;
+        let random = Arc::new(SeededRandom::new(5));
+        let scope = ScopeId::new("tool-servers").unwrap();
+        Arc::new(StoreArchive::new(store, scope, time.clone(), random))
+    };
+    let first = cache(&time);
+    assert_eq!(first.keep_in(archive()).await.unwrap().restored, 0);
+    first.get(&key("files"), &listing("read")).await;
+    settle().await;
+    let changed = first.reload(&key("files"), &listing("write")).await;
+    assert_eq!(changed.value.unwrap().tools()[0].name, "write");
+    settle().await;
+    assert_eq!(first.archive_error(), None);
+    drop(first);
+
+    let second = cache(&time);
+    assert_eq!(second.keep_in(archive()).await.unwrap().restored, 1);
+    let answer = second.get(&key("files"), &down()).await;
+    assert_eq!(answer.state, State::Stale);
+    assert_eq!(answer.value.unwrap().tools()[0].name, "write");
+
+    let page = runtime_store::Page::after(runtime_store::Position(0), 9);
+    let events = store.events(None, page).await.unwrap().events;
+    assert_eq!(events.len(), 1, "a first list is no change");
+    let event = events[0].decode().unwrap();
+    assert_eq!(event.kind().as_str(), "tool_list_changed");
+    let payload = &event.draft.payload;
+    assert_eq!(
+        (&payload["server"], &payload["names"]),
+        (&json!("files"), &json!(2))
+    );
+    assert_eq!(
+        (&payload["added"], &payload["removed"]),
+        (&json!(["write"]), &json!(["read"]))
+    );
+}
+
+#[tokio::test]
+async fn m1_a_kept_cache_writes_no_more_than_it_must() {
+    let (archive, time) = (Arc::new(Shelf::default()), clock(1_000_000));
+    let cache = cache_with(
+        &time,
+        CacheConfig {
+            entries_max: 2,
+            ..CacheConfig::default()
+        },
+    );
+    cache
+        .keep_in(Arc::clone(&archive) as Arc<dyn CatalogueArchive>)
+        .await
+        .unwrap();
+    let writes = || *archive.writes.lock().unwrap();
+    cache.get(&key("files"), &listing("read")).await;
+    settle().await;
+    assert_eq!(writes(), 1);
+    for _ in 0..29 {
+        time.advance(Duration::from_secs(60));
+        cache.reload(&key("files"), &listing("read")).await;
+        settle().await;
+    }
+    assert_eq!(writes(), 1, "the same list was written again");
+    time.advance(Duration::from_secs(60));
+    cache.reload(&key("files"), &listing("read")).await;
+    settle().await;
+    assert_eq!(writes(), 2, "after half a window it would be too old soon");
+    // What made room, and what was refused or invalidated, goes from the archive as well.
+    cache.get(&key("one"), &listing("read")).await;
+    cache.get(&key("two"), &listing("read")).await;
+    settle().await;
+    assert_eq!((archive.len(), cache.len()), (2, 2));
+    cache.reload(&key("two"), &refusing()).await;
+    settle().await;
+    assert_eq!(archive.len(), 1);
+    cache.invalidate(&key("one"));
+    cache.invalidate(&key("files"));
+    cache.close().await;
+    assert_eq!(archive.len(), 0);
+}
+
+#[tokio::test]
+async fn m1_what_the_archive_did_not_take_is_told_and_written_later() {
+    let (archive, time) = (Arc::new(Shelf::default()), clock(1_000_000));
+    let cache = cache(&time);
+    cache
+        .keep_in(Arc::clone(&archive) as Arc<dyn CatalogueArchive>)
+        .await
+        .unwrap();
+    *archive.broken.lock().unwrap() = true;
+    cache.get(&key("files"), &listing("read")).await;
+    settle().await;
+    assert_eq!(cache.archive_error().unwrap().code, "gone");
+    assert_eq!((cache.counters().archive_failures, archive.len()), (1, 0));
+    *archive.broken.lock().unwrap() = false;
+    cache.close().await;
+    assert_eq!((cache.archive_error(), archive.len()), (None, 1));
 }
 
 proptest! {
