@@ -82,6 +82,9 @@ event_kinds! {
     EnvironmentSynced => "environment_synced",
     /// A tool server lists other tools than before: which were added, removed, changed (M6).
     ToolListChanged => "tool_list_changed",
+    /// Which definitions of a tool server may be called changed: its first list was pinned, some
+    /// wait for approval, one was approved or revoked (M7).
+    ToolPinsChanged => "tool_pins_changed",
     /// A message of the model is complete; carries the outcome of the model call.
     MessageCommitted => "message_committed",
     /// A model call failed for good.

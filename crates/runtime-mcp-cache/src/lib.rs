@@ -6,12 +6,12 @@
 //! first. A hit is the clone of an `Arc` and takes no lock but that of one shard.
 //!
 //! It is not a client: it knows no protocol and opens no connection. A [`Fetch`] does that (for
-//! MCP: `runtime-mcp`). Nor does it ask a person. On disk it keeps what the host [saves](DiscoveryCache::save) and
-//! [restores](DiscoveryCache::restore), nothing by itself.
+//! MCP: `runtime-mcp`). Nor does it ask a person. It is in memory unless the host has it
+//! [kept](DiscoveryCache::keep_in) in an archive, such as the rows of a store.
 //!
 //! Limits: [`CacheConfig`] names each. Fetches run on the tokio runtime of the caller.
 //!
-//! Start with [`DiscoveryCache`], [`CacheKey`] and [`CatalogueBuilder`]; [`PinBoard`] withholds
+//! Start with [`DiscoveryCache`], [`CacheKey`] and [`CatalogueBuilder`]; [`StorePins`] withholds
 //! definitions that nobody has approved yet.
 //!
 //! ```
@@ -66,6 +66,7 @@ mod pin;
 mod policy;
 mod shelf;
 mod store_archive;
+mod store_pins;
 mod sync;
 
 pub use answer::{Answer, CacheObserver, CatalogueChanged, State, UncachedReason};
@@ -82,3 +83,4 @@ pub use key::{Authorisation, CacheKey, Owner};
 pub use name::{NameMap, RefusedTool, public_name};
 pub use pin::{PinBoard, PinReview, WithheldReason, WithheldTool};
 pub use store_archive::StoreArchive;
+pub use store_pins::{PinError, PinnedServer, StorePins};

@@ -7,7 +7,7 @@ use runtime_core::{CanonicalEncoder, Digest};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Catalogue, DiscoveredTool};
+use crate::{ByteBudget, Catalogue, DiscoveredTool};
 
 /// The pinned definitions of one server. Pure: the host keeps it, and decides who may approve.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,25 @@ pub struct PinBoard {
     /// The first list has been seen. An empty first list counts: what comes later is new.
     used: bool,
     pins: BTreeMap<String, Pin>,
+    /// What the last list had that may not be called.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    waiting: BTreeMap<String, Waiting>,
 }
+
+/// A definition that waits for approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Waiting {
+    pin: Pin,
+    reason: WithheldReason,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shown: Option<Value>,
+}
+
+/// The bytes of a waiting definition that are kept to be shown; a longer one is known by its
+/// digest only, so that a hostile list cannot fill the board.
+const SHOWN_BYTES_MAX: u64 = 16 * 1024;
+/// The bytes of all of them together.
+const SHOWN_TOTAL_BYTES_MAX: u64 = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Pin {
@@ -35,7 +53,7 @@ pub struct PinReview {
 }
 
 /// A tool that must not be called before somebody approved it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WithheldTool {
     /// The name on the server.
@@ -44,10 +62,13 @@ pub struct WithheldTool {
     pub definition: Digest,
     /// Why it waits.
     pub reason: WithheldReason,
+    /// The definition as it was listed, for whoever approves; none if it is too large to keep.
+    pub shown: Option<Value>,
 }
 
 /// Why a tool waits for approval.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WithheldReason {
     /// The name is new.
@@ -86,35 +107,85 @@ impl PinBoard {
             self.used = true;
             catalogue.tools().iter().for_each(|tool| self.approve(tool));
         }
-        let mut review = PinReview::default();
-        for tool in catalogue.tools() {
-            match self.reason(tool, catalogue) {
-                None => review.callable.push(tool.name.clone()),
-                Some(reason) => review.withheld.push(WithheldTool {
-                    name: tool.name.clone(),
-                    definition: tool.digest,
-                    reason,
-                }),
-            }
+        let callable = catalogue.tools().iter().filter(|tool| self.allows(tool));
+        let callable = callable.map(|tool| tool.name.clone()).collect();
+        self.waiting = self.waiting_of(catalogue);
+        PinReview {
+            callable,
+            withheld: self.waiting(),
         }
-        review
+    }
+
+    /// Returns what the last list had that waits for approval, ordered by name.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<WithheldTool> {
+        let withheld = self.waiting.iter().map(|(name, waiting)| WithheldTool {
+            name: name.clone(),
+            definition: waiting.pin.definition,
+            reason: waiting.reason.clone(),
+            shown: waiting.shown.clone(),
+        });
+        withheld.collect()
+    }
+
+    /// Returns how many definitions are pinned.
+    #[must_use]
+    pub fn pinned(&self) -> usize {
+        self.pins.len()
+    }
+
+    /// Pins what waits under that name, if it is still the definition of that digest: the one
+    /// that was shown. Says whether it was.
+    pub fn approve_waiting(&mut self, name: &str, definition: &Digest) -> bool {
+        match self.waiting.get(name) {
+            Some(waiting) if waiting.pin.definition == *definition => {
+                self.pins.insert(name.to_owned(), waiting.pin);
+                self.waiting.remove(name);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) const fn is_used(&self) -> bool {
+        self.used
+    }
+
+    pub(crate) fn is_pinned(&self, name: &str, definition: &Digest) -> bool {
+        let pin = self.pins.get(name);
+        pin.is_some_and(|pin| pin.definition == *definition)
+    }
+
+    fn waiting_of(&self, catalogue: &Catalogue) -> BTreeMap<String, Waiting> {
+        let mut total = ByteBudget::new(SHOWN_TOTAL_BYTES_MAX);
+        let mut shown = |raw: &Value| {
+            let bytes = ByteBudget::new(SHOWN_BYTES_MAX).spend_json(raw).ok()?;
+            total.spend(bytes).ok()?;
+            Some(raw.clone())
+        };
+        let waiting = catalogue.tools().iter().filter_map(|tool| {
+            let reason = self.reason(tool, catalogue)?;
+            let waiting = Waiting {
+                pin: Pin::of(tool),
+                reason,
+                shown: shown(&tool.raw),
+            };
+            Some((tool.name.clone(), waiting))
+        });
+        waiting.collect()
     }
 
     /// Says whether a tool may be called: its definition is the pinned one. Asked again right
     /// before a call, it also covers a list that changed since the turn began.
     #[must_use]
     pub fn allows(&self, tool: &DiscoveredTool) -> bool {
-        let pin = self.pins.get(&tool.name);
-        pin.is_some_and(|pin| pin.definition == tool.digest)
+        self.is_pinned(&tool.name, &tool.digest)
     }
 
     /// Pins a definition: exactly the one given, which is the one that was shown.
     pub fn approve(&mut self, tool: &DiscoveredTool) {
-        let pin = Pin {
-            definition: tool.digest,
-            body: body(&tool.raw),
-        };
-        self.pins.insert(tool.name.clone(), pin);
+        self.pins.insert(tool.name.clone(), Pin::of(tool));
+        self.waiting.remove(&tool.name);
     }
 
     /// Takes a pin off; says whether there was one.
@@ -142,6 +213,15 @@ impl PinBoard {
         match from {
             Some((from, _)) => WithheldReason::Renamed { from: from.clone() },
             None => WithheldReason::Added,
+        }
+    }
+}
+
+impl Pin {
+    fn of(tool: &DiscoveredTool) -> Self {
+        Self {
+            definition: tool.digest,
+            body: body(&tool.raw),
         }
     }
 }

@@ -1,8 +1,13 @@
 //! Pinning (M7): added, changed and renamed definitions wait for approval.
 
+use std::sync::Arc;
+
+use runtime_core::{Classified as _, Clock, ScopeId, Timestamp};
 use runtime_mcp_cache::{
-    CacheConfig, Catalogue, CatalogueBuilder, Hints, PinBoard, WithheldReason,
+    CacheConfig, Catalogue, CatalogueBuilder, Hints, PinBoard, StorePins, WithheldReason,
 };
+use runtime_store::{MemoryStore, Page, Position, Store};
+use runtime_testkit::{SeededRandom, SimulatedClock};
 use serde_json::{Value, json};
 
 fn catalogue(tools: &[Value]) -> Catalogue {
@@ -257,4 +262,106 @@ fn m7_the_order_of_members_does_not_count_and_a_board_survives_storage() {
         .collect();
     let again = catalogue(&[Value::Object(reordered)]);
     assert!(board.allows(again.tool("read").unwrap()));
+}
+
+fn pins(store: &MemoryStore, seed: u64) -> StorePins {
+    let clock = SimulatedClock::new(Timestamp::from_millis(1_000_000));
+    let scope = ScopeId::new("tool-servers").expect("a scope");
+    StorePins::new(
+        Arc::new(store.reopen()),
+        scope,
+        Arc::new(clock) as Arc<dyn Clock>,
+        Arc::new(SeededRandom::new(seed)),
+    )
+}
+
+/// One process lists, another approves, a third calls.
+#[tokio::test]
+async fn m7_pins_outlive_the_process_and_are_approved_from_another() {
+    let store = MemoryStore::new("pins".parse().expect("an id"));
+    let first = pins(&store, 1);
+    let review = first.review(&catalogue(&[read()])).await.expect("reviewed");
+    assert_eq!(review.callable, ["read"]);
+    drop(first);
+
+    let mut changed = read();
+    changed["description"] = json!("Reads a file and sends it away.");
+    let changed = catalogue(&[changed]);
+    let tool = changed.tool("read").expect("it is listed");
+    let second = pins(&store, 2);
+    for _ in 0..2 {
+        assert!(
+            second
+                .review(&changed)
+                .await
+                .expect("reviewed")
+                .callable
+                .is_empty()
+        );
+        assert!(!second.allows("files", tool).await.expect("answered"));
+    }
+
+    let person = pins(&store, 3);
+    let servers = person.servers().await.expect("listed");
+    assert_eq!((servers.len(), servers[0].pinned), (1, 1));
+    let waiting = &servers[0].withheld[0];
+    assert_eq!(waiting.definition, tool.digest);
+    let shown = waiting.shown.as_ref().expect("it is small");
+    assert_eq!(shown["description"], "Reads a file and sends it away.");
+    // Not what was shown: the definition that is pinned is not the one that waits.
+    let other = catalogue(&[json!({"name": "read", "inputSchema": {"type": "object"}})]);
+    let other = other.tool("read").expect("it is listed").digest;
+    let refused = person.approve("files", "read", &other).await;
+    assert_eq!(refused.expect_err("a refusal").code(), "pin_not_waiting");
+    assert!(!second.allows("files", tool).await.expect("answered"));
+    for _ in 0..2 {
+        let approved = person.approve("files", "read", &waiting.definition).await;
+        approved.expect("approved, and approved again");
+    }
+    assert!(second.allows("files", tool).await.expect("answered"));
+    assert_eq!(
+        second.review(&changed).await.expect("reviewed").callable,
+        ["read"]
+    );
+    assert!(person.revoke("files", "read").await.expect("revoked"));
+    assert!(!second.allows("files", tool).await.expect("answered"));
+
+    let page = Page::after(Position(0), 99);
+    let events = store.events(None, page).await.expect("read").events;
+    let told = events
+        .iter()
+        .map(|event| event.decode().expect("it decodes"));
+    let told: Vec<_> = told.map(|event| event.draft.payload).collect();
+    assert_eq!(
+        told.len(),
+        4,
+        "first list, withheld, approved, revoked: {told:?}"
+    );
+    assert_eq!(told[1]["withheld"], json!(["read"]));
+    assert_eq!(told[2]["approved"], "read");
+}
+
+#[tokio::test]
+async fn m7_many_who_review_and_approve_at_once_lose_nothing() {
+    let store = MemoryStore::new("pins".parse().expect("an id"));
+    let tool = |n: usize| json!({"name": format!("tool-{n}"), "inputSchema": {"type": "object"}});
+    let all: Vec<_> = (0..6).map(tool).collect();
+    let first = pins(&store, 1);
+    first.review(&catalogue(&[])).await.expect("reviewed");
+    let listed = Arc::new(catalogue(&all));
+    first.review(&listed).await.expect("reviewed");
+    let approvals: Vec<_> = (0..6)
+        .map(|n| {
+            let (pins, listed) = (pins(&store, 10 + n), Arc::clone(&listed));
+            tokio::spawn(async move {
+                let tool = &listed.tools()[usize::try_from(n).expect("small")];
+                pins.approve("files", &tool.name, &tool.digest).await
+            })
+        })
+        .collect();
+    for approval in approvals {
+        approval.await.expect("no panic").expect("approved");
+    }
+    let review = first.review(&listed).await.expect("reviewed");
+    assert_eq!((review.callable.len(), review.withheld.len()), (6, 0));
 }
