@@ -224,14 +224,15 @@ impl ArchivedValue for Catalogue {
         serde_json::to_vec(&archived).expect("JSON made of JSON can be written")
     }
 
-    /// Reads it back as that of a server which is not trusted, whatever it was: whether its hints
-    /// count is for the configuration of today to say (M10), which the first refresh asks.
+    /// Reads it back as trusted as it was. Whether hints count is for the configuration of today to
+    /// say (M10): trust is part of the connection that a key digests, so a list that was trusted is
+    /// met only by those who still trust its server.
     fn decode(server: &str, bytes: &[u8]) -> Option<Self> {
         let archived: ArchivedCatalogue<'static> = serde_json::from_slice(bytes).ok()?;
         let (mut budget, mut tools) = (ByteBudget::new(u64::MAX), Vec::new());
         for raw in archived.tools {
             budget.spend_json(&*raw).ok()?;
-            tools.push(DiscoveredTool::parse(server, false, raw.into_owned()).ok()?);
+            tools.push(DiscoveredTool::parse(server, archived.trusted, raw.into_owned()).ok()?);
         }
         let ordered = tools.is_sorted_by(|one: &DiscoveredTool, two| one.name < two.name);
         let mut names: Vec<_> = tools.iter().map(|tool| &tool.definition.name).collect();
@@ -240,7 +241,15 @@ impl ArchivedValue for Catalogue {
         let refused = archived.refused.into_owned();
         let same = digest(server, archived.trusted, &tools, &refused) == archived.digest;
         let whole = ordered && names.len() == tools.len() && same;
-        whole.then(|| Self::of(server.to_owned(), false, tools, refused, budget.spent()))
+        whole.then(|| {
+            Self::of(
+                server.to_owned(),
+                archived.trusted,
+                tools,
+                refused,
+                budget.spent(),
+            )
+        })
     }
 }
 

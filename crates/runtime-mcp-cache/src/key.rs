@@ -44,7 +44,8 @@ struct Parts {
 
 impl CacheKey {
     /// Makes the key. `connection` is the whole connection as JSON: type, URL, headers, or
-    /// command, arguments and environment; only its digest is kept.
+    /// command, arguments and environment, and whether the server is trusted, since its hints are
+    /// read into what is cached; only its digest is kept.
     #[must_use]
     pub fn new(
         owner: Owner,

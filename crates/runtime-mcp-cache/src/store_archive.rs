@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use runtime_core::{
     Classified as _, Clock, CommitId, Digest, ErrorClass, EventDraft, EventId, EventKind, Random,
-    ScopeId, WireError,
+    ScopeId, StreamKey, WireError,
 };
 use runtime_store::{Commit, NewEvent, Page, RowChange, RowKey, RowQuery, Store};
 use serde_json::json;
@@ -72,7 +72,8 @@ impl StoreArchive {
             "changed": names(&changes.changed),
             "names": changes.added.len() + changes.removed.len() + changes.changed.len(),
         });
-        let draft = EventDraft::new(EventKind::ToolListChanged).with_payload(payload);
+        let mut draft = EventDraft::new(EventKind::ToolListChanged).with_payload(payload);
+        draft.provider = provider(changed.key.server());
         let id = EventId::generate(self.clock.now(), self.random.ten());
         NewEvent::from_draft(id, &draft)
     }
@@ -133,4 +134,10 @@ impl CatalogueArchive for StoreArchive {
         let committed = self.store.commit(commit).await;
         committed.map(drop).map_err(|error| error.to_wire())
     }
+}
+
+/// The stream of a tool server, for those who watch one provider (V4); none for a name that is no
+/// bounded text.
+pub(crate) fn provider(server: &str) -> Option<StreamKey> {
+    StreamKey::new(format!("provider/{server}")).ok()
 }

@@ -15,6 +15,7 @@ use runtime_store::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::store_archive::provider;
 use crate::{Catalogue, DiscoveredTool, PinBoard, PinReview, WithheldTool};
 
 /// The space of the rows: one board for each server.
@@ -263,7 +264,8 @@ impl StorePins {
             Some(version) => Guard::Version(key.clone(), version),
         };
         told["server"] = json!(server);
-        let draft = EventDraft::new(EventKind::ToolPinsChanged).with_payload(told);
+        let mut draft = EventDraft::new(EventKind::ToolPinsChanged).with_payload(told);
+        draft.provider = provider(server);
         let now = self.clock.now();
         let event = EventId::generate(now, self.random.ten());
         let body = serde_json::to_vec(board).expect("a board is plain data");

@@ -254,19 +254,37 @@ async fn m5_restoring_keeps_the_limits_and_overwrites_nothing() {
     assert_eq!(small.restore(&archive).await.unwrap().refused, 4);
 }
 
+/// Trust is part of what a key digests: whoever trusts the server no more asks it anew.
 #[tokio::test]
-async fn m10_a_restored_list_is_that_of_a_server_nobody_trusts() {
+async fn m10_a_list_that_was_trusted_is_met_only_by_those_who_trust_its_server() {
     let (archive, time) = (Shelf::default(), clock(1_000_000));
+    let key = |trusted: bool| {
+        let connection = json!({"command": "files", "trusted": trusted});
+        CacheKey::new(
+            Owner::Shared,
+            "files",
+            &connection,
+            &Authorisation::Anonymous,
+        )
+    };
     let first = cache(&time);
-    fill(&first, "files", true).await;
-    let trusted = first.peek(&key("files")).unwrap().value.unwrap();
-    assert!(!trusted.tools()[0].definition.needs_approval());
+    let fetch = Arc::new(|limits: FetchLimits| async move {
+        let mut list = CatalogueBuilder::new("files", true, limits);
+        let read = json!({"name": "read", "inputSchema": {"type": "object"},
+            "annotations": {"readOnlyHint": true}});
+        list.page([read], Hints::default())?;
+        Ok::<_, FetchError>(list.finish())
+    });
+    first.get(&key(true), &fetch).await;
     first.save(&archive).await.unwrap();
     let second = cache(&time);
     assert_eq!(second.restore(&archive).await.unwrap().restored, 1);
-    let restored = second.peek(&key("files")).unwrap().value.unwrap();
-    assert!(restored.tools()[0].definition.needs_approval());
-    assert_eq!(restored.tools()[0].digest, trusted.tools()[0].digest);
+    let restored = second.peek(&key(true)).unwrap().value.unwrap();
+    assert!(!restored.tools()[0].definition.needs_approval());
+    assert!(second.peek(&key(false)).is_none());
+    // The same list again is no change.
+    second.reload(&key(true), &fetch).await;
+    assert_eq!(second.counters().unchanged, 1);
 }
 
 /// Every single byte of an entry, changed; every cut; an entry under another's name.
