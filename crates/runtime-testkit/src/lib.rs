@@ -1,5 +1,6 @@
 //! What tests of the workspace share: the law of a store ([`mod@store_laws`]) and of effects over
-//! it ([`mod@effect_laws`]), of processes ([`mod@process_laws`]), a model to hold a store against
+//! it ([`mod@effect_laws`]), of processes ([`mod@process_laws`]), of the event log and its streams
+//! ([`mod@event_laws`]) and of live fan-out ([`mod@adapter_laws`]), a model to hold a store against
 //! ([`check_against_model`]), a store that fails on plan ([`FaultStore`]), one as several
 //! processes see it ([`ProcessStore`]), a controller that is keyed or deliberately ordinal
 //! ([`JournalController`]), a model provider over HTTP that answers as badly as a test wants
@@ -23,9 +24,11 @@
 //! # }
 //! ```
 
+pub mod adapter_laws;
 mod clock;
 mod effect_journal;
 pub mod effect_laws;
+pub mod event_laws;
 mod fault_store;
 pub mod process_laws;
 mod process_store;

@@ -1,61 +1,15 @@
 //! Readers against a log with two writers and a live channel that loses, repeats and delays.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
 use proptest::prelude::*;
 use runtime_core::{EventKind, Topic};
-use runtime_events::{
-    EventConfig, EventStream, HubParts, ListenError, LiveAdapter, LiveConfig, LiveMessage,
-    LiveReceiver, PublishError, Room, StreamAdapter, StreamItem,
-};
+use runtime_events::{EventConfig, EventStream, HubParts, LiveAdapter, LiveConfig, StreamItem};
 use runtime_store::Position;
-use runtime_testkit::SeededRandom;
+use runtime_testkit::event_laws::{FlakyAdapter, Weather};
 
 use crate::bench::{Bench, SECOND, draft, settle, turn};
-
-/// Passes most messages on; loses, repeats and delays the others.
-#[derive(Debug)]
-struct FlakyAdapter {
-    inner: LiveAdapter,
-    random: SeededRandom,
-    delayed: Mutex<Vec<(Room, LiveMessage)>>,
-}
-
-impl StreamAdapter for FlakyAdapter {
-    fn publish(&self, room: &Room, message: LiveMessage) -> Result<(), PublishError> {
-        let delayed = std::mem::take(&mut *self.delayed.lock().expect("no panic"));
-        match self.random.below(10) {
-            0 | 1 => {}
-            2 => {
-                self.inner.publish(room, message.clone())?;
-                self.inner.publish(room, message)?;
-            }
-            3 | 4 => {
-                let mut later = self.delayed.lock().expect("no panic");
-                later.push((room.clone(), message));
-            }
-            5 => {
-                return Err(PublishError::Unavailable {
-                    reason: "flaky".to_owned(),
-                });
-            }
-            _ => self.inner.publish(room, message)?,
-        }
-        for (room, message) in delayed {
-            self.inner.publish(&room, message)?;
-        }
-        Ok(())
-    }
-
-    fn listen(&self, room: &Room) -> Result<Box<dyn LiveReceiver>, ListenError> {
-        self.inner.listen(room)
-    }
-
-    fn close(&self) {
-        self.inner.close();
-    }
-}
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -131,11 +85,8 @@ async fn run(acts: &[Act], page_events_max: usize, buffer_messages: usize, seed:
         live,
         ..EventConfig::default()
     };
-    parts.adapter = Some(Arc::new(FlakyAdapter {
-        inner: LiveAdapter::new(live),
-        random: SeededRandom::new(seed),
-        delayed: Mutex::default(),
-    }));
+    let inner = Arc::new(LiveAdapter::new(live));
+    parts.adapter = Some(Arc::new(FlakyAdapter::new(inner, Weather::Storm, seed)));
     let bench = Bench::with_parts(parts);
     let (mut readers, mut log) = (Vec::<Reader>::new(), Vec::<bool>::new());
     for act in acts {

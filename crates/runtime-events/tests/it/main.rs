@@ -7,5 +7,6 @@ mod consumer;
 mod gap;
 mod hub;
 mod join;
+mod laws;
 mod log;
 mod many;

@@ -13,6 +13,8 @@ mod crash;
 #[cfg(not(feature = "simulation"))]
 mod effects;
 #[cfg(not(feature = "simulation"))]
+mod events;
+#[cfg(not(feature = "simulation"))]
 mod golden;
 #[cfg(not(feature = "simulation"))]
 mod laws;

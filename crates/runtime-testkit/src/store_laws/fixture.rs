@@ -45,6 +45,14 @@ impl LawBroken {
             what: format!("{file}:{line}: {what}"),
         }
     }
+
+    /// Names an error where there must be none.
+    #[must_use]
+    pub fn refused(error: &dyn std::error::Error) -> Self {
+        Self {
+            what: format!("the store refused what it must do: {error}"),
+        }
+    }
 }
 
 impl std::fmt::Display for LawBroken {
@@ -59,9 +67,7 @@ macro_rules! from_error {
     ($($error:ty),+) => {
         $(impl From<$error> for LawBroken {
             fn from(error: $error) -> Self {
-                Self {
-                    what: format!("the store refused what it must do: {error}"),
-                }
+                Self::refused(&error)
             }
         })+
     };

@@ -81,7 +81,7 @@ macro_rules! ensure_matches {
     }};
 }
 
-use {ensure, ensure_eq, ensure_matches};
+pub(crate) use {ensure, ensure_eq, ensure_matches};
 
 /// Makes one test per law of a store, each with a fixture of its own.
 ///

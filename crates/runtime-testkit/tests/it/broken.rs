@@ -21,7 +21,7 @@ macro_rules! breakages {
     ($($name:ident => $law:ident),+ $(,)?) => {
         /// What is wrong with a [`BrokenStore`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        enum Breakage {
+        pub(crate) enum Breakage {
             Nothing,
             $($name),+
         }
@@ -647,7 +647,7 @@ impl KeyRingStore for BrokenStore {
 }
 
 /// The storage of one broken store.
-struct Broken {
+pub(crate) struct Broken {
     storage: Mutex<MemoryStore>,
     breakage: Breakage,
     opened: Mutex<u32>,
@@ -670,7 +670,7 @@ fn limits() -> Limits {
 }
 
 impl Broken {
-    fn new(breakage: Breakage) -> Self {
+    pub(crate) fn new(breakage: Breakage) -> Self {
         let inner = match breakage {
             AcceptsLargeCommits => Limits {
                 commit_bytes_max: usize::MAX,

@@ -1,4 +1,5 @@
 //! What the test-kit promises to the tests that use it.
 
 mod broken;
+mod broken_events;
 mod fault_store;
