@@ -1,12 +1,14 @@
-//! What retention may remove: a pure decision (V9).
+//! What retention removes (V9), and erasure (V4): a pure decision, and one commit.
 //!
 //! The store reports its units ([`Store::retention_units`](runtime_store::Store::retention_units))
 //! and removes what a commit tells it to ([`Removal::Through`](runtime_store::Removal::Through)).
 
 use std::time::Duration;
 
-use runtime_core::Timestamp;
-use runtime_store::{Position, RetentionUnit};
+use runtime_core::{Classified, CommitId, ErrorClass, Timestamp, Topic};
+use runtime_store::{Commit, CommitError, Page, Position, ReadError, Removal, RetentionUnit};
+
+use crate::EventHub;
 
 /// What is kept. Without a bound everything is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,22 +46,211 @@ impl RetentionPolicy {
         now: Timestamp,
         watermark: Option<Position>,
     ) -> Position {
-        let mut events: u64 = units.iter().map(|unit| unit.events).sum();
-        let mut bytes: u64 = units.iter().map(|unit| unit.bytes).sum();
-        let mut removable = Position(0);
-        for unit in units {
-            let too_old = self.age_max.is_some_and(|max| now.since(unit.newest) > max);
-            let too_many = self.events_max.is_some_and(|max| events > max);
-            let too_large = self.bytes_max.is_some_and(|max| bytes > max);
-            let awaited = self.wait_for_consumers && watermark.is_some_and(|at| at < unit.last);
-            if awaited || !(too_old || too_many || too_large) {
-                break;
-            }
-            removable = unit.last;
-            events -= unit.events;
-            bytes -= unit.bytes;
+        let mut sieve = Sieve::new(*self, now, watermark, units.iter().collect());
+        let taken = units.iter().take_while(|unit| sieve.takes(unit));
+        taken.last().map_or(Position(0), |unit| unit.last)
+    }
+}
+
+/// What is left of a log while its oldest units go.
+#[derive(Debug, Clone, Copy)]
+struct Sieve {
+    policy: RetentionPolicy,
+    now: Timestamp,
+    watermark: Option<Position>,
+    left: Extent,
+    /// A bound is broken, but a consumer has not come so far.
+    held_back: bool,
+}
+
+/// So much of a log.
+#[derive(Debug, Clone, Copy, Default)]
+struct Extent {
+    events: u64,
+    bytes: u64,
+}
+
+impl<'unit> FromIterator<&'unit RetentionUnit> for Extent {
+    fn from_iter<I: IntoIterator<Item = &'unit RetentionUnit>>(units: I) -> Self {
+        units.into_iter().fold(Self::default(), Self::and)
+    }
+}
+
+impl Extent {
+    fn and(self, unit: &RetentionUnit) -> Self {
+        Self {
+            events: self.events.saturating_add(unit.events),
+            bytes: self.bytes.saturating_add(unit.bytes),
         }
-        removable
+    }
+}
+
+impl Sieve {
+    const fn new(
+        policy: RetentionPolicy,
+        now: Timestamp,
+        watermark: Option<Position>,
+        left: Extent,
+    ) -> Self {
+        Self {
+            policy,
+            now,
+            watermark,
+            left,
+            held_back: false,
+        }
+    }
+
+    /// Takes the oldest unit that is left, if it may go.
+    fn takes(&mut self, unit: &RetentionUnit) -> bool {
+        let (policy, left) = (&self.policy, self.left);
+        let too_old = policy
+            .age_max
+            .is_some_and(|max| self.now.since(unit.newest) > max);
+        let too_many = policy.events_max.is_some_and(|max| left.events > max);
+        let too_large = policy.bytes_max.is_some_and(|max| left.bytes > max);
+        if !(too_old || too_many || too_large) {
+            return false;
+        }
+        if policy.wait_for_consumers && self.watermark.is_some_and(|at| at < unit.last) {
+            self.held_back = true;
+            return false;
+        }
+        self.left.events = left.events.saturating_sub(unit.events);
+        self.left.bytes = left.bytes.saturating_sub(unit.bytes);
+        true
+    }
+}
+
+/// What a pass of retention did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retained {
+    /// Nothing up to here is served any more because of this pass; zero if nothing went.
+    pub removed_through: Position,
+    /// How many events went.
+    pub events: u64,
+    /// How many bytes, or about so many; the store frees them later.
+    pub bytes: u64,
+    /// More would have gone, but a consumer has not acknowledged it.
+    pub held_back: bool,
+}
+
+/// Why retention or erasure did nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetentionError {
+    /// The topic is the whole runtime, which cannot be erased.
+    #[error("the log of the whole runtime cannot be erased; erase sessions, turns or processes")]
+    NotErasable,
+    /// The store could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store refused.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl Classified for RetentionError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotErasable => "topic_not_erasable",
+            Self::Read(error) => error.code(),
+            Self::Commit(error) => error.code(),
+        }
+    }
+
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::NotErasable => ErrorClass::Invalid,
+            Self::Read(error) => error.class(),
+            Self::Commit(error) => error.class(),
+        }
+    }
+}
+
+impl EventHub {
+    /// Removes what the policy lets go, oldest first, in one commit. Readers whose place is before
+    /// it are told by a gap, consumers that have acknowledged it miss nothing.
+    ///
+    /// # Errors
+    /// [`RetentionError`]; after class Indeterminate it may have happened.
+    ///
+    /// # Cancel safety
+    /// Dropping the future removes all of it or nothing.
+    pub async fn retain(&self, policy: &RetentionPolicy) -> Result<Retained, RetentionError> {
+        let watermark = match policy.wait_for_consumers {
+            true => self.watermark().await?,
+            false => None,
+        };
+        let mut whole = Extent::default();
+        self.each_unit(|unit| {
+            whole = whole.and(unit);
+            true
+        })
+        .await?;
+        let mut sieve = Sieve::new(*policy, self.shared.clock.now(), watermark, whole);
+        let mut last = Position(0);
+        self.each_unit(|unit| {
+            let taken = sieve.takes(unit);
+            if taken {
+                last = unit.last;
+            }
+            taken
+        })
+        .await?;
+        if last > Position(0) {
+            self.remove(Removal::Through(last)).await?;
+        }
+        Ok(Retained {
+            removed_through: last,
+            events: whole.events - sieve.left.events,
+            bytes: whole.bytes - sieve.left.bytes,
+            held_back: sieve.held_back,
+        })
+    }
+
+    /// Erases what the events of a topic say, for good; their places stay, as stubs of the kind
+    /// [`EventKind::Erased`](runtime_core::EventKind::Erased), so that nobody sees a gap (V4).
+    ///
+    /// # Errors
+    /// [`RetentionError`]; after class Indeterminate it may have happened.
+    ///
+    /// # Cancel safety
+    /// Dropping the future erases all of it or nothing.
+    pub async fn erase(&self, topic: &Topic) -> Result<(), RetentionError> {
+        let stream = topic.stream_key().ok_or(RetentionError::NotErasable)?;
+        self.remove(Removal::Stream(stream)).await
+    }
+
+    async fn remove(&self, removal: Removal) -> Result<(), RetentionError> {
+        let now = self.shared.clock.now();
+        let id = CommitId::generate(now, self.shared.random.ten());
+        let commit = Commit::new(id, now).remove(removal);
+        self.shared.store.commit(commit).await?;
+        Ok(())
+    }
+
+    /// Shows the units of the log in order, until `more` says that it is enough.
+    async fn each_unit(
+        &self,
+        mut more: impl FnMut(&RetentionUnit) -> bool + Send,
+    ) -> Result<(), ReadError> {
+        let limit = self.shared.store.capabilities().limits.page_entries_max;
+        let mut after = Position(0);
+        loop {
+            let page = Page::after(after, limit);
+            let units = self.shared.store.retention_units(page).await?;
+            for unit in &units {
+                if !more(unit) {
+                    return Ok(());
+                }
+                after = unit.last;
+            }
+            if units.len() < limit {
+                return Ok(());
+            }
+        }
     }
 }
 

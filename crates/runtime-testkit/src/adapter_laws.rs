@@ -191,6 +191,8 @@ fn event(number: u64) -> LiveMessage {
         id: EventId::generate(time, [0; 10]),
         time,
         places: Vec::new(),
+        closes: false,
+        erased: false,
         body: EventDraft::new(EventKind::Diagnostic).to_bytes().into(),
     };
     LiveMessage::Event(Arc::new(LiveEvent::new(stored, None)))
@@ -327,7 +329,13 @@ pub async fn v7_a_receiver_that_is_behind_is_told_and_goes_on(
     while heard.last() != Some(&MESSAGES) {
         match bench.hear(&mut *slow).await {
             Some(Ok(number)) => heard.push(number),
-            Some(Err(LiveError::Lagged { skipped: more })) => skipped += more,
+            Some(Err(LiveError::Lagged { skipped: more })) => {
+                skipped += more;
+                ensure!(
+                    more > 0 && skipped <= MESSAGES,
+                    "{skipped} of {MESSAGES} messages were skipped"
+                );
+            }
             other => {
                 let what = format!("a slow receiver got {other:?} after {heard:?}");
                 return Err(LawBroken::at(file!(), line!(), what));

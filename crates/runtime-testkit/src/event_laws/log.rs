@@ -285,6 +285,7 @@ pub async fn v6_cursors_that_lead_nowhere_are_told_apart(
     let watch = fixture.watch(Setting::new(7)).await;
     let here = turn("desk", "1");
     watch.append(&here, 2).await?;
+    watch.append(&turn("shop", "2"), 1).await?;
     let identity = watch.store.identity().clone();
     let other = StoreIdentity {
         runtime: "elsewhere".parse().expect("a runtime id"),
@@ -343,7 +344,7 @@ pub async fn v6_cursors_survive_reopening(fixture: &EventFixture<'_>) -> Result<
     let watch = fixture.watch(setting).await;
     let here = turn("desk", "1");
     watch.append(&here, 7).await?;
-    let mut stream = watch.from_start(&here);
+    let mut stream = watch.replay(&here);
     let before = watch.take(&mut stream, 3).await?;
     let text = stream.cursor().to_string();
     drop(stream);

@@ -7,6 +7,7 @@
 
 mod flaky;
 mod log;
+mod removal;
 mod stream;
 mod watch;
 
@@ -17,6 +18,10 @@ pub use log::{
     v4_pages_of_any_limit_give_the_whole_log, v5_nothing_follows_the_end_of_a_turn,
     v6_cursors_survive_reopening, v6_cursors_that_lead_nowhere_are_told_apart,
     v9_a_consumer_goes_on_after_what_it_acknowledged,
+};
+pub use removal::{
+    v4_an_erased_topic_keeps_its_places, v9_retention_keeps_to_its_bounds_and_waits_for_consumers,
+    v9_what_retention_removed_is_a_visible_gap,
 };
 pub use stream::{
     v4_a_lost_live_message_is_repaired, v4_a_repeated_live_message_is_given_once,
@@ -74,6 +79,7 @@ macro_rules! event_laws {
             v4_a_repeated_live_message_is_given_once
             v4_a_slow_reader_misses_nothing
             v4_an_append_during_the_join_is_given_once
+            v4_an_erased_topic_keeps_its_places
             v4_pages_of_any_limit_give_the_whole_log
             v4_what_another_process_appends_arrives
             v4_what_was_appended_before_is_replayed
@@ -84,6 +90,8 @@ macro_rules! event_laws {
             v6_cursors_that_lead_nowhere_are_told_apart
             v8_a_reader_that_leaves_holds_up_nobody
             v9_a_consumer_goes_on_after_what_it_acknowledged
+            v9_retention_keeps_to_its_bounds_and_waits_for_consumers
+            v9_what_retention_removed_is_a_visible_gap
         }
     };
     (@each [list] $($law:ident)+) => {

@@ -32,7 +32,7 @@ pub async fn v4_what_was_appended_before_is_replayed(
     );
     for topic in [Topic::Runtime, session("shop"), here.clone(), there.clone()] {
         let wanted = positions(&watch.read_all(&topic, 16).await?);
-        let mut stream = watch.from_start(&topic);
+        let mut stream = watch.replay(&topic);
         let replayed = watch.take(&mut stream, wanted.len()).await?;
         ensure_eq!(replayed, wanted, "the replay of {topic:?}");
         let last = watch
@@ -56,8 +56,9 @@ pub async fn v4_an_append_during_the_join_is_given_once(
     let watch = fixture.watch(Setting::new(21)).await;
     let here = turn("desk", "1");
     watch.append(&here, 6).await?;
+    watch.append(&turn("shop", "2"), 1).await?;
     for steps in 0..12 {
-        let mut stream = watch.from_start(&here);
+        let mut stream = watch.replay(&here);
         let mut seen = Vec::new();
         for _ in 0..steps {
             // A step that is not over yet is cut short: the reader must not mind.
@@ -84,7 +85,7 @@ pub async fn v4_a_slow_reader_misses_nothing(fixture: &EventFixture<'_>) -> Resu
     let watch = fixture.watch(Setting::new(22)).await;
     let here = turn("desk", "1");
     watch.append(&here, 1).await?;
-    let (mut slow, mut quick) = (watch.from_start(&here), watch.from_start(&here));
+    let (mut slow, mut quick) = (watch.replay(&here), watch.replay(&here));
     watch.take(&mut slow, 1).await?;
     watch.take(&mut quick, 1).await?;
     for _ in 0..40 {
@@ -133,7 +134,7 @@ async fn live_as_it_comes(fixture: &EventFixture<'_>, setting: Setting) -> Resul
     let watch = fixture.watch(setting).await;
     let (here, there) = (turn("desk", "1"), turn("shop", "2"));
     let topics = [Topic::Runtime, session("desk"), here.clone()];
-    let mut readers: Vec<_> = topics.iter().map(|topic| watch.from_start(topic)).collect();
+    let mut readers: Vec<_> = topics.iter().map(|topic| watch.replay(topic)).collect();
     watch.append(&here, 1).await?;
     for reader in &mut readers {
         watch.take(reader, 1).await?;
@@ -165,9 +166,12 @@ pub async fn v4_what_another_process_appends_arrives(
 ) -> Result<(), LawBroken> {
     let watch = fixture.watch(Setting::new(25)).await;
     let here = turn("desk", "1");
+    watch.append(&turn("shop", "2"), 1).await?;
     watch.append(&here, 1).await?;
-    let mut stream = watch.from_start(&here);
-    watch.take(&mut stream, 1).await?;
+    let mut stream = watch.replay(&here);
+    let first = watch.take(&mut stream, 1).await?;
+    let whole = positions(&watch.read_all(&Topic::Runtime, 16).await?);
+    ensure_eq!(first, whole[1..], "the first event of the turn");
     let random = SeededRandom::new(26);
     for round in 0..6 {
         let position = if round % 3 == 1 {
@@ -195,7 +199,7 @@ pub async fn v5_a_finished_turn_replays_and_ends(
 ) -> Result<(), LawBroken> {
     let watch = fixture.watch(Setting::new(27)).await;
     let (here, there) = (turn("desk", "1"), turn("desk", "2"));
-    let mut live = watch.from_start(&here);
+    let mut live = watch.replay(&here);
     watch.append(&here, 5).await?;
     let end = watch.append_one(&here, EventKind::TurnCompleted).await?;
     watch.append(&there, 3).await?;
@@ -243,10 +247,10 @@ pub async fn v8_a_reader_that_leaves_holds_up_nobody(
     let watch = fixture.watch(Setting::new(28)).await;
     let here = turn("desk", "1");
     watch.append(&here, 3).await?;
-    let mut stays = watch.from_start(&here);
+    let mut stays = watch.replay(&here);
     watch.take(&mut stays, 3).await?;
     for leaves_after in 0..5 {
-        let mut leaves = watch.from_start(&here);
+        let mut leaves = watch.replay(&here);
         watch.take(&mut leaves, leaves_after.min(3)).await?;
         let before = watch.append_one(&here, EventKind::MessageCommitted).await?;
         drop(leaves);
@@ -336,7 +340,7 @@ async fn read_slowly(
         tokio::task::yield_now().await;
     }
     let mut seen = Vec::new();
-    let mut stream = watch.from_start(&topic);
+    let mut stream = watch.replay(&topic);
     while seen.len() < events {
         let Some(event) = watch.next(&mut stream).await? else {
             return Err(broken("a stream ended before its time"));

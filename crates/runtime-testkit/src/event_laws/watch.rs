@@ -9,8 +9,8 @@ use runtime_core::{
 };
 use runtime_events::{
     AppendError, Appended, ConsumerError, CursorError, EventBatch, EventConfig, EventHub,
-    EventStream, HubParts, LiveAdapter, LiveConfig, LogEvent, StreamAdapter, StreamItem,
-    SubscribeError,
+    EventStream, HubParts, LiveAdapter, LiveConfig, LogEvent, RetentionError, StreamAdapter,
+    StreamItem, SubscribeError,
 };
 use runtime_store::Store;
 
@@ -148,7 +148,7 @@ impl Watch {
     }
 
     /// Everything of a topic from its start.
-    pub(super) fn from_start(&self, topic: &Topic) -> EventStream {
+    pub(super) fn replay(&self, topic: &Topic) -> EventStream {
         self.hub
             .subscribe(topic.clone(), self.hub.cursor_from_start())
     }
@@ -211,17 +211,15 @@ impl Watch {
         limit: usize,
     ) -> Result<Vec<Arc<RuntimeEvent>>, LawBroken> {
         let (mut events, mut cursor) = (Vec::new(), self.hub.cursor_from_start());
-        loop {
+        for _ in 0..1_000 {
             let page = self.hub.read(topic.clone(), cursor, limit).await?;
             events.extend(page.events);
             cursor = page.next;
             if !page.has_more {
                 return Ok(events);
             }
-            if events.len() > 10_000 {
-                return Err(broken("pages of a small log do not end"));
-            }
         }
+        Err(broken("pages of a small log do not end"))
     }
 }
 
@@ -263,4 +261,10 @@ macro_rules! from_error {
     };
 }
 
-from_error!(AppendError, SubscribeError, CursorError, ConsumerError);
+from_error!(
+    AppendError,
+    SubscribeError,
+    CursorError,
+    ConsumerError,
+    RetentionError
+);
