@@ -162,7 +162,15 @@ impl Watch {
         let started = Instant::now();
         loop {
             match tokio::time::timeout(TURN, stream.next()).await {
-                Ok(Some(Ok(StreamItem::Event(event)))) => return Ok(Some(event)),
+                Ok(Some(Ok(StreamItem::Event(event)))) => {
+                    // A stub belongs to nothing any more.
+                    let key = stream.topic().stream_key();
+                    let belongs = key.is_none_or(|key| event.draft.streams().contains(&key));
+                    if belongs || *event.kind() == EventKind::Erased {
+                        return Ok(Some(event));
+                    }
+                    return Err(broken("a stream gave an event of another topic"));
+                }
                 Ok(Some(Ok(StreamItem::Delta(_)))) => {}
                 Ok(None) => return Ok(None),
                 Ok(Some(other)) => {

@@ -122,8 +122,14 @@ const STORES: &[(Breakage, &str)] = &[
         StreamPageIgnoresTheStream,
         "v4_pages_of_any_limit_give_the_whole_log",
     ),
-    (StreamPageIgnoresTheStream, "v4_what_was_appended_before_is_replayed"),
-    (StreamPageIgnoresTheStream, "v4_an_append_during_the_join_is_given_once"),
+    (
+        StreamPageIgnoresTheStream,
+        "v4_what_was_appended_before_is_replayed",
+    ),
+    (
+        StreamPageIgnoresTheStream,
+        "v4_an_append_during_the_join_is_given_once",
+    ),
     (EventPageSkipsOne, "v4_a_slow_reader_misses_nothing"),
     (
         StreamPageIgnoresTheStream,
@@ -133,7 +139,10 @@ const STORES: &[(Breakage, &str)] = &[
         StreamPageIgnoresTheStream,
         "v4_a_repeated_live_message_is_given_once",
     ),
-    (StreamPageIgnoresTheStream, "v4_what_another_process_appends_arrives"),
+    (
+        StreamPageIgnoresTheStream,
+        "v4_what_another_process_appends_arrives",
+    ),
     (
         StreamPageIgnoresTheStream,
         "v4_writers_and_readers_at_once_miss_nothing",
@@ -142,7 +151,10 @@ const STORES: &[(Breakage, &str)] = &[
     (IgnoresCloses, "v5_nothing_follows_the_end_of_a_turn"),
     (RenewsLineageOnReopening, "v6_cursors_survive_reopening"),
     (LosesAllOnReopening, "v6_cursors_survive_reopening"),
-    (StreamPageIgnoresTheStream, "v6_cursors_that_lead_nowhere_are_told_apart"),
+    (
+        StreamPageIgnoresTheStream,
+        "v6_cursors_that_lead_nowhere_are_told_apart",
+    ),
     (
         LosesAllOnReopening,
         "v9_a_consumer_goes_on_after_what_it_acknowledged",
