@@ -181,10 +181,30 @@ pub(crate) fn pending_line(item: &PendingItem) -> String {
         .unwrap_or_default();
     let tool = item.tool.as_deref().unwrap_or("");
     let mut line = format!("{:<9} {worker:<8} {tool} call {call}", kind_name(item.kind));
+    if let Some(asks) = &item.asks {
+        line.push_str(&format!("\n          asks  {}", visible(asks)));
+    }
+    if let Some(definition) = &item.definition {
+        line.push_str(&format!(
+            "\n          does  {}\n          takes {}",
+            visible(&definition.description),
+            visible(&definition.input_schema.to_string())
+        ));
+    }
     if let Some(token) = &item.token {
         line.push_str(&format!("\n          token {token}"));
     }
     line
+}
+
+/// The words of a tool server, with everything in them that nobody would see written out: a
+/// description can read one way to a person and another way to a model.
+fn visible(text: &str) -> String {
+    let shown = |c: char| match c {
+        '"' | '\'' | '\\' => c.to_string(),
+        _ => c.escape_debug().to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 fn kind_name(kind: PendingKind) -> &'static str {

@@ -138,6 +138,10 @@ impl Recorded {
         &self.payload["identity"]
     }
 
+    pub(crate) const fn has_outcome(&self) -> bool {
+        matches!(self.row.state, EffectState::Done | EffectState::Ruled)
+    }
+
     pub(crate) fn outcome(&self, key: &str) -> Result<EffectOutcome, WireError> {
         EffectOutcome::deserialize(&self.payload["outcome"]).map_err(|error| corrupt(key, error))
     }

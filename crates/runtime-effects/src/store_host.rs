@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime_core::{Classified, Clock, Random, ScopeId};
+use runtime_core::{Classified, Clock, EffectOutcome, Random, ReplayKey, ScopeId, WireError};
 use runtime_store::{
     Commit, CommitError, Committed, Page, ReadError, Row, RowKey, RowQuery, Store, commit_settled,
 };
 
 use crate::cancellation::Cancellations;
 use crate::claims::Claims;
+use crate::journal::Recorded;
 use crate::pending::{self, PendingPage};
 use crate::promise::AwaitEvents;
-use crate::recording::EFFECT_SPACE;
+use crate::recording::{EFFECT_SPACE, effect_key};
 use crate::registry::WaitRegistry;
 use crate::ruling::{self, Ruling, RulingAnswer, RulingError};
 use crate::store_controller::StoreController;
@@ -130,6 +131,26 @@ impl StoreEffectHost {
         page: Page<Option<RowKey>>,
     ) -> Result<PendingPage, ReadError> {
         pending::pending(&*self.shared.store, Some(scope.clone()), page).await
+    }
+
+    /// Reads the outcome that is recorded of an effect; none if it has none yet.
+    ///
+    /// # Errors
+    /// The store cannot be read, or the record is damaged.
+    pub async fn recorded_outcome(
+        &self,
+        scope: &ScopeId,
+        key: &ReplayKey,
+    ) -> Result<Option<EffectOutcome>, WireError> {
+        let row = self.shared.store.row(&effect_key(scope, key)).await;
+        let Some(row) = row.map_err(|error| error.to_wire())? else {
+            return Ok(None);
+        };
+        let recorded = Recorded::decode(&row)?;
+        match recorded.has_outcome() {
+            true => recorded.outcome(key.as_str()).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Returns the scopes whose wait, sleep or pause between attempts was due at `until` or

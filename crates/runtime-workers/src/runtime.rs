@@ -453,7 +453,10 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`] when the store cannot be read.
     pub async fn pending(&self) -> Result<Vec<PendingItem>, RuntimeError> {
-        crate::view::pending_items(&self.instance.host, &self.instance.promises).await
+        {
+            let instance = &self.instance;
+            crate::view::pending_items(&instance.host, &instance.promises, &*instance.store).await
+        }
     }
 
     /// Follows a topic: what is stored from the cursor on (from the first event, without one),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use runtime_core::{
-    CallId, Classified, ErrorClass, ExecutionScope, ReplayKey, Timestamp, TurnId, WireError,
-    WorkerId,
+    CallId, Classified, EffectKind, EffectOutcome, EffectOutput, ErrorClass, ExecutionScope,
+    ReplayKey, Timestamp, ToolDefinition, TurnId, WireError, WorkerId,
 };
 use runtime_effects::{
     AwaitEvents, EffectLimits, PendingEffect, PendingKind, StoreEffectHost, TokenRights,
@@ -37,6 +37,11 @@ pub struct PendingItem {
     /// What the tool asks whoever answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asks: Option<String>,
+    /// The tool as the model saw it, so that whoever approves knows what was offered (M10). Its
+    /// words are its server's: show what nobody would see in them. None if the record of the
+    /// turn's catalogue cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub definition: Option<ToolDefinition>,
     /// What answers it, for an approval or another promise. Whoever has it may answer.
     pub token: Option<String>,
     /// Since when it waits, in milliseconds since the epoch.
@@ -160,9 +165,9 @@ pub async fn unfinished_turns(
 /// # Errors
 /// [`RuntimeError`] when the store or its key ring cannot be read.
 pub async fn pending(store: Arc<dyn Store>) -> Result<Vec<PendingItem>, RuntimeError> {
-    let host = reading_host(store);
+    let host = reading_host(Arc::clone(&store));
     let promises = host.await_events().await?;
-    pending_items(&host, &promises).await
+    pending_items(&host, &promises, &*store).await
 }
 
 /// Checks a command against what is stored, so that a wrong one is refused before anything is
@@ -211,6 +216,7 @@ fn reading_host(store: Arc<dyn Store>) -> StoreEffectHost {
 pub(crate) async fn pending_items(
     host: &StoreEffectHost,
     promises: &AwaitEvents,
+    store: &dyn Store,
 ) -> Result<Vec<PendingItem>, RuntimeError> {
     let mut items = Vec::new();
     for effect in pending_effects(host).await? {
@@ -228,12 +234,34 @@ pub(crate) async fn pending_items(
                 call: promise.call.clone(),
                 tool: promise.tool.clone(),
                 asks: promise.asks.clone(),
+                definition: offered(host, store, &effect.scope, promise.tool.as_deref()).await,
                 token: Some(token.expose().to_owned()),
                 ..item(&effect)
             });
         }
     }
     Ok(items)
+}
+
+/// Finds a tool in the catalogue that its turn offers, as it was recorded.
+async fn offered(
+    host: &StoreEffectHost,
+    store: &dyn Store,
+    scope: &ExecutionScope,
+    tool: Option<&str>,
+) -> Option<ToolDefinition> {
+    let key = ReplayKey::turn(0, EffectKind::SyncExecutionEnvironment, 0);
+    let outcome = host.recorded_outcome(&scope.scope_id(), &key).await;
+    let EffectOutcome::Completed(EffectOutput::SyncExecutionEnvironment { tools, .. }) =
+        outcome.ok()??
+    else {
+        return None;
+    };
+    let bytes = store.attachment(&tools).await.ok()?;
+    let offered: Vec<ToolDefinition> = serde_json::from_slice(&bytes).ok()?;
+    offered
+        .into_iter()
+        .find(|offered| Some(&*offered.name) == tool)
 }
 
 pub(crate) async fn pending_effects(
@@ -263,6 +291,7 @@ fn item(effect: &PendingEffect) -> PendingItem {
         call: effect.call.clone(),
         tool: effect.tool.clone(),
         asks: None,
+        definition: None,
         token: None,
         since: effect.since,
         due: effect.due,

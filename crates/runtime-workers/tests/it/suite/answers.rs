@@ -29,6 +29,9 @@ pub(crate) async fn t3_a_parked_turn_goes_on_when_its_token_is_resolved_elsewher
     let waiting = pending(&store).await;
     assert_eq!(waiting.len(), 1);
     assert_eq!(waiting[0].kind, PendingKind::Approval);
+    // M10: whoever approves sees the tool as the model saw it.
+    let definition = waiting[0].definition.as_ref().unwrap();
+    assert_eq!(Some(&definition.name), waiting[0].tool.as_ref());
     let command = Command::Decide {
         target: waiting[0].token.clone().unwrap(),
         decision: ApprovalDecision::Approve,
