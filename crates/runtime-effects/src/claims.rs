@@ -1,12 +1,13 @@
 //! Claims: who runs which effect in this process right now. They live in memory only (E5).
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use runtime_core::{ReplayKey, ScopeId};
 use runtime_store::Epoch;
 
 use crate::EffectError;
+use crate::sync::Mutex;
 
 type ClaimKey = Arc<(ScopeId, Epoch, ReplayKey)>;
 

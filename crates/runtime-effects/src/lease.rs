@@ -399,9 +399,6 @@ impl Observations {
     }
 }
 
-#[cfg(all(test, shuttle))]
-mod model;
-
 #[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;

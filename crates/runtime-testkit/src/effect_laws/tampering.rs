@@ -11,7 +11,7 @@ use crate::store_laws::StoreFixture;
 use crate::{SeededRandom, SimulatedClock};
 
 /// How many owners are revoked after the first one: more than any list of them would hold.
-const LATER_REVOCATIONS: usize = 4_200;
+const LATER_REVOCATIONS: usize = 5_000;
 
 /// A fault planted into the check of tokens, which the row must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
