@@ -10,7 +10,6 @@ const STEPS: &[Step] = &[
     ("lint", lint::run),
     ("deps", deps::run),
     ("audit", audit::step),
-    ("examples", examples::run),
     ("mcp-servers", mcp_servers::step),
     ("test", test::run),
     ("conformance", conformance::step),

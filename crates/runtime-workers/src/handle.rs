@@ -128,8 +128,8 @@ impl Worker {
         self.runtime.ask(self.id(), text).await
     }
 
-    /// Sends an input and follows its turn, deltas included, to its end. Nothing of it is missed:
-    /// the stream is there before the input is sent.
+    /// Sends an input and follows its turn to its end. No event of it is missed; deltas are live
+    /// only, so the first of them may be over before the stream is joined.
     ///
     /// # Errors
     /// As [`Runtime::submit`].
