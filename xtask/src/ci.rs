@@ -4,7 +4,7 @@ use anyhow::Result;
 use xshell::Shell;
 
 use crate::steps::{self, Step};
-use crate::{audit, conformance, deps, examples, lint, mcp_servers, reliability, schedules, test};
+use crate::{audit, conformance, deps, lint, mcp_servers, reliability, schedules, test};
 
 const STEPS: &[Step] = &[
     ("lint", lint::run),
