@@ -110,6 +110,7 @@ mod store_host;
 mod sync;
 mod token;
 mod wait;
+mod workflow;
 
 pub use controller::{
     Addressing, Concurrency, EffectController, EffectHost, Projection, Projector, ScopeOpening,
@@ -130,3 +131,7 @@ pub use promise::{AwaitEvents, ResolveAnswer, ResolveError, Revocation, TokenErr
 pub use ruling::{Ruling, RulingAnswer, RulingError};
 pub use store_host::{DueScope, StoreEffectHost};
 pub use token::{Token, TokenRights, VerifiedToken};
+pub use workflow::{
+    Child, Failure, Functions, ProcessRunner, Step, Wait, WorkflowCloseReport, WorkflowConfig,
+    WorkflowContext, WorkflowHost, WorkflowHostBuilder, WorkflowRun,
+};

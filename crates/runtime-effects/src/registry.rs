@@ -84,13 +84,19 @@ impl WaitRegistry {
         }
     }
 
-    /// Wakes those who wait for a promise. Call it only after its commit.
+    /// Wakes those who wait for a promise, and whoever drives its scope. Call it only after its
+    /// commit.
     pub(crate) fn wake(&self, key: &PromiseKey) {
+        self.ring(key);
+        self.listeners.tell(|listener| listener.scope_woken(&key.0));
+    }
+
+    /// Wakes those who wait for something. Call it only after its commit.
+    pub(crate) fn ring(&self, key: &PromiseKey) {
         let waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         let signals = waiters.get(key).cloned().unwrap_or_default();
         drop(waiters);
         signals.iter().for_each(|signal| signal.ring());
-        self.listeners.tell(|listener| listener.scope_woken(&key.0));
     }
 
     /// Wakes those whose promise is meant; looks at every waiter, so for revocation only.

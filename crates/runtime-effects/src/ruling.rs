@@ -159,7 +159,12 @@ pub(crate) async fn rule(
         .event(ruling_event(id, &owner, payload, command));
     match shared.commit(commit).await {
         Ok(committed) if committed.repeated => Ok(RulingAnswer::AlreadyRuled),
-        Ok(_) => Ok(RulingAnswer::Ruled),
+        Ok(_) => {
+            // Whoever drives the scope drives it on.
+            let listeners = &shared.registry.listeners;
+            listeners.tell(|listener| listener.scope_woken(scope));
+            Ok(RulingAnswer::Ruled)
+        }
         // Somebody else ruled in between.
         Err(CommitError::Rejected { .. }) => Err(RulingError::RuledOtherwise { key: key.clone() }),
         Err(error) => Err(error.into()),

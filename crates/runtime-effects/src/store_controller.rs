@@ -531,7 +531,7 @@ fn in_doubt(subject: &Subject) -> Interrupt {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send), bytes_max: usize) -> String {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send), bytes_max: usize) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .copied()

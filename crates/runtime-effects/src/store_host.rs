@@ -8,7 +8,7 @@ use runtime_store::{
     Commit, CommitError, Committed, Page, ReadError, Row, RowKey, RowQuery, Store, commit_settled,
 };
 
-use crate::cancellation::Cancellations;
+use crate::cancellation::{Cancellation, Cancellations};
 use crate::claims::Claims;
 use crate::journal::Recorded;
 use crate::pending::{self, PendingPage};
@@ -110,6 +110,11 @@ impl StoreEffectHost {
     /// opened again.
     pub fn cancel_scope(&self, scope: &ScopeId) -> bool {
         self.shared.cancellations.cancel(scope)
+    }
+
+    /// Hears of the cancellations of a scope from now on.
+    pub(crate) fn watch_cancellation(&self, scope: &ScopeId) -> Cancellation {
+        self.shared.cancellations.open(scope)
     }
 
     /// Reads what waits for somebody, of every scope, a page at a time: approvals, other waits,

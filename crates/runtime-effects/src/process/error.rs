@@ -114,6 +114,20 @@ pub enum ProcessError {
         /// The session.
         session: SessionId,
     },
+    /// This instance knows no such function, or nothing that runs such an input.
+    #[error("nothing here runs {name}; register it when the runtime opens")]
+    FunctionUnknown {
+        /// The function, or what the process is about.
+        name: String,
+    },
+    /// The function does not take such an input.
+    #[error("{name} does not take this input: {reason}")]
+    InputInvalid {
+        /// The function.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Somebody else changed the process each time that this was tried.
     #[error("process {process} is changing; try again")]
     Contended {
@@ -164,6 +178,8 @@ impl Classified for ProcessError {
             Self::EventPayload { .. } => "process_event_invalid",
             Self::EventConflict { .. } => "process_event_conflict",
             Self::NotGranted { .. } => "process_not_granted",
+            Self::FunctionUnknown { .. } => "process_function_unknown",
+            Self::InputInvalid { .. } => "process_input_invalid",
             Self::Contended { .. } => "process_contended",
             Self::WaitCancelled { .. } => "process_wait_cancelled",
             Self::WaitTimedOut { .. } => "process_wait_timed_out",
@@ -176,7 +192,7 @@ impl Classified for ProcessError {
 
     fn class(&self) -> ErrorClass {
         match self {
-            Self::NotFound { .. } => ErrorClass::NotFound,
+            Self::NotFound { .. } | Self::FunctionUnknown { .. } => ErrorClass::NotFound,
             Self::Conflict { .. }
             | Self::Retired { .. }
             | Self::Ended { .. }
@@ -189,7 +205,8 @@ impl Classified for ProcessError {
             | Self::Schema { .. }
             | Self::EventUndeclared { .. }
             | Self::EventPayload { .. }
-            | Self::NotGranted { .. } => ErrorClass::Invalid,
+            | Self::NotGranted { .. }
+            | Self::InputInvalid { .. } => ErrorClass::Invalid,
             Self::SchemaUnsupported { .. } => ErrorClass::Unsupported,
             Self::Contended { .. } => ErrorClass::Busy,
             Self::WaitCancelled { .. } => ErrorClass::Cancelled,

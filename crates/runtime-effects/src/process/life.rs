@@ -125,6 +125,7 @@ impl Processes {
             let event = told(&claim.process, EventKind::ProcessParked, payload);
             let commit = plan::step(self.owned(claim), &found, &event);
             if self.contend(commit).await?.is_some() {
+                self.shared.registry.ring(&ended_key(claim.process.clone()));
                 return Ok(());
             }
         }
@@ -231,7 +232,7 @@ impl Processes {
 
     /// Tells whoever waits for the end of a process that ended by [`end_in`](Self::end_in).
     pub fn announce_end(&self, process: &ProcessId) {
-        self.shared.registry.wake(&ended_key(process.clone()));
+        self.shared.registry.ring(&ended_key(process.clone()));
         let listeners = &self.shared.registry.listeners;
         listeners.tell(|listener| listener.process_ended(process));
         listeners.tell(|listener| listener.session_woken());
@@ -272,6 +273,30 @@ impl Processes {
         deadline: Option<Timestamp>,
         cancel: impl Future<Output = ()> + Send,
     ) -> Result<ProcessOutcome, ProcessError> {
+        match self.until(process, deadline, cancel, false).await? {
+            Ok(outcome) => Ok(outcome),
+            Err(parked) => Err(parked.into()),
+        }
+    }
+
+    /// Waits until a process has ended, or is parked: then the error says why.
+    ///
+    /// # Errors
+    /// [`ProcessError::NotFound`].
+    pub async fn ended_or_parked(
+        &self,
+        process: &ProcessId,
+    ) -> Result<Result<ProcessOutcome, WireError>, ProcessError> {
+        self.until(process, None, pending(), true).await
+    }
+
+    async fn until(
+        &self,
+        process: &ProcessId,
+        deadline: Option<Timestamp>,
+        cancel: impl Future<Output = ()> + Send,
+        or_parked: bool,
+    ) -> Result<Result<ProcessOutcome, WireError>, ProcessError> {
         // Interest first, the look second: an end in between rings the bell (E14).
         let key = ended_key(process.clone());
         let interest = self.shared.registry.register(vec![key]);
@@ -280,7 +305,10 @@ impl Processes {
         loop {
             let seen = self.watermark().await?;
             if let Some(outcome) = end_of(&self.shared, process).await? {
-                return Ok(outcome);
+                return Ok(Ok(outcome));
+            }
+            if or_parked && let Some(why) = self.versioned(process).await?.record.parked {
+                return Ok(Err(why));
             }
             let process = process.clone();
             if cancelled {

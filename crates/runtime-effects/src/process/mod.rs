@@ -24,3 +24,5 @@ pub use wake::ProcessWake;
 
 pub(crate) use life::{end_of, ended_key};
 pub(crate) use listener::Listeners;
+pub(crate) use record::{process_of, process_scope};
+pub(crate) use told::signal_identity;

@@ -144,6 +144,16 @@ impl Processes {
         listeners.tell(|listener| listener.process_started(process));
     }
 
+    /// Starts what a process spawned, held by whoever owns that one.
+    pub(crate) async fn start_child(
+        &self,
+        parent: &ProcessId,
+        registration: &ProcessRegistration,
+    ) -> Result<ProcessStart, ProcessError> {
+        let grants = self.versioned_grants(parent).await?.grants;
+        self.start(registration, grants.owner()).await
+    }
+
     async fn begin(
         &self,
         registration: &ProcessRegistration,
@@ -482,6 +492,11 @@ impl Processes {
                 return Ok(held);
             }
         }
+    }
+
+    /// Says whether other processes of the operating system may write to the store.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.store.capabilities().shared_by_processes
     }
 
     pub(crate) fn page_entries(&self) -> usize {

@@ -299,7 +299,7 @@ impl Processes {
         }
     }
 
-    async fn head(&self) -> Result<Position, ProcessError> {
+    pub(crate) async fn head(&self) -> Result<Position, ProcessError> {
         let end = self
             .shared
             .store

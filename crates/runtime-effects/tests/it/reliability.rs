@@ -4,6 +4,7 @@ use runtime_testkit::effect_laws::{
     TokenFault, a_long_effect_under_a_short_lease, replay_of_damaged_journals, run,
     tampered_tokens, zombies,
 };
+use runtime_testkit::process_laws::{WorkflowFault, killed_at_every_commit};
 
 use crate::laws::Memory;
 
@@ -69,4 +70,23 @@ fn e5_a_long_effect_without_renewal_runs_twice() {
     let fixture = Memory::new();
     let runs = run(|| a_long_effect_under_a_short_lease(&fixture, false));
     assert_eq!(runs, 2);
+}
+
+/// R4, E15: a workflow that is killed at any of its commits ends as it would have.
+#[test]
+fn r4_a_workflow_killed_at_every_commit_ends_as_it_would_have() {
+    let fixture = Memory::new();
+    let tally = run(|| killed_at_every_commit(&fixture, None));
+    println!("R4-workflow-memory {tally}");
+    assert!(tally.cases() >= 80, "{} cases", tally.cases());
+    assert!(tally.failures().is_empty(), "{:#?}", tally.failures());
+}
+
+/// R4, planted: a store that forgets what was recorded of effects.
+#[test]
+fn r4_a_workflow_whose_effects_are_forgotten_is_found() {
+    let fixture = Memory::new();
+    let planted = Some(WorkflowFault::ForgetsEffects);
+    let tally = run(|| killed_at_every_commit(&fixture, planted));
+    assert!(tally.failures().len() * 2 > tally.cases(), "{tally}");
 }

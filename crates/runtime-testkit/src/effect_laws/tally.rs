@@ -35,7 +35,7 @@ impl Tally {
         &self.failures
     }
 
-    pub(super) fn count(&mut self, passed: bool, failure: impl FnOnce() -> String) {
+    pub(crate) fn count(&mut self, passed: bool, failure: impl FnOnce() -> String) {
         self.cases += 1;
         if !passed {
             self.failures.push(failure());

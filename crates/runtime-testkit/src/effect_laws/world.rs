@@ -177,6 +177,12 @@ impl<'fixture> World<'fixture> {
         None
     }
 
+    /// Says whether the store is at work.
+    #[must_use]
+    pub fn is_at_work(&self) -> bool {
+        self.busy.is_busy()
+    }
+
     /// Returns the time.
     #[must_use]
     pub fn now(&self) -> Timestamp {

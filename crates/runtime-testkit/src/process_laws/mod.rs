@@ -4,16 +4,20 @@
 //! [`process_laws!`](crate::process_laws!) makes one test per law for a store; [`ALL`] lists them.
 
 mod desk;
+mod forgetful;
 mod hold;
+mod kills;
 mod life;
 mod start;
 mod told;
+mod workflow;
 
 pub use hold::{
     e15_a_wake_event_becomes_one_input_of_the_owner, e15_an_orphan_wakes_nobody,
     e15_deleting_a_session_reports_what_became_of_its_processes,
     e15_grants_are_given_revoked_and_transferred,
 };
+pub use kills::{WorkflowFault, killed_at_every_commit};
 pub use life::{
     e15_a_process_has_one_terminal_event, e15_a_zombies_end_is_refused,
     e15_an_effect_waits_for_the_end_of_a_process, e15_the_end_of_an_external_process_is_reported,
@@ -29,6 +33,15 @@ pub use told::{
     e15_an_event_is_appended_once_for_each_key, e15_events_are_checked_against_their_schema,
     e15_events_are_dense_and_read_after_a_sequence, e15_the_first_signal_of_an_ordinal_stands,
     e15_waiting_for_the_next_event_ends_with_it,
+};
+
+pub use workflow::{
+    e8_a_race_has_the_same_winner_when_it_is_driven_again, e15_a_step_in_doubt_parks_the_workflow,
+    e15_a_workflow_goes_on_where_it_was, e15_a_workflow_tells_events_and_is_told_by_token,
+    e15_a_workflow_waits_for_what_it_spawned, e15_cancelling_a_workflow_cancels_its_children,
+    e15_changed_code_parks_the_workflow_until_it_fits,
+    e15_failures_of_steps_and_workflows_are_recorded, e15_recovery_follows_the_disposition,
+    e15_steps_that_overlap_park_the_workflow,
 };
 
 use crate::effect_laws::EffectLaw;
@@ -68,6 +81,16 @@ macro_rules! process_laws {
             e15_waiting_for_the_end_ends_in_order
             e15_waiting_for_the_next_event_ends_with_it
             e16_a_retired_process_leaves_only_its_events
+            e15_a_step_in_doubt_parks_the_workflow
+            e15_a_workflow_goes_on_where_it_was
+            e15_a_workflow_tells_events_and_is_told_by_token
+            e15_a_workflow_waits_for_what_it_spawned
+            e15_cancelling_a_workflow_cancels_its_children
+            e15_changed_code_parks_the_workflow_until_it_fits
+            e15_failures_of_steps_and_workflows_are_recorded
+            e15_recovery_follows_the_disposition
+            e15_steps_that_overlap_park_the_workflow
+            e8_a_race_has_the_same_winner_when_it_is_driven_again
         }
     };
     (@each [test $fixture:expr] $($law:ident)+) => {

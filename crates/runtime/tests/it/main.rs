@@ -10,6 +10,7 @@
 // Written once, beside the crate that it tests; that crate may not name the store on files.
 #[path = "../../../runtime-workers/tests/it/suite/mod.rs"]
 mod suite;
+mod workflow;
 
 #[cfg(feature = "postgres")]
 mod shared;
