@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use runtime_core::{EffectKind, EffectOutput, Timestamp, WireError};
+use runtime_core::{EffectKind, EffectOutput, Timestamp, Trigger, WireError};
 
 /// What one attempt is told.
 #[derive(Debug, Clone)]
@@ -17,6 +18,28 @@ pub struct AttemptContext {
     pub fencing_token: u64,
     /// When this attempt is given up; the controller drops it then.
     pub deadline: Timestamp,
+    /// Where it reports what happened outside, so that its outcome and the processes that this
+    /// starts are recorded together (E15). An attempt that fails reports nothing.
+    pub triggers: TriggerReports,
+}
+
+/// What one attempt reports of what happened outside. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct TriggerReports {
+    reported: Arc<Mutex<Vec<Trigger>>>,
+}
+
+impl TriggerReports {
+    /// Reports an occurrence.
+    pub fn report(&self, trigger: Trigger) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.push(trigger);
+    }
+
+    pub(crate) fn take(&self) -> Vec<Trigger> {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *reported)
+    }
 }
 
 /// Whether a failed attempt may have had its effect (E6).

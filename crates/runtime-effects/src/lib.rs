@@ -8,6 +8,8 @@
 //! [`wait_any`](EffectController::wait_any). [`StoreEffectHost`] is the host over a
 //! [`Store`](runtime_store::Store), [`AwaitEvents`] its promises, [`Processes`] its background
 //! work: registered and started in one commit, with events, signals, grants and one end.
+//! [`WorkflowHost`] drives processes that are Rust functions with durable steps, so that this
+//! crate and a store are a durable-execution library by themselves (`docs/guides`).
 //!
 //! An effect whose outcome is recorded is never executed again. One that was in flight at a crash
 //! runs again only if it is declared `retry_safe`; otherwise it is reported in doubt and waits
@@ -116,7 +118,7 @@ pub use controller::{
     Addressing, Concurrency, EffectController, EffectHost, Projection, Projector, ScopeOpening,
     ScopedEffectController, WaitRequest,
 };
-pub use executor::{Applied, AttemptContext, ExecutorError, LocalExecutor};
+pub use executor::{Applied, AttemptContext, ExecutorError, LocalExecutor, TriggerReports};
 pub use interrupt::{EffectError, Interrupt, Mismatch};
 pub use lease::{Lease, LeaseConfig, LeaseError};
 pub use lease_keeper::{Beat, HeldPage, LeaseKeeper, crashes, with_crashes};
@@ -124,8 +126,8 @@ pub use limits::EffectLimits;
 pub use pending::{PendingEffect, PendingKind, PendingPage, PendingPromise};
 pub use process::{
     AppendAnswer, CancelAnswer, EndAnswer, Grant, GrantFilter, ProcessClaim, ProcessError,
-    ProcessEventPage, ProcessLimits, ProcessListener, ProcessPage, ProcessRecord, ProcessStart,
-    ProcessView, ProcessWake, Processes, SignalAnswer,
+    ProcessEventPage, ProcessLimits, ProcessListener, ProcessOperation, ProcessPage, ProcessRecord,
+    ProcessStart, ProcessView, ProcessWake, Processes, SignalAnswer, Subscription,
 };
 pub use promise::{AwaitEvents, ResolveAnswer, ResolveError, Revocation, TokenError};
 pub use ruling::{Ruling, RulingAnswer, RulingError};

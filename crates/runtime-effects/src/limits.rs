@@ -20,6 +20,8 @@ pub struct EffectLimits {
     pub commit_pause: Duration,
     /// The longest text kept of a panic.
     pub panic_text_bytes_max: usize,
+    /// How long an occurrence that a tool reported is remembered, so that it starts nothing again.
+    pub occurrence_retention: Duration,
 }
 
 impl Default for EffectLimits {
@@ -32,6 +34,7 @@ impl Default for EffectLimits {
             commit_tries_max: 5,
             commit_pause: Duration::from_millis(20),
             panic_text_bytes_max: 2048,
+            occurrence_retention: Duration::from_secs(30 * 24 * 60 * 60),
         }
     }
 }

@@ -11,8 +11,8 @@ use futures_util::future::{BoxFuture, Either, join_all, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::{FutureExt, TryFutureExt};
 use runtime_core::{
-    EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, ErrorClass, ProcessCommand, ScopeId,
-    Timestamp, WireError,
+    Classified, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, ErrorClass,
+    ProcessCommand, ScopeId, Timestamp, Trigger, WireError,
 };
 use runtime_store::{Commit, RowChange};
 use serde_json::json;
@@ -22,11 +22,12 @@ use crate::cancellation::Cancellation;
 use crate::claims::Claim;
 use crate::journal::{Decision, Recorded, Requested, decide};
 use crate::lease::crash_key;
+use crate::process::{Triggered, check_trigger, with_triggers};
 use crate::recording::{Recorder, Subject, effect_key};
 use crate::store_host::Shared;
 use crate::{
     Addressing, AttemptContext, Concurrency, EffectController, EffectError, Interrupt,
-    LocalExecutor, ScopeOpening, WaitRequest,
+    LocalExecutor, ScopeOpening, TriggerReports, WaitRequest,
 };
 
 /// Runs the effects of one opening of a scope.
@@ -45,6 +46,8 @@ struct Runnable<'run> {
     subject: Subject,
     executor: LocalExecutor<'run>,
     attempt: u32,
+    /// What the latest attempt reported of what happened outside.
+    triggers: TriggerReports,
     /// When the first attempt may start.
     due: Option<Timestamp>,
     /// Given back when the effect has ended.
@@ -228,6 +231,7 @@ impl StoreController {
             subject,
             executor,
             attempt,
+            triggers: TriggerReports::default(),
             due,
             _claim: claim,
         })))
@@ -360,11 +364,14 @@ impl StoreController {
             return AttemptEnd::LeaseEnded;
         }
         let policy = *effect.subject.envelope.policy();
+        // What an attempt reports that fails is not told.
+        effect.triggers = TriggerReports::default();
         let context = AttemptContext {
             attempt: effect.attempt,
             idempotency_key: effect.subject.envelope.idempotency_key(),
             fencing_token: self.opening.epoch.0,
             deadline: self.shared.clock.now().after(policy.attempt_timeout),
+            triggers: effect.triggers.clone(),
         };
         let executor = &mut effect.executor;
         // Starting an attempt is the host's code too, so it is inside the net.
@@ -395,13 +402,18 @@ impl StoreController {
         end: AttemptEnd,
     ) -> Option<Result<EffectOutcome, Interrupt>> {
         let Runnable {
-            subject, attempt, ..
+            subject,
+            attempt,
+            triggers,
+            ..
         } = effect;
         let envelope = &subject.envelope;
         let after = after_attempt(end, *attempt, envelope.is_retry_safe(), envelope.policy());
         match after {
             AfterAttempt::Record(outcome) => {
-                Some(self.record_outcome(subject, *attempt, outcome).await)
+                let triggers = triggers.take();
+                let recorded = self.record_outcome(subject, *attempt, outcome, triggers);
+                Some(recorded.await)
             }
             AfterAttempt::Cancelled => Some(Err(Interrupt::Cancelled)),
             AfterAttempt::LetGo => Some(Err(Interrupt::Fenced)),
@@ -457,16 +469,50 @@ impl StoreController {
         }
     }
 
-    pub(crate) async fn record_outcome(
+    /// Records an outcome and, in the same commit, starts what is subscribed to what it reports.
+    async fn record_outcome(
         &self,
         subject: &Subject,
         attempts: u32,
         outcome: EffectOutcome,
+        mut triggers: Vec<Trigger>,
     ) -> Result<EffectOutcome, Interrupt> {
-        let outcome = self.bounded(checked(subject, outcome)?);
-        self.record_ended(self.recorder().outcome(subject, attempts, &outcome))
-            .await?;
-        Ok(outcome)
+        let mut outcome = self.bounded(checked(subject, outcome)?);
+        if let EffectOutcome::Failed(_) = outcome {
+            triggers.clear();
+        }
+        if let Err(error) = triggers.iter().try_for_each(check_trigger) {
+            // The effect happened, so it must be recorded as ended.
+            outcome = EffectOutcome::Failed(error.to_wire());
+            triggers.clear();
+        }
+        let mut contended = None;
+        for _ in 0..TRIGGER_TRIES_MAX {
+            let commit = self.recorder().outcome(subject, attempts, &outcome);
+            if triggers.is_empty() {
+                self.record_ended(commit).await?;
+                return Ok(outcome);
+            }
+            let triggered = with_triggers(&self.shared, commit, &triggers).await;
+            let Triggered { commit, started } =
+                triggered.map_err(|error| Interrupt::Terminal(error.to_wire()))?;
+            match self.record_ended(commit).await {
+                Ok(_) => {
+                    let listeners = &self.shared.registry.listeners;
+                    for process in &started {
+                        listeners.tell(|listener| listener.process_started(process));
+                    }
+                    return Ok(outcome);
+                }
+                // Somebody recorded the same occurrence first: look again what is left to start.
+                Err(Interrupt::Terminal(error)) if error.class == ErrorClass::Conflict => {
+                    contended = Some(error);
+                }
+                Err(interrupt) => return Err(interrupt),
+            }
+        }
+        let error = contended.expect("without a contention it has returned");
+        Err(Interrupt::Terminal(error))
     }
 
     /// Replaces an outcome over the limit by an error that says so (E16): the effect happened, so
@@ -487,6 +533,9 @@ impl StoreController {
         })
     }
 }
+
+/// How often an outcome with triggers is decided anew.
+const TRIGGER_TRIES_MAX: u32 = 8;
 
 /// Refuses an outcome of another kind than its command (E3).
 fn checked(subject: &Subject, outcome: EffectOutcome) -> Result<EffectOutcome, Interrupt> {

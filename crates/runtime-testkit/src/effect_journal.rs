@@ -13,7 +13,7 @@ use runtime_core::{
 };
 use runtime_effects::{
     Addressing, Applied, AttemptContext, Concurrency, EffectController, Interrupt, LocalExecutor,
-    Projector,
+    Projector, TriggerReports,
 };
 use serde_json::json;
 
@@ -199,6 +199,7 @@ impl JournalController {
                 idempotency_key: envelope.idempotency_key(),
                 fencing_token: 1,
                 deadline: Timestamp::from_millis(60_000),
+                triggers: TriggerReports::default(),
             };
             let error = match executor.attempt(context).await {
                 Ok(output) => {

@@ -134,6 +134,12 @@ pub enum ProcessError {
         /// The process.
         process: ProcessId,
     },
+    /// Somebody else recorded occurrences of the source each time that this was tried.
+    #[error("source {source_key} is busy; try again")]
+    SourceContended {
+        /// The source.
+        source_key: String,
+    },
     /// Waiting was cancelled; the process goes on.
     #[error("waiting for process {process} was cancelled")]
     WaitCancelled {
@@ -181,6 +187,7 @@ impl Classified for ProcessError {
             Self::FunctionUnknown { .. } => "process_function_unknown",
             Self::InputInvalid { .. } => "process_input_invalid",
             Self::Contended { .. } => "process_contended",
+            Self::SourceContended { .. } => "process_source_contended",
             Self::WaitCancelled { .. } => "process_wait_cancelled",
             Self::WaitTimedOut { .. } => "process_wait_timed_out",
             Self::Record(_) => "process_record_corrupt",
@@ -208,7 +215,7 @@ impl Classified for ProcessError {
             | Self::NotGranted { .. }
             | Self::InputInvalid { .. } => ErrorClass::Invalid,
             Self::SchemaUnsupported { .. } => ErrorClass::Unsupported,
-            Self::Contended { .. } => ErrorClass::Busy,
+            Self::Contended { .. } | Self::SourceContended { .. } => ErrorClass::Busy,
             Self::WaitCancelled { .. } => ErrorClass::Cancelled,
             Self::WaitTimedOut { .. } => ErrorClass::TimedOut,
             Self::Record(error) => error.class,

@@ -17,6 +17,7 @@ use super::record::{
     status_space, told,
 };
 use super::schema::check_size;
+use super::trigger::OCCURRENCE_SPACE;
 use super::{ProcessClaim, ProcessError, ProcessRecord, Processes};
 use crate::pending::PENDING_SPACE;
 use crate::registry::PromiseKey;
@@ -411,24 +412,32 @@ impl Processes {
                 }
             }
         }
+        for space in [RETIRED_SPACE, OCCURRENCE_SPACE] {
+            self.forget_due(space, limit.max(1)).await?;
+        }
+        Ok(retired)
+    }
+
+    /// Removes rows that are due.
+    async fn forget_due(&self, space: &str, limit: usize) -> Result<(), ProcessError> {
         let query = RowQuery::Due {
-            space: RETIRED_SPACE.into(),
+            space: space.into(),
             until: self.shared.clock.now(),
         };
-        let limit = limit.max(1);
-        let forgotten = self
+        let page = self
             .shared
             .store
             .rows(query, Page::after(None, limit))
             .await?;
-        if !forgotten.rows.is_empty() {
-            let mut commit = self.fresh(None);
-            for row in forgotten.rows {
-                commit = commit.row(RowChange::Delete(row.key));
-            }
-            self.shared.commit(commit).await?;
+        if page.rows.is_empty() {
+            return Ok(());
         }
-        Ok(retired)
+        let mut commit = self.fresh(None);
+        for row in page.rows {
+            commit = commit.row(RowChange::Delete(row.key));
+        }
+        self.shared.commit(commit).await?;
+        Ok(())
     }
 
     /// Returns what a process spawned, in the order of ids.

@@ -154,14 +154,22 @@ fn end_text(record: &ProcessRecord, outcome: &ProcessOutcome) -> String {
     format!("process {} ({}) {told}", record.process, record.title)
 }
 
+/// The longest input that an event becomes; the whole of it is in the process's own stream.
+const WAKE_BYTES_MAX: usize = 16 * 1024;
+
 /// Adds what lets one event become one input of a session: a row until it is taken, and an event.
 pub(crate) fn with_wake(
     commit: Commit,
     owner: &SessionId,
     process: &ProcessId,
     key: &str,
-    text: String,
+    mut text: String,
 ) -> Commit {
+    let mut end = text.len().min(WAKE_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
     let payload = json!({ "process": process, "key": key, "text": text });
     let draft = EventDraft::new(EventKind::ProcessWoke)
         .in_session(owner.clone())

@@ -445,7 +445,7 @@ impl Processes {
         Ok(listed)
     }
 
-    /// Revokes every grant of a session. It ends no process; a process that is bound to its owner
+    /// Revokes every grant of a session, and ends its subscriptions. It ends no process; a process that is bound to its owner
     /// and that no session holds any more is asked to end, as it is disposed to.
     ///
     /// Repeating it gives the same report, as long as nobody else changes the grants.
@@ -474,6 +474,7 @@ impl Processes {
             }
             report.revoked.push(process);
         }
+        self.end_subscriptions(session).await?;
         Ok(report)
     }
 

@@ -182,6 +182,11 @@ impl Processes {
         if ordinal == 0 {
             return Err(ProcessError::OrdinalZero);
         }
+        if let Some(command) = command
+            && self.shared.store.committed(&command).await?.is_some()
+        {
+            return Ok(SignalAnswer::Accepted);
+        }
         if self.versioned(process).await?.record.status.is_ended() {
             return Ok(SignalAnswer::Ended);
         }
@@ -207,12 +212,13 @@ impl Processes {
         process: &ProcessId,
         name: &str,
         value: &Value,
+        command: Option<CommitId>,
     ) -> Result<Option<u64>, ProcessError> {
         check_name("a signal", name)?;
         for _ in 0..self.limits.contention_tries_max {
             let ordinal = self.free_ordinal(process, name).await?;
             let signalled = self
-                .signal(process, name, ordinal, value.clone(), None)
+                .signal(process, name, ordinal, value.clone(), command)
                 .await?;
             match signalled {
                 SignalAnswer::Accepted => return Ok(Some(ordinal)),

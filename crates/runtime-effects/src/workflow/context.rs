@@ -503,6 +503,7 @@ impl WorkflowContext {
             identity,
             call: None,
             tool: None,
+            asks: None,
         };
         match wait {
             Wait::Signal(name) => {

@@ -41,6 +41,9 @@ pub struct WorkflowConfig {
     pub failures_max: u32,
     /// The pause after the first such failure; it doubles each time.
     pub failure_pause: Duration,
+    /// Whether every unfinished process goes on when the instance opens; without it, only what is
+    /// started or woken through this instance is driven.
+    pub resume: bool,
     /// How long closing waits for what is driven.
     pub drain_timeout: Duration,
     /// What ended so long ago is retired (E16); none keeps it for ever.
@@ -56,6 +59,7 @@ impl Default for WorkflowConfig {
             running_max: 64,
             failures_max: 5,
             failure_pause: Duration::from_millis(100),
+            resume: true,
             drain_timeout: Duration::from_secs(5),
             retire_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             housekeeping_interval: Duration::from_secs(1),
@@ -242,7 +246,9 @@ impl WorkflowHost {
         let listener: Arc<dyn ProcessListener> = Arc::clone(&shared) as _;
         // Before the look at what is unfinished, so that nothing is missed in between.
         shared.processes.listen(&listener);
-        shared.recover().await?;
+        if config.resume {
+            shared.recover().await?;
+        }
         let dispatcher = tokio::spawn(dispatch(Arc::clone(&shared)));
         Ok(Self {
             shared,

@@ -66,6 +66,7 @@ impl EffectController for EngineController<'_> {
             idempotency_key: envelope.idempotency_key(),
             fencing_token: 1,
             deadline: runtime_core::Timestamp::from_millis(1),
+            triggers: runtime_effects::TriggerReports::default(),
         };
         let output = executor.attempt(context).await;
         Ok(output.map_or_else(

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use runtime_core::{CommitId, Digest, StreamKey};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, Row, RowKey, RowPage,
-    RowQuery, Store, StoreIdentity,
+    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
+    RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 
 use crate::FaultStore;
@@ -56,6 +56,10 @@ impl Store for Forgetful {
         page: Page<Position>,
     ) -> Result<EventPage, ReadError> {
         self.0.events(stream, page).await
+    }
+
+    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        self.0.retention_units(page).await
     }
 
     async fn changed(&self, after: Position) -> Position {

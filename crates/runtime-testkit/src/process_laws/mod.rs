@@ -10,6 +10,7 @@ mod kills;
 mod life;
 mod start;
 mod told;
+mod trigger;
 mod workflow;
 
 pub use hold::{
@@ -35,6 +36,10 @@ pub use told::{
     e15_waiting_for_the_next_event_ends_with_it,
 };
 
+pub use trigger::{
+    e3_operations_on_processes_are_effects, e15_an_occurrence_starts_its_subscriptions_once,
+    e15_an_outcome_and_what_it_triggers_are_one_commit,
+};
 pub use workflow::{
     e8_a_race_has_the_same_winner_when_it_is_driven_again, e15_a_step_in_doubt_parks_the_workflow,
     e15_a_workflow_goes_on_where_it_was, e15_a_workflow_tells_events_and_is_told_by_token,
@@ -65,7 +70,10 @@ macro_rules! process_laws {
             e15_a_zombies_end_is_refused
             e15_an_effect_waits_for_the_end_of_a_process
             e15_an_event_is_appended_once_for_each_key
+            e15_an_occurrence_starts_its_subscriptions_once
             e15_an_orphan_wakes_nobody
+            e15_an_outcome_and_what_it_triggers_are_one_commit
+            e3_operations_on_processes_are_effects
             e15_deleting_a_session_reports_what_became_of_its_processes
             e15_events_are_checked_against_their_schema
             e15_events_are_dense_and_read_after_a_sequence

@@ -217,7 +217,7 @@ pub async fn e15_the_first_signal_of_an_ordinal_stands(fixture: &dyn StoreFixtur
     for expected in 1..=7 {
         let ordinal = desk
             .processes
-            .signal_next(&p, "next", &json!(expected))
+            .signal_next(&p, "next", &json!(expected), None)
             .await;
         assert_eq!(ordinal.expect("is decided"), Some(expected));
     }
@@ -236,7 +236,7 @@ pub async fn e15_the_first_signal_of_an_ordinal_stands(fixture: &dyn StoreFixtur
     assert_eq!(late, SignalAnswer::Ended);
     assert_eq!(
         desk.processes
-            .signal_next(&p, "next", &json!(1))
+            .signal_next(&p, "next", &json!(1), None)
             .await
             .expect("decides"),
         None
