@@ -652,6 +652,8 @@ impl Shared {
             epoch: claim.epoch,
             projector: Arc::new(ProcessProjector),
             strict_replay: false,
+            instance: None,
+            crashes: 0,
         };
         let controller = self.host.scoped_static(opening);
         let controller = controller.map_err(|error| error.to_wire())?;
