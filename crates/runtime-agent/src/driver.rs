@@ -3,26 +3,39 @@
 use std::fmt;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use runtime_core::{
-    CallId, Classified, Clock, EffectEnvelope, EffectKind, EffectOutcome, ExecutionScope, Message,
-    ModelRequest, ReplayKey,
+    Classified, Clock, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput, ExecutionScope,
+    JoinedMessage, ModelRequest, ReplayKey, TurnId, WireError,
 };
-use runtime_effects::{EffectController, Interrupt, LocalExecutor};
+use runtime_effects::{Applied, EffectController, ExecutorError, Interrupt, LocalExecutor};
 use runtime_store::AttachmentStore;
-use runtime_turn::{Next, Planned, TurnEnd, TurnError, TurnMachine, TurnStart, Work};
+use runtime_tools::{CompletionKeys, Delegates};
+use runtime_turn::{History, Next, Planned, TurnEnd, TurnError, TurnMachine, TurnStart, Work};
 use tracing::Instrument;
 
 use crate::environment::{self, LiveTools};
-use crate::model_call::{self, Watched};
+use crate::model_call::{self, Stopwatch, Watched};
 use crate::tool_call::{self, Bench, Call};
-use crate::{Agent, LiveSink};
+use crate::{Agent, CompactionRequest, LiveSink};
+
+/// Says which queued inputs and injected messages join a running turn (E3).
+#[async_trait]
+pub trait InputQueue: fmt::Debug + Send + Sync {
+    /// Returns what joins now besides the inputs whose turns have `joined` before. It may be asked again, after a crash, before the answer was
+    /// recorded: it takes nothing away. Who commits the end of the turn removes what joined.
+    ///
+    /// # Errors
+    /// The error of whatever keeps the queue, with its class.
+    async fn joining(&self, joined: &[TurnId]) -> Result<Vec<JoinedMessage>, WireError>;
+}
 
 /// A turn to drive, and what to drive it with.
 pub struct TurnRun<'run> {
     /// The record that started the turn.
     pub start: TurnStart,
     /// The conversation before its input.
-    pub history: Vec<Arc<Message>>,
+    pub history: History,
     /// Instructions, model and tools.
     pub agent: &'run Agent,
     /// The controller of the turn's scope.
@@ -33,6 +46,12 @@ pub struct TurnRun<'run> {
     pub live: &'run dyn LiveSink,
     /// The time.
     pub clock: &'run dyn Clock,
+    /// Who makes the keys by which calls are completed from outside; none where nobody can.
+    pub completions: Option<Arc<dyn CompletionKeys>>,
+    /// Who starts sub-agents; none where nobody can.
+    pub delegates: Option<Arc<dyn Delegates>>,
+    /// Who knows which inputs join the turn; none where none do.
+    pub inputs: Option<&'run dyn InputQueue>,
 }
 
 impl fmt::Debug for TurnRun<'_> {
@@ -64,6 +83,7 @@ pub async fn drive_turn(run: TurnRun<'_>) -> Result<TurnEnd, Interrupt> {
         gen_ai.provider.name = run.agent.model.provider(),
         gen_ai.request.model = run.start.model,
         gen_ai.conversation.id = run.start.session.as_str(),
+        gen_ai.agent.version = run.agent.version,
         turn = run.start.turn.as_str(),
     );
     // Boxed: the future of a whole turn is large, and a caller holds thousands of them.
@@ -74,6 +94,7 @@ async fn drive(run: TurnRun<'_>) -> Result<TurnEnd, Interrupt> {
     let mut machine = TurnMachine::new(run.start, run.history).map_err(unwind)?;
     let scope = machine.scope().clone();
     let tools = LiveTools::new(run.agent);
+    let stopwatch = Stopwatch::start(run.clock);
     let desk = Desk {
         agent: run.agent,
         controller: run.controller,
@@ -82,6 +103,10 @@ async fn drive(run: TurnRun<'_>) -> Result<TurnEnd, Interrupt> {
         clock: run.clock,
         scope: &scope,
         tools: &tools,
+        completions: run.completions.as_ref(),
+        delegates: run.delegates.as_ref(),
+        inputs: run.inputs,
+        stopwatch: &stopwatch,
     };
     loop {
         match machine.next() {
@@ -93,7 +118,9 @@ async fn drive(run: TurnRun<'_>) -> Result<TurnEnd, Interrupt> {
             }
             Next::Wait(envelope) => {
                 let key = envelope.key().clone();
+                let since = desk.clock.monotonic();
                 let outcome = desk.controller.wait_any(envelope).await?;
+                desk.stopwatch.leave_out(since, desk.clock);
                 machine.record(&key, &outcome).map_err(unwind)?;
             }
             Next::End(end) => return Ok(end),
@@ -111,6 +138,10 @@ struct Desk<'run> {
     clock: &'run dyn Clock,
     scope: &'run ExecutionScope,
     tools: &'run LiveTools<'run>,
+    completions: Option<&'run Arc<dyn CompletionKeys>>,
+    delegates: Option<&'run Arc<dyn Delegates>>,
+    inputs: Option<&'run dyn InputQueue>,
+    stopwatch: &'run Stopwatch,
 }
 
 impl<'run> Desk<'run> {
@@ -155,6 +186,7 @@ impl<'run> Desk<'run> {
                 instructions,
                 messages,
                 tools,
+                output_schema,
             } => {
                 let request = ModelRequest {
                     model,
@@ -162,23 +194,52 @@ impl<'run> Desk<'run> {
                     messages,
                     tools,
                     idempotency_key: envelope.idempotency_key(),
+                    output_schema,
                 };
                 let executor = self.model_executor(envelope.key().clone(), request);
                 (envelope.with_policy(self.agent.model_policy), executor)
             }
+            Work::Compact {
+                model,
+                messages,
+                covered,
+            } => {
+                let request = CompactionRequest {
+                    model,
+                    messages,
+                    covered,
+                    idempotency_key: envelope.idempotency_key(),
+                };
+                let executor = self.compaction_executor(request);
+                (envelope.with_policy(self.agent.model_policy), executor)
+            }
+            Work::Checkpoint { joined } => (
+                envelope.with_policy(self.agent.environment_policy),
+                self.checkpoint_executor(joined),
+            ),
             Work::Tool {
                 call,
                 name,
                 arguments,
+                edited,
+                definition,
                 resumption,
-            } => (
-                envelope.with_policy(self.agent.tool_policy),
-                self.tool_executor(call, name, Call::new(arguments, resumption)),
-            ),
-            Work::UnknownTool { name } => {
-                let fail = move |_| std::future::ready(Err(tool_call::unknown(name.clone())));
-                (envelope, LocalExecutor::new(EffectKind::ToolCall, fail))
+                budget,
+            } => {
+                let call = Call {
+                    id: call,
+                    name,
+                    arguments,
+                    edited,
+                    definition,
+                    resumption,
+                    budget,
+                };
+                let executor = self.tool_executor(call);
+                (envelope.with_policy(self.agent.tool_policy), executor)
             }
+            Work::UnknownTool { name } => (envelope, refusal(tool_call::unknown(name))),
+            Work::DeniedTool { name } => (envelope, refusal(tool_call::denied(name))),
         }
     }
 
@@ -190,29 +251,66 @@ impl<'run> Desk<'run> {
     }
 
     fn model_executor(&self, call: ReplayKey, request: ModelRequest) -> LocalExecutor<'run> {
-        let model = &*self.agent.model;
         let watched = Watched {
             scope: self.scope,
             live: self.live,
+            clock: self.clock,
+            stopwatch: self.stopwatch,
+            content: self.agent.content_capture,
         };
+        let model = self.agent.model_named(&request.model);
         LocalExecutor::new(EffectKind::LlmCall, move |context| {
             model_call::attempt(model, watched, call.clone(), request.clone(), context)
         })
     }
 
-    fn tool_executor(&self, call: CallId, name: String, work: Call) -> LocalExecutor<'run> {
+    fn compaction_executor(&self, request: CompactionRequest) -> LocalExecutor<'run> {
+        let agent = self.agent;
+        LocalExecutor::new(EffectKind::DurableStep, move |_| {
+            crate::compaction::attempt(agent, request.clone())
+        })
+    }
+
+    fn checkpoint_executor(&self, joined: Vec<TurnId>) -> LocalExecutor<'run> {
+        let inputs = self.inputs;
+        LocalExecutor::new(EffectKind::TurnCheckpoint, move |_| {
+            let joined = joined.clone();
+            async move {
+                let joining = match inputs {
+                    Some(inputs) => inputs.joining(&joined).await,
+                    None => Ok(Vec::new()),
+                };
+                joining
+                    .map(|joined| EffectOutput::TurnCheckpoint { joined })
+                    .map_err(|error| ExecutorError {
+                        error,
+                        applied: Applied::No,
+                    })
+            }
+        })
+    }
+
+    fn tool_executor(&self, call: Call) -> LocalExecutor<'run> {
         let bench = Bench {
             scope: self.scope,
             tools: self.tools,
             attachments: self.attachments,
             clock: self.clock,
             limits: self.agent.output_limits,
+            completions: self.completions,
+            delegates: self.delegates,
+            content: self.agent.content_capture,
         };
         LocalExecutor::new(EffectKind::ToolCall, move |context| {
-            let call = call.clone();
-            tool_call::attempt(bench, call, name.clone(), work.clone(), context)
+            tool_call::attempt(bench, call.clone(), context)
         })
     }
+}
+
+/// A call that is answered without looking for its tool.
+fn refusal<'run>(error: ExecutorError) -> LocalExecutor<'run> {
+    let fail = move |_| std::future::ready(Err(error.clone()));
+    LocalExecutor::new(EffectKind::ToolCall, fail)
 }
 
 /// All outcomes of a batch, or its gravest interrupt: a turn whose owner was replaced must not

@@ -75,7 +75,13 @@ pub(crate) async fn sync(
     if let Some(missing) = gathered.missing {
         return Err(required_missing(&missing));
     }
-    let catalogue = catalogue_bytes(&gathered.toolbox.definitions());
+    let mut definitions = gathered.toolbox.definitions();
+    for definition in &mut definitions {
+        if let Some(policy) = agent.approval_for(&definition.name) {
+            definition.approval = policy.clone();
+        }
+    }
+    let catalogue = catalogue_bytes(&definitions);
     let prompt = agent.instructions.as_bytes().into();
     let prompt = attachments.put_attachment(prompt).await.map_err(unstored)?;
     let tools = attachments.put_attachment(catalogue.into()).await;

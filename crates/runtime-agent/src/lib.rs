@@ -19,7 +19,9 @@
 //! assert_eq!(&*agent.instructions, "Be brief.");
 //! ```
 
+mod abandon;
 mod agent;
+mod compaction;
 mod driver;
 mod environment;
 mod live;
@@ -28,8 +30,10 @@ mod output;
 mod projector;
 mod tool_call;
 
+pub use abandon::{Farewell, cancel_calls};
 pub use agent::{Agent, AgentBuilder};
-pub use driver::{TurnRun, drive_turn};
+pub use compaction::{CompactionRequest, Compactor, SummaryCompactor};
+pub use driver::{InputQueue, TurnRun, drive_turn};
 pub use live::{LiveSink, TurnDelta, Unwatched};
 pub use output::ToolOutputLimits;
 pub use projector::TurnProjector;

@@ -1,8 +1,11 @@
 //! One attempt of a model call.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use runtime_core::{
-    Classified, EffectOutput, ErrorClass, ExecutionScope, FinishReason, LlmResponse, ModelRequest,
-    ReplayKey, WireError,
+    Classified, Clock, EffectOutput, ErrorClass, ExecutionScope, FinishReason, LlmResponse,
+    ModelRequest, ReplayKey, WireError,
 };
 use runtime_effects::{Applied, AttemptContext, ExecutorError};
 use runtime_model::{Model, ModelError, collect};
@@ -15,10 +18,40 @@ use crate::{LiveSink, TurnDelta};
 pub(crate) struct Watched<'run> {
     pub(crate) scope: &'run ExecutionScope,
     pub(crate) live: &'run dyn LiveSink,
+    pub(crate) clock: &'run dyn Clock,
+    pub(crate) stopwatch: &'run Stopwatch,
+    /// Whether spans carry what is said.
+    pub(crate) content: bool,
+}
+
+/// Measures how long a turn runs between two model answers; parked time is left out.
+#[derive(Debug)]
+pub(crate) struct Stopwatch(Mutex<Duration>);
+
+impl Stopwatch {
+    pub(crate) fn start(clock: &dyn Clock) -> Self {
+        Self(Mutex::new(clock.monotonic()))
+    }
+
+    /// Leaves out the time since then.
+    pub(crate) fn leave_out(&self, since: Duration, clock: &dyn Clock) {
+        let waited = clock.monotonic().saturating_sub(since);
+        let mut from = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *from = from.saturating_add(waited);
+    }
+
+    /// Returns the milliseconds since the last lap.
+    fn lap_ms(&self, clock: &dyn Clock) -> u64 {
+        let now = clock.monotonic();
+        let mut from = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lap = now.saturating_sub(*from);
+        *from = now;
+        u64::try_from(lap.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 pub(crate) async fn attempt(
-    model: &dyn Model,
+    model: &Arc<dyn Model>,
     watched: Watched<'_>,
     call: ReplayKey,
     request: ModelRequest,
@@ -34,13 +67,23 @@ pub(crate) async fn attempt(
         gen_ai.response.finish_reasons = field::Empty,
         gen_ai.usage.input_tokens = field::Empty,
         gen_ai.usage.output_tokens = field::Empty,
+        gen_ai.usage.cache_read.input_tokens = field::Empty,
+        gen_ai.input.messages = field::Empty,
+        gen_ai.output.messages = field::Empty,
         attempt = context.attempt,
-        error.r#type = field::Empty,
+        error.type = field::Empty,
     );
-    let answer = answer(model, watched, call, request, context.attempt);
+    if watched.content {
+        let messages: Vec<_> = request.messages.iter().map(|message| &**message).collect();
+        let messages = serde_json::to_string(&messages).unwrap_or_default();
+        span.record("gen_ai.input.messages", messages);
+    }
+    let answer = answer(&**model, watched, call, request, context.attempt);
     match answer.instrument(span.clone()).await {
-        Ok(response) => {
-            tell(&span, &response);
+        Ok(mut response) => {
+            tell(&span, &response, watched.content);
+            response.ended = Some(watched.clock.now());
+            response.running_ms = watched.stopwatch.lap_ms(watched.clock);
             Ok(EffectOutput::LlmCall(response))
         }
         Err(error) => {
@@ -100,11 +143,16 @@ fn named(error: &ModelError, attempt: u32) -> WireError {
     wire
 }
 
-fn tell(span: &Span, response: &LlmResponse) {
+fn tell(span: &Span, response: &LlmResponse, content: bool) {
+    if content {
+        let message = serde_json::to_string(&[&response.message]).unwrap_or_default();
+        span.record("gen_ai.output.messages", message);
+    }
     span.record("gen_ai.usage.input_tokens", response.usage.input_tokens);
     span.record("gen_ai.usage.output_tokens", response.usage.output_tokens);
-    span.record(
-        "gen_ai.response.finish_reasons",
-        field::debug(&response.reason),
-    );
+    let cached = response.usage.cached_input_tokens;
+    span.record("gen_ai.usage.cache_read.input_tokens", cached);
+    // The conventions want a list; a field of a span holds its text.
+    let reasons = serde_json::to_string(&[response.reason]).unwrap_or_default();
+    span.record("gen_ai.response.finish_reasons", reasons);
 }

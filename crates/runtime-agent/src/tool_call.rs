@@ -1,12 +1,17 @@
 //! One attempt of a tool call.
 
+use std::sync::Arc;
+
 use runtime_core::{
-    CallId, Classified, Clock, ContentPart, Continuation, EffectOutput, ExecutionScope, Resolution,
-    ToolCallOutput, ToolResult,
+    CallId, Classified, Clock, ContentPart, Continuation, EffectOutput, ExecutionScope,
+    PendingCall, Reserve, Resolution, Spent, ToolCallOutput, ToolDefinition, ToolResult,
+    check_schema,
 };
 use runtime_effects::{Applied, AttemptContext, ExecutorError};
 use runtime_store::AttachmentStore;
-use runtime_tools::{Resumption, ToolContext, ToolError, ToolOutput};
+use runtime_tools::{
+    CompletionKeys, Delegates, Pending, Resumption, ToolContext, ToolError, ToolOutput,
+};
 use serde_json::Value;
 use tracing::{Instrument, field};
 
@@ -25,82 +30,142 @@ pub(crate) struct Bench<'run> {
     pub(crate) attachments: &'run dyn AttachmentStore,
     pub(crate) clock: &'run dyn Clock,
     pub(crate) limits: ToolOutputLimits,
+    pub(crate) completions: Option<&'run Arc<dyn CompletionKeys>>,
+    pub(crate) delegates: Option<&'run Arc<dyn Delegates>>,
+    /// Whether spans carry arguments and results.
+    pub(crate) content: bool,
 }
 
-/// What is run of a call.
-#[derive(Clone)]
-pub(crate) enum Call {
-    /// The call itself, with these arguments.
-    First(Value),
-    /// A parked call goes on.
-    Resumed(Resumption),
-}
-
-impl Call {
-    pub(crate) fn new(arguments: Value, resumption: Option<(Continuation, Resolution)>) -> Self {
-        match resumption {
-            None => Self::First(arguments),
-            Some((continuation, resolution)) => Self::Resumed(Resumption {
-                arguments,
-                state: continuation.state,
-                resolution,
-            }),
-        }
-    }
+/// A call of a tool, or the going on of one.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) id: CallId,
+    pub(crate) name: String,
+    pub(crate) arguments: Value,
+    pub(crate) edited: bool,
+    pub(crate) definition: Arc<ToolDefinition>,
+    pub(crate) resumption: Option<(Continuation, Resolution)>,
+    pub(crate) budget: Reserve,
 }
 
 pub(crate) async fn attempt(
     bench: Bench<'_>,
-    call: CallId,
-    name: String,
-    work: Call,
+    call: Call,
     context: AttemptContext,
 ) -> Result<EffectOutput, ExecutorError> {
     let span = tracing::info_span!(
         "execute_tool",
-        otel.name = format!("execute_tool {name}"),
+        otel.name = format!("execute_tool {}", call.name),
         gen_ai.operation.name = "execute_tool",
-        gen_ai.tool.name = name,
-        gen_ai.tool.call.id = call.as_str(),
+        gen_ai.tool.name = call.name,
+        gen_ai.tool.call.id = call.id.as_str(),
+        gen_ai.tool.type = "function",
+        gen_ai.tool.call.arguments = field::Empty,
+        gen_ai.tool.call.result = field::Empty,
         attempt = context.attempt,
-        error.r#type = field::Empty,
+        error.type = field::Empty,
     );
-    let ran = run(bench, &call, &name, work, context);
-    match ran.instrument(span.clone()).await {
-        Ok(ToolOutput::Finished { content, is_error }) => {
-            if is_error {
-                span.record("error.type", "tool_error");
+    if bench.content {
+        span.record("gen_ai.tool.call.arguments", call.arguments.to_string());
+    }
+    match run(bench, &call, context).instrument(span.clone()).await {
+        Ok(output) => {
+            if bench.content {
+                span.record("gen_ai.tool.call.result", field::debug(&output));
             }
-            let content = resolvable(bench, content).await;
-            let content = spill(bench, content).await;
-            let result = ToolResult {
-                call,
-                content,
-                is_error,
-            };
-            Ok(EffectOutput::ToolCall(ToolCallOutput::Finished { result }))
+            recorded(bench, call, output, &span).await
         }
-        Ok(ToolOutput::Pending { deadline }) => {
-            let deadline = deadline.map(|deadline| bench.clock.now().after(deadline));
-            Ok(EffectOutput::ToolCall(ToolCallOutput::Pending { deadline }))
-        }
-        Ok(ToolOutput::Parked {
-            deadline,
-            continuation,
-        }) => Ok(EffectOutput::ToolCall(ToolCallOutput::Parked {
-            deadline: deadline.map(|deadline| bench.clock.now().after(deadline)),
-            continuation,
-        })),
-        Ok(_) => Err(failed(&ToolError::Failed {
-            tool: name,
-            reason: "its output is of a kind that this version does not know".to_owned(),
-            details: None,
-        })),
         Err(error) => {
             span.record("error.type", error.code());
             Err(failed(&error))
         }
     }
+}
+
+async fn recorded(
+    bench: Bench<'_>,
+    call: Call,
+    output: ToolOutput,
+    span: &tracing::Span,
+) -> Result<EffectOutput, ExecutorError> {
+    let (content, is_error, spent) = match output {
+        ToolOutput::Finished { content, is_error } => (content, is_error, None),
+        ToolOutput::FinishedSpending {
+            content,
+            is_error,
+            spent,
+        } => (content, is_error, Some(spent)),
+        ToolOutput::Parked {
+            deadline,
+            continuation,
+        } => {
+            let deadline = deadline.map(|deadline| bench.clock.now().after(deadline));
+            return Ok(EffectOutput::ToolCall(ToolCallOutput::Parked {
+                deadline,
+                continuation,
+            }));
+        }
+        ToolOutput::Pending(pending) => {
+            let pending = recorded_pending(bench.clock, call.budget, pending);
+            return Ok(EffectOutput::ToolCall(ToolCallOutput::Pending(pending)));
+        }
+        _ => {
+            return Err(failed(&ToolError::Failed {
+                tool: call.name,
+                reason: "its output is of a kind that this version does not know".to_owned(),
+                details: None,
+            }));
+        }
+    };
+    if is_error {
+        span.record("error.type", "tool_error");
+    }
+    Ok(EffectOutput::ToolCall(
+        finished(bench, call.id, content, is_error, spent).await,
+    ))
+}
+
+async fn finished(
+    bench: Bench<'_>,
+    call: CallId,
+    content: Vec<ContentPart>,
+    is_error: bool,
+    spent: Option<Spent>,
+) -> ToolCallOutput {
+    let content = resolvable(bench, content).await;
+    let content = spill(bench, content).await;
+    let result = ToolResult {
+        call,
+        content,
+        is_error,
+    };
+    ToolCallOutput::Finished { result, spent }
+}
+
+/// Times become absolute, and nothing is set aside that is not there.
+fn recorded_pending(clock: &dyn Clock, budget: Reserve, pending: Pending) -> PendingCall {
+    let now = clock.now();
+    let within = |asked: Option<u64>, left: Option<u64>| match (asked, left) {
+        (Some(asked), Some(left)) => Some(asked.min(left)),
+        (asked, _) => asked,
+    };
+    PendingCall {
+        deadline: pending.deadline.map(|deadline| now.after(deadline)),
+        on_timeout: pending.on_timeout,
+        on_cancel: pending.on_cancel,
+        question: pending.question,
+        handle: pending.handle,
+        reports: pending.reports,
+        reserve: Reserve {
+            tokens: within(pending.reserve.tokens, budget.tokens),
+            cost: within(pending.reserve.cost, budget.cost),
+        },
+    }
+}
+
+/// The attempt of a call that a rule of the host forbids.
+pub(crate) fn denied(tool: String) -> ExecutorError {
+    failed(&ToolError::Denied { tool })
 }
 
 /// The attempt of a call that names no tool of the turn.
@@ -110,23 +175,42 @@ pub(crate) fn unknown(tool: String) -> ExecutorError {
 
 async fn run(
     bench: Bench<'_>,
-    call: &CallId,
-    name: &str,
-    work: Call,
+    call: &Call,
     context: AttemptContext,
 ) -> Result<ToolOutput, ToolError> {
-    let tool = bench.tools.tool(name).await?;
+    if call.edited {
+        // The model's own arguments are for the tool to judge; a person's are checked before
+        // anything happens, whatever the tool accepts.
+        check_schema(&call.definition.input_schema, &call.arguments).map_err(|violation| {
+            ToolError::InvalidArguments {
+                tool: call.name.clone(),
+                reason: format!("as a person edited them: {violation}"),
+            }
+        })?;
+    }
+    let tool = bench.tools.tool(&call.name).await?;
     let context = ToolContext {
         scope: bench.scope.clone(),
-        call: call.clone(),
+        call: call.id.clone(),
         idempotency_key: context.idempotency_key,
         attempt: context.attempt,
         fencing_token: context.fencing_token,
         deadline: context.deadline,
+        completions: bench.completions.cloned(),
+        delegates: bench.delegates.cloned(),
+        budget: call.budget,
     };
-    match work {
-        Call::First(arguments) => tool.call(arguments, context).await,
-        Call::Resumed(resumption) => tool.resume(resumption, context).await,
+    let arguments = call.arguments.clone();
+    match call.resumption.clone() {
+        None => tool.call(arguments, context).await,
+        Some((continuation, resolution)) => {
+            let resumption = Resumption {
+                arguments,
+                state: continuation.state,
+                resolution,
+            };
+            tool.resume(resumption, context).await
+        }
     }
 }
 

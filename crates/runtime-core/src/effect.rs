@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     CallId, CanonicalEncoder, Classified, ContentPart, Digest, ErrorClass, ExecutionScope,
     FinishReason, Message, ProcessAnswer, ProcessCommand, ProcessId, ProcessOutcome, Timestamp,
-    ToolResult, Usage, WireError,
+    ToolResult, TurnId, Usage, WireError,
 };
 
 /// The largest envelope, in bytes of JSON; larger values enter by digest (E3).
@@ -37,6 +37,8 @@ pub enum EffectKind {
     DurableStep,
     /// An operation on a process: start, list, transfer, delete-session, await, cancel, signal.
     Process,
+    /// Looking for queued inputs that join a running turn before it completes.
+    TurnCheckpoint,
 }
 
 impl EffectKind {
@@ -51,6 +53,7 @@ impl EffectKind {
             Self::Sleep => "sleep",
             Self::DurableStep => "durable_step",
             Self::Process => "process",
+            Self::TurnCheckpoint => "turn_checkpoint",
         }
     }
 }
@@ -314,6 +317,8 @@ pub enum EffectCommand {
         /// What.
         command: ProcessCommand,
     },
+    /// Look for queued inputs and injected messages that join the turn.
+    TurnCheckpoint,
 }
 
 impl EffectCommand {
@@ -328,6 +333,7 @@ impl EffectCommand {
             Self::Sleep { .. } => EffectKind::Sleep,
             Self::DurableStep { .. } => EffectKind::DurableStep,
             Self::Process { .. } => EffectKind::Process,
+            Self::TurnCheckpoint => EffectKind::TurnCheckpoint,
         }
     }
 
@@ -337,7 +343,7 @@ impl EffectCommand {
             Self::ToolCall(call) => call.tool.trim().is_empty(),
             Self::SyncExecutionEnvironment { model } => model.trim().is_empty(),
             Self::AwaitEvent { sources } => sources.is_empty(),
-            Self::Sleep { .. } | Self::Process { .. } => false,
+            Self::Sleep { .. } | Self::Process { .. } | Self::TurnCheckpoint => false,
             Self::DurableStep { name, .. } => name.trim().is_empty(),
         }
     }
@@ -596,6 +602,13 @@ pub struct LlmResponse {
     /// Whether text was streamed to watchers while it came.
     #[serde(default)]
     pub text_streamed: bool,
+    /// When it ended; expiries count from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// How long its turn has run since the model answer before, in milliseconds: tool calls and
+    /// failed attempts included, parked time excluded.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub running_ms: u64,
 }
 
 /// What a tool call gave.
@@ -607,13 +620,12 @@ pub enum ToolCallOutput {
     Finished {
         /// As the model sees it.
         result: ToolResult,
+        /// What the call spent of the budgets of its turn, such as a sub-agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spent: Option<Spent>,
     },
     /// It will be completed from outside, through its promise.
-    Pending {
-        /// When waiting for it ends, if ever.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        deadline: Option<Timestamp>,
-    },
+    Pending(PendingCall),
     /// It goes on once its wait has ended, whichever way that was: the tool is then given the end
     /// of the wait and its own continuation.
     Parked {
@@ -623,6 +635,108 @@ pub enum ToolCallOutput {
         /// What the tool goes on with.
         continuation: Continuation,
     },
+}
+
+/// A call that is completed from outside, as it is recorded (T5).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PendingCall {
+    /// When waiting for it ends, if ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// What the turn does then.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_timeout: OnTimeout,
+    /// What becomes of the outside work when nobody waits for it any more.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_cancel: OnCancel,
+    /// What somebody outside is asked, for those who list what waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// What the tool is told again when it is cancelled, such as the id of a job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handle: Option<Value>,
+    /// The value of the resolution is a [`CallReport`], not the result itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reports: bool,
+    /// What is set aside of the turn's budgets until the call ends.
+    #[serde(skip_serializing_if = "is_default")]
+    pub reserve: Reserve,
+}
+
+/// How a call ended that says what it spent: such as that of a sub-agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CallReport {
+    /// What the model reads.
+    pub text: String,
+    /// It failed; the text says how.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_error: bool,
+    /// What it spent of the budgets of its turn.
+    pub spent: Spent,
+}
+
+/// What was spent, or may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Spent {
+    /// Tokens.
+    pub usage: Usage,
+    /// In millionths of the currency of the host's price table.
+    pub cost: u64,
+}
+
+impl Spent {
+    /// Returns the sum of both; saturates.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            usage: self.usage.plus(other.usage),
+            cost: self.cost.saturating_add(other.cost),
+        }
+    }
+}
+
+/// A part of a turn's budgets that is set aside for a call, such as a sub-agent, until the call
+/// ends and says what it spent (T1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reserve {
+    /// Tokens; none is without a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Cost, in millionths; none is without a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u64>,
+}
+
+/// What a turn does when a call was not completed in time (T5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OnTimeout {
+    /// The model reads an error as the result.
+    #[default]
+    ErrorResult,
+    /// The turn fails.
+    FailTurn,
+}
+
+/// What becomes of outside work when its turn ends without it (T5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OnCancel {
+    /// The tool is told, so that it can stop the work.
+    #[default]
+    Signal,
+    /// It goes on, unheard.
+    Leave,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What a parked tool call goes on with, in this process or a later one.
@@ -720,6 +834,22 @@ pub enum EffectOutput {
     },
     /// Of an operation on a process.
     Process(ProcessAnswer),
+    /// Of a checkpoint.
+    TurnCheckpoint {
+        /// What joins the turn, in this order.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        joined: Vec<JoinedMessage>,
+    },
+}
+
+/// A message that joins a running turn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JoinedMessage {
+    /// The message.
+    pub message: Message,
+    /// The turn that a queued input would have caused; it ends with the turn that took it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<TurnId>,
 }
 
 impl EffectOutput {
@@ -734,6 +864,7 @@ impl EffectOutput {
             Self::Sleep { .. } => EffectKind::Sleep,
             Self::DurableStep { .. } => EffectKind::DurableStep,
             Self::Process(_) => EffectKind::Process,
+            Self::TurnCheckpoint { .. } => EffectKind::TurnCheckpoint,
         }
     }
 
@@ -751,7 +882,7 @@ impl EffectOutput {
         match self {
             Self::SyncExecutionEnvironment { prompt, tools, .. } => vec![*prompt, *tools],
             Self::LlmCall(response) => named(&response.message.content),
-            Self::ToolCall(ToolCallOutput::Finished { result }) => named(&result.content),
+            Self::ToolCall(ToolCallOutput::Finished { result, .. }) => named(&result.content),
             _ => Vec::new(),
         }
     }

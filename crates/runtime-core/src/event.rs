@@ -99,6 +99,10 @@ event_kinds! {
     WaitStarted => "wait_started",
     /// A wait ended; carries what it saw.
     WaitEnded => "wait_ended",
+    /// A checkpoint of a turn ended; carries which queued inputs and messages joined it.
+    InputsJoined => "inputs_joined",
+    /// A summary stands for the beginning of a conversation; carries it.
+    ContextCompacted => "context_compacted",
     /// A promise was resolved.
     PromiseResolved => "promise_resolved",
     /// A promise's owner was revoked.

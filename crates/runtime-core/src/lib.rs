@@ -27,6 +27,7 @@ mod id;
 mod message;
 mod model;
 mod process;
+mod schema;
 mod scope;
 mod secret;
 mod tier;
@@ -34,10 +35,10 @@ mod tool;
 
 pub use clock::{Clock, Random, Sleep, Timestamp};
 pub use effect::{
-    Continuation, ENVELOPE_BYTES_MAX, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome,
-    EffectOutput, EnvelopeError, LlmCall, LlmResponse, QUESTION_BYTES_MAX, ReplayKey, Resolution,
-    RetryPolicy, SourceReport, ToolCallCommand, ToolCallOutput, WaitIdentity, WaitOutput,
-    WaitSource,
+    CallReport, Continuation, ENVELOPE_BYTES_MAX, EffectCommand, EffectEnvelope, EffectKind,
+    EffectOutcome, EffectOutput, EnvelopeError, JoinedMessage, LlmCall, LlmResponse, OnCancel,
+    OnTimeout, PendingCall, QUESTION_BYTES_MAX, ReplayKey, Reserve, Resolution, RetryPolicy,
+    SourceReport, Spent, ToolCallCommand, ToolCallOutput, WaitIdentity, WaitOutput, WaitSource,
 };
 pub use encoding::{CanonicalEncoder, Digest, ENCODING_VERSION};
 pub use error::{Classified, ErrorClass, RETRY_AFTER_MS, WireError};
@@ -52,7 +53,11 @@ pub use process::{
     ProcessAnswer, ProcessCommand, ProcessEventType, ProcessInput, ProcessListing, ProcessOutcome,
     ProcessRegistration, ProcessStatus, RecoveryDisposition, SessionDeletion, Trigger,
 };
+pub use schema::{SchemaViolation, check_schema};
 pub use scope::ExecutionScope;
 pub use secret::Secret;
 pub use tier::Tier;
-pub use tool::{ApprovalPolicy, ToolCall, ToolDefinition, ToolHints, ToolResult};
+pub use tool::{
+    ApprovalNeed, ApprovalPolicy, ApprovalRule, ArgumentTest, ToolCall, ToolDefinition, ToolHints,
+    ToolResult,
+};

@@ -20,6 +20,10 @@ pub struct ModelRequest {
     pub tools: Arc<[ToolDefinition]>,
     /// The same for every attempt of one call: the provider may use it to pay once.
     pub idempotency_key: String,
+    /// The JSON schema that the last answer must fit, if any; a provider without structured
+    /// output may leave it out, the turn checks the answer itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Arc<serde_json::Value>>,
 }
 
 /// Why a model stopped.

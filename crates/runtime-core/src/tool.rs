@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{CallId, CanonicalEncoder, ContentPart, Digest};
 
 /// Whether a person is asked before a call runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ApprovalPolicy {
@@ -17,6 +17,86 @@ pub enum ApprovalPolicy {
     Always,
     /// Never ask.
     Never,
+    /// The first rule that fits the arguments of the call decides; if none does, as
+    /// [`ByDeclaration`](Self::ByDeclaration).
+    ByRules(Vec<ApprovalRule>),
+}
+
+/// What happens to a call before it runs (T3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApprovalNeed {
+    /// It runs.
+    Run,
+    /// A person is asked.
+    Ask,
+    /// It does not run; the model is told.
+    Deny,
+}
+
+/// One rule over the arguments of a call. It is data, recorded with the catalogue of a turn: the
+/// same call gets the same answer after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ApprovalRule {
+    /// A JSON pointer to the argument that is looked at, such as `/path`; empty for all of them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub argument: String,
+    /// What it must be for the rule to fit.
+    pub when: ArgumentTest,
+    /// What then happens.
+    pub then: ApprovalNeed,
+}
+
+/// A test of one argument. A text is looked at as it is, any other value as its JSON; an argument
+/// that is not there fits only [`Absent`](Self::Absent) and [`Any`](Self::Any).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ArgumentTest {
+    /// Always fits.
+    Any,
+    /// It is not there.
+    Absent,
+    /// It is this.
+    Is(String),
+    /// It begins with this.
+    StartsWith(String),
+    /// It contains this.
+    Contains(String),
+    /// It is a number, at most this.
+    AtMost(i64),
+}
+
+impl ApprovalRule {
+    /// Makes a rule.
+    #[must_use]
+    pub fn new(argument: impl Into<String>, when: ArgumentTest, then: ApprovalNeed) -> Self {
+        Self {
+            argument: argument.into(),
+            when,
+            then,
+        }
+    }
+
+    fn fits(&self, arguments: &Value) -> bool {
+        let Some(argument) = arguments.pointer(&self.argument) else {
+            return matches!(self.when, ArgumentTest::Any | ArgumentTest::Absent);
+        };
+        let text = || match argument {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        match &self.when {
+            ArgumentTest::Any => true,
+            ArgumentTest::Absent => false,
+            ArgumentTest::Is(wanted) => text() == *wanted,
+            ArgumentTest::StartsWith(wanted) => text().starts_with(wanted),
+            ArgumentTest::Contains(wanted) => text().contains(wanted),
+            ArgumentTest::AtMost(most) => argument
+                .as_f64()
+                .is_some_and(|number| number <= *most as f64),
+        }
+    }
 }
 
 /// What is declared of a tool's behaviour. Absent means the cautious answer.
@@ -63,14 +143,42 @@ pub struct ToolDefinition {
 }
 
 impl ToolDefinition {
-    /// Says whether a call must be approved before it runs (T3).
+    /// Says whether a person may be asked before a call runs (T3); by rules it depends on the
+    /// arguments, see [`approval_of`](Self::approval_of).
     #[must_use]
-    pub const fn needs_approval(&self) -> bool {
-        match self.approval {
+    pub fn needs_approval(&self) -> bool {
+        match &self.approval {
             ApprovalPolicy::Always => true,
             ApprovalPolicy::Never => false,
-            ApprovalPolicy::ByDeclaration => !(self.hints.read_only && self.hints.trusted),
+            ApprovalPolicy::ByDeclaration => !self.is_trusted_reader(),
+            ApprovalPolicy::ByRules(rules) => {
+                !self.is_trusted_reader() || rules.iter().any(|rule| rule.then != ApprovalNeed::Run)
+            }
         }
+    }
+
+    /// Says what happens to a call with these arguments before it runs (T3).
+    #[must_use]
+    pub fn approval_of(&self, arguments: &Value) -> ApprovalNeed {
+        let ask = match &self.approval {
+            ApprovalPolicy::Always => true,
+            ApprovalPolicy::Never => false,
+            ApprovalPolicy::ByDeclaration => !self.is_trusted_reader(),
+            ApprovalPolicy::ByRules(rules) => {
+                match rules.iter().find(|rule| rule.fits(arguments)) {
+                    Some(rule) => return rule.then,
+                    None => !self.is_trusted_reader(),
+                }
+            }
+        };
+        match ask {
+            true => ApprovalNeed::Ask,
+            false => ApprovalNeed::Run,
+        }
+    }
+
+    const fn is_trusted_reader(&self) -> bool {
+        self.hints.read_only && self.hints.trusted
     }
 
     /// Says whether a call may run again after a crash (E7): declared so by somebody trusted.

@@ -29,6 +29,7 @@
 //!     messages: vec![Arc::new(Message::text(Role::User, "Oslo"))],
 //!     tools: Arc::from([]),
 //!     idempotency_key: "turn-1/call-1".to_owned(),
+//!     output_schema: None,
 //! };
 //! let stream = model.stream(request).await?;
 //! let answer = runtime_model::collect(stream, || unreachable!("it ends"), |_| ()).await?;

@@ -142,6 +142,8 @@ impl Answer {
                     reason,
                     usage: self.usage,
                     text_streamed: self.text_streamed,
+                    ended: None,
+                    running_ms: 0,
                 });
             }
             // Argument deltas are for display; the whole call follows. Later kinds add nothing

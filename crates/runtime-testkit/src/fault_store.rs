@@ -50,9 +50,26 @@ pub struct FaultStore {
     reads: AtomicUsize,
 }
 
+/// A fault at a commit that is known by what it says.
+struct Planned {
+    fits: Box<dyn Fn(&Commit) -> bool + Send + Sync>,
+    left: usize,
+    fault: Fault,
+}
+
+impl std::fmt::Debug for Planned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Planned")
+            .field("left", &self.left)
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Script {
     faults: BTreeMap<usize, Fault>,
+    planned: Option<Planned>,
     record: Vec<RecordedCommit>,
     crashed: bool,
 }
@@ -71,6 +88,20 @@ impl FaultStore {
     /// Lets the `number`-th commit from the wrapping on, the first being 1, go wrong.
     pub fn fault_at(&self, number: usize, fault: Fault) {
         self.script().faults.insert(number, fault);
+    }
+
+    /// Lets the `occurrence`-th commit that fits, the first being 1, go wrong.
+    pub fn fault_when(
+        &self,
+        fits: impl Fn(&Commit) -> bool + Send + Sync + 'static,
+        occurrence: usize,
+        fault: Fault,
+    ) {
+        self.script().planned = Some(Planned {
+            fits: Box::new(fits),
+            left: occurrence,
+            fault,
+        });
     }
 
     /// Lets the process die now, between two commits.
@@ -122,7 +153,16 @@ impl FaultStore {
             });
         }
         let index = script.record.len();
-        let fault = script.faults.get(&(index + 1)).copied();
+        let mut fault = script.faults.get(&(index + 1)).copied();
+        if let Some(planned) = &mut script.planned
+            && (planned.fits)(commit)
+        {
+            planned.left = planned.left.saturating_sub(1);
+            if planned.left == 0 {
+                fault = Some(planned.fault);
+                script.planned = None;
+            }
+        }
         script.record.push(RecordedCommit {
             commit: commit.clone(),
             fault,

@@ -24,6 +24,12 @@ pub enum ToolError {
         /// The name asked for.
         tool: String,
     },
+    /// A rule of the host forbids the call. It did not run.
+    #[error("a rule of the host forbids this call of {tool}")]
+    Denied {
+        /// The tool.
+        tool: String,
+    },
     /// It could not be reached. It did not run.
     #[error("{tool} is unavailable: {reason}")]
     Unavailable {
@@ -64,7 +70,10 @@ impl ToolError {
     pub const fn did_not_run(&self) -> bool {
         matches!(
             self,
-            Self::InvalidArguments { .. } | Self::NotFound { .. } | Self::Unavailable { .. }
+            Self::InvalidArguments { .. }
+                | Self::NotFound { .. }
+                | Self::Denied { .. }
+                | Self::Unavailable { .. }
         )
     }
 }
@@ -74,6 +83,7 @@ impl Classified for ToolError {
         match self {
             Self::InvalidArguments { .. } => "tool_invalid_arguments",
             Self::NotFound { .. } => "tool_not_found",
+            Self::Denied { .. } => "tool_denied_by_rule",
             Self::Unavailable { .. } => "tool_unavailable",
             Self::TimedOut { .. } => "tool_timed_out",
             Self::Indeterminate { .. } => "tool_indeterminate",
@@ -85,6 +95,7 @@ impl Classified for ToolError {
         match self {
             Self::InvalidArguments { .. } => ErrorClass::Invalid,
             Self::NotFound { .. } => ErrorClass::NotFound,
+            Self::Denied { .. } => ErrorClass::Terminal,
             Self::Unavailable { .. } => ErrorClass::Unavailable,
             Self::TimedOut { .. } => ErrorClass::TimedOut,
             Self::Indeterminate { .. } => ErrorClass::Indeterminate,

@@ -234,7 +234,7 @@ impl FunctionTool {
 
     /// Sets whether a person is asked first.
     #[must_use]
-    pub const fn approval(mut self, policy: ApprovalPolicy) -> Self {
+    pub fn approval(mut self, policy: ApprovalPolicy) -> Self {
         self.definition.approval = policy;
         self
     }

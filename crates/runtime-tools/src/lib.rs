@@ -1,6 +1,6 @@
 //! The contract of a tool: a definition that a model and a person see, and a call.
 //!
-//! [`Tool`] is one callable thing, [`ToolSource`] a changing set of them (a tool server),
+//! [`Tool`] is one callable thing, [`SubAgentTool`] one that another agent answers, [`ToolSource`] a changing set of them (a tool server),
 //! [`Toolbox`] the fixed catalogue of one turn. Typed Rust functions become tools by
 //! `FunctionTool` (feature `schemars`). A tool may answer later: [`ToolOutput::Pending`] leaves the
 //! result to whoever holds the promise of the call, [`ToolOutput::Parked`] lets the tool itself go
@@ -48,14 +48,17 @@
 //! assert!(toolbox.tool("echo").is_some_and(|tool| tool.definition().needs_approval()));
 //! ```
 
+mod delegate;
 mod error;
 #[cfg(feature = "schemars")]
 mod function;
 mod tool;
 
+pub use delegate::{Delegates, Delegation, SubAgentTool};
 pub use error::ToolError;
 #[cfg(feature = "schemars")]
 pub use function::{FunctionError, FunctionTool, IntoToolOutput};
 pub use tool::{
-    Resumption, SourceDiagnostic, SourceListing, Tool, ToolContext, ToolOutput, ToolSource, Toolbox,
+    CompletionKeys, Pending, Resumption, SourceDiagnostic, SourceListing, Tool, ToolContext,
+    ToolOutput, ToolSource, Toolbox,
 };

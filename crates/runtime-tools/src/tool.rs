@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use runtime_core::{
-    CallId, ContentPart, Continuation, ExecutionScope, Resolution, Timestamp, ToolDefinition,
-    WireError,
+    CallId, ContentPart, Continuation, ExecutionScope, OnCancel, OnTimeout, Reserve, Resolution,
+    Spent, Timestamp, ToolDefinition, WireError,
 };
 use serde_json::Value;
 
-use crate::ToolError;
+use crate::{Delegates, ToolError};
 
 /// What a call is told besides its arguments.
 #[derive(Debug, Clone)]
@@ -29,6 +29,74 @@ pub struct ToolContext {
     pub fencing_token: u64,
     /// When the attempt is given up.
     pub deadline: Timestamp,
+    /// Who makes the key by which the call can be completed from outside; none where nobody can.
+    pub completions: Option<Arc<dyn CompletionKeys>>,
+    /// Who starts sub-agents; none where nobody can.
+    pub delegates: Option<Arc<dyn Delegates>>,
+    /// What is left of the turn's budgets for this call, shared evenly with the calls beside it.
+    pub budget: Reserve,
+}
+
+impl ToolContext {
+    /// Returns the key by which somebody outside completes this call, once the tool has answered
+    /// [`ToolOutput::Pending`]: URL-safe text, a secret of whoever may complete it. It is the same
+    /// on every attempt. A completion that comes before the tool has answered is kept.
+    ///
+    /// # Errors
+    /// [`ToolError::Unavailable`]: calls cannot be completed from outside here, or the key cannot
+    /// be made now.
+    pub async fn completion_key(&self) -> Result<String, ToolError> {
+        let unavailable = |reason: String| ToolError::Unavailable {
+            tool: self.call.to_string(),
+            reason,
+        };
+        let Some(completions) = &self.completions else {
+            let reason = "calls cannot be completed from outside here".to_owned();
+            return Err(unavailable(reason));
+        };
+        let key = completions.completion_key(&self.scope, &self.call).await;
+        key.map_err(|error| unavailable(format!("{}: {}", error.code, error.message)))
+    }
+}
+
+/// Makes the keys by which calls are completed from outside (E10). The runtime gives one to every
+/// call, over the durable promises of the turn.
+#[async_trait]
+pub trait CompletionKeys: fmt::Debug + Send + Sync + 'static {
+    /// Returns the key of a call.
+    ///
+    /// # Errors
+    /// The error of the promises, with its class.
+    async fn completion_key(
+        &self,
+        scope: &ExecutionScope,
+        call: &CallId,
+    ) -> Result<String, WireError>;
+}
+
+/// How a call is waited for that is completed from outside (T5).
+///
+/// What it says is recorded with the call, so a restart changes nothing of it; its times count
+/// from the end of the call.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Pending {
+    /// How long to wait for it; for ever without.
+    pub deadline: Option<Duration>,
+    /// What the turn does then; otherwise the model reads an error.
+    pub on_timeout: OnTimeout,
+    /// What becomes of the outside work when nobody waits for it any more; otherwise
+    /// [`Tool::cancel`] is called.
+    pub on_cancel: OnCancel,
+    /// What somebody outside is asked, for people; shown in the list of what waits.
+    pub question: Option<String>,
+    /// What the tool wants to be told when it is cancelled, such as the id of a job.
+    pub handle: Option<Value>,
+    /// The value of the resolution is a [`CallReport`](runtime_core::CallReport), not the result
+    /// itself.
+    pub reports: bool,
+    /// What is set aside of the turn's budgets until the call ends: at most
+    /// [`ToolContext::budget`].
+    pub reserve: Reserve,
 }
 
 /// What a call gave.
@@ -42,11 +110,17 @@ pub enum ToolOutput {
         /// It ran and failed; the content says how.
         is_error: bool,
     },
-    /// It will be completed from outside, through the promise of this call.
-    Pending {
-        /// How long to wait for it; for ever without.
-        deadline: Option<Duration>,
+    /// It is done, and has spent something of the turn's budgets.
+    FinishedSpending {
+        /// What the model sees.
+        content: Vec<ContentPart>,
+        /// It ran and failed; the content says how.
+        is_error: bool,
+        /// What it spent.
+        spent: Spent,
     },
+    /// It will be completed from outside, through the promise of this call.
+    Pending(Pending),
     /// It goes on by [`Tool::resume`] once its wait has ended: somebody answered through the
     /// promise of this call, the deadline passed, or the promise was cancelled. The process may
     /// end and another go on in between.
@@ -123,6 +197,24 @@ pub trait Tool: fmt::Debug + Send + Sync + 'static {
             reason: "it cannot go on with a parked call".to_owned(),
             details: None,
         })
+    }
+
+    /// Tells the tool that nobody waits any more for a call that had answered
+    /// [`ToolOutput::Pending`] or [`ToolOutput::Parked`]: its turn was cancelled, or ended without it. It may be called
+    /// twice for one call, after a crash.
+    ///
+    /// # Errors
+    /// [`ToolError`]: the work could not be stopped; the end of the turn says so.
+    ///
+    /// # Cancel safety
+    /// It is given up after the deadline in `context`.
+    async fn cancel(
+        &self,
+        _arguments: Value,
+        _handle: Option<Value>,
+        _context: ToolContext,
+    ) -> Result<(), ToolError> {
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use runtime_core::{Classified, Digest, ENCODING_VERSION, EnvelopeError, ErrorClass, ReplayKey};
 
-use crate::ContextMark;
+use crate::{CompactionMark, ContextMark};
 
 /// Why a record does not make a turn. The turn has not failed by it: what was recorded, or the
 /// program that reads it, is wrong.
@@ -19,6 +19,14 @@ pub enum TurnError {
         expected: ContextMark,
         /// What was given.
         found: ContextMark,
+    },
+    /// The summary given is not the one that the turn started with.
+    #[error("summary of the history is {found:?}; the turn started with {expected:?}")]
+    SummaryMismatch {
+        /// What the start record names.
+        expected: Option<CompactionMark>,
+        /// What was given.
+        found: Option<CompactionMark>,
     },
     /// A later version of this library started the turn.
     #[error("turn is encoded with version {found}; this program knows up to {ENCODING_VERSION}")]
@@ -78,6 +86,7 @@ impl Classified for TurnError {
     fn code(&self) -> &'static str {
         match self {
             Self::HistoryMismatch { .. } => "turn_history_mismatch",
+            Self::SummaryMismatch { .. } => "turn_summary_mismatch",
             Self::EncodingVersion { .. } => "turn_encoding_version",
             Self::Envelope(_) => "turn_envelope",
             Self::UnexpectedOutcome { .. } => "turn_unexpected_outcome",

@@ -7,8 +7,7 @@
 //!
 //! Not here: running effects (`runtime-agent` drives a machine through `runtime-effects`), and
 //! clocks. Limits: [`TurnBudgets`]; one envelope of a wait names as many calls as fit in it, the
-//! rest is asked afterwards. Not yet: budgets of cost and wall time, compaction, inputs that join
-//! a running turn.
+//! rest is asked afterwards.
 //!
 //! ```
 //! use runtime_core::{Message, Role};
@@ -25,10 +24,12 @@
 //! ```
 
 mod approval;
+mod compact;
 mod end;
 mod error;
 mod guard;
 mod machine;
+mod output;
 mod progress;
 mod project;
 mod round;
@@ -36,9 +37,11 @@ mod start;
 mod transcript;
 
 pub use approval::ApprovalDecision;
-pub use end::{TurnEnd, TurnFailure};
+pub use compact::{Compacted, CompactionMark, CompactionPolicy};
+pub use end::{Account, TurnEnd, TurnFailure};
 pub use error::TurnError;
-pub use machine::{Next, Planned, TurnMachine, Work};
+pub use machine::{History, Next, Planned, TurnMachine, Work};
 pub use project::{project_outcome, project_started};
-pub use start::{ContextMark, TurnBudgets, TurnStart};
+pub use round::AbandonedCall;
+pub use start::{ContextMark, ModelPrice, TurnBudgets, TurnStart};
 pub use transcript::{Conversation, RecordedEffect, messages_of_turn};

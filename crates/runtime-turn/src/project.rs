@@ -6,6 +6,8 @@ use runtime_core::{
 };
 use serde_json::json;
 
+use crate::Compacted;
+
 /// Returns the event that carries an outcome, and further events of the same commit. The
 /// controller sets the carrier's payload: `{"identity": …, "outcome": …}`.
 #[must_use]
@@ -20,6 +22,10 @@ pub fn project_outcome(
         EffectCommand::ToolCall(_) => EventKind::ToolCallFinished,
         EffectCommand::SyncExecutionEnvironment { .. } => EventKind::EnvironmentSynced,
         EffectCommand::AwaitEvent { .. } => EventKind::WaitEnded,
+        EffectCommand::TurnCheckpoint => EventKind::InputsJoined,
+        EffectCommand::DurableStep { name, .. } if name == Compacted::STEP => {
+            EventKind::ContextCompacted
+        }
         _ => EventKind::EffectFinished,
     };
     let carrier = EventDraft::new(kind)
@@ -77,7 +83,7 @@ fn outcome_line(command: &EffectCommand, outcome: &EffectOutcome) -> String {
     };
     match output {
         EffectOutput::LlmCall(response) => answer_line(response),
-        EffectOutput::ToolCall(ToolCallOutput::Finished { result }) if result.is_error => {
+        EffectOutput::ToolCall(ToolCallOutput::Finished { result, .. }) if result.is_error => {
             format!("{} answered with an error", subject(command))
         }
         EffectOutput::ToolCall(ToolCallOutput::Parked { continuation, .. })
@@ -85,10 +91,14 @@ fn outcome_line(command: &EffectCommand, outcome: &EffectOutcome) -> String {
         {
             format!("{} asks for input", subject(command))
         }
-        EffectOutput::ToolCall(ToolCallOutput::Pending { .. } | ToolCallOutput::Parked { .. }) => {
+        EffectOutput::ToolCall(ToolCallOutput::Pending(_) | ToolCallOutput::Parked { .. }) => {
             format!("{} will answer later", subject(command))
         }
         EffectOutput::AwaitEvent(seen) => wait_line(command, seen),
+        EffectOutput::TurnCheckpoint { joined } => match joined.len() {
+            0 => "no input joins the turn".to_owned(),
+            count => format!("{count} inputs join the turn"),
+        },
         _ => format!("{} done", subject(command)),
     }
 }
@@ -132,6 +142,9 @@ fn subject(command: &EffectCommand) -> String {
         EffectCommand::ToolCall(call) => format!("tool {}", call.tool),
         EffectCommand::SyncExecutionEnvironment { .. } => "environment".to_owned(),
         EffectCommand::AwaitEvent { sources } => format!("wait for {}", tools(sources)),
+        EffectCommand::DurableStep { name, .. } if name == Compacted::STEP => {
+            "compacting the conversation".to_owned()
+        }
         EffectCommand::DurableStep { name, .. } => format!("step {name}"),
         other => other.kind().to_string(),
     }

@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 
 use runtime_core::{
-    CallId, CanonicalEncoder, ContentPart, Continuation, Digest, EffectCommand, EffectEnvelope,
-    EffectKind, EffectOutcome, EffectOutput, EnvelopeError, ExecutionScope, Message,
-    QUESTION_BYTES_MAX, ReplayKey, Resolution, Role, Timestamp, ToolCall, ToolCallCommand,
-    ToolCallOutput, ToolResult, WaitIdentity, WaitOutput, WaitSource,
+    CallId, CallReport, CanonicalEncoder, ContentPart, Continuation, Digest, EffectCommand,
+    EffectEnvelope, EffectKind, EffectOutcome, EffectOutput, EnvelopeError, ExecutionScope,
+    Message, OnCancel, OnTimeout, PendingCall, QUESTION_BYTES_MAX, ReplayKey, Resolution, Role,
+    Spent, Timestamp, ToolCall, ToolCallCommand, ToolCallOutput, ToolResult, WaitIdentity,
+    WaitOutput, WaitSource,
 };
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::TurnError;
 use crate::approval::{Ruling, ruling};
+use crate::{TurnError, TurnFailure};
 
 /// Edited arguments up to this size are told to the model in full.
 const EDIT_NOTE_BYTES_MAX: usize = 1024;
@@ -21,10 +23,12 @@ const EDIT_NOTE_BYTES_MAX: usize = 1024;
 pub(crate) enum CallState {
     /// Nothing yet, or an approval.
     Open,
-    /// The tool answers later, through its promise; with a continuation it goes on itself.
-    Pending {
+    /// The tool answers later, through its promise.
+    Pending(PendingCall),
+    /// The tool goes on itself once its wait has ended.
+    Parked {
         deadline: Option<Timestamp>,
-        continuation: Option<Continuation>,
+        continuation: Continuation,
     },
     /// The wait of a parked call has ended; the tool is to go on.
     Resumable {
@@ -47,9 +51,9 @@ pub(crate) struct Slot {
     digest: Digest,
     edited: bool,
     pub(crate) approved: bool,
-    pub(crate) state: CallState,
     /// How often the tool went on.
     resumed: u32,
+    pub(crate) state: CallState,
 }
 
 impl Slot {
@@ -60,9 +64,18 @@ impl Slot {
             call,
             edited: false,
             approved: false,
-            state: CallState::Open,
             resumed: 0,
+            state: CallState::Open,
         }
+    }
+
+    /// Says whether the next that happens to it is a call of its tool, once that is allowed.
+    pub(crate) const fn is_callable(&self) -> bool {
+        matches!(self.state, CallState::Open | CallState::Resumable { .. })
+    }
+
+    pub(crate) const fn is_edited(&self) -> bool {
+        self.edited
     }
 
     fn approval(&self) -> WaitIdentity {
@@ -97,50 +110,12 @@ impl Slot {
 
     /// What the call waits for.
     fn promise(&self) -> WaitSource {
-        match &self.state {
-            CallState::Pending { continuation, .. } => {
-                let question = continuation
-                    .as_ref()
-                    .and_then(|left| left.question.as_ref());
-                self.source(self.completion(), question.map(|text| shown(text)))
-            }
-            _ => self.source(self.approval(), None),
-        }
-    }
-
-    /// The arguments as the record of an effect names them: going on is another act than the
-    /// call, and each end of a wait another than the next.
-    fn effect_arguments(&self) -> Digest {
-        let CallState::Resumable {
-            continuation,
-            resolution,
-        } = &self.state
-        else {
-            return self.digest;
+        let question = match &self.state {
+            CallState::Pending(pending) => &pending.question,
+            CallState::Parked { continuation, .. } => &continuation.question,
+            _ => return self.source(self.approval(), None),
         };
-        let resolution = serde_json::to_value(resolution).expect("a resolution is plain data");
-        CanonicalEncoder::new("tool-resumption")
-            .bytes(self.digest.as_bytes())
-            .json(&continuation.state)
-            .json(&resolution)
-            .digest()
-    }
-
-    /// Ends the wait of a pending call.
-    fn end_wait(&mut self, resolution: &Resolution) {
-        let parked = match &mut self.state {
-            CallState::Pending { continuation, .. } => continuation.take(),
-            _ => None,
-        };
-        match parked {
-            Some(continuation) => {
-                self.state = CallState::Resumable {
-                    continuation,
-                    resolution: resolution.clone(),
-                };
-            }
-            None => self.complete(resolution),
-        }
+        self.source(self.completion(), question.as_deref().map(shown))
     }
 
     fn edit(&mut self, arguments: Value) {
@@ -173,15 +148,109 @@ impl Slot {
         }
     }
 
-    fn complete(&mut self, resolution: &Resolution) {
+    /// Ends the wait of a pending or parked call.
+    fn end_wait(&mut self, resolution: &Resolution) -> Spent {
+        if let CallState::Parked { continuation, .. } = &self.state {
+            self.state = CallState::Resumable {
+                continuation: continuation.clone(),
+                resolution: resolution.clone(),
+            };
+            return Spent::default();
+        }
+        self.complete(resolution)
+    }
+
+    fn complete(&mut self, resolution: &Resolution) -> Spent {
         let call = self.id.clone();
+        let reports = matches!(&self.state, CallState::Pending(pending) if pending.reports);
         match resolution {
+            Resolution::Ok { value } if reports => match CallReport::deserialize(value) {
+                Ok(report) => {
+                    self.finish(ToolResult {
+                        is_error: report.is_error,
+                        ..ToolResult::text(call, report.text)
+                    });
+                    return report.spent;
+                }
+                Err(_) => self.refuse("the completion of the tool was not understood"),
+            },
             Resolution::Ok { value } => self.finish(ToolResult::text(call, value_text(value))),
             Resolution::Err { code, message, .. } => self.refuse(format!("{code}: {message}")),
-            Resolution::Timeout => self.refuse("the tool was not completed in time"),
+            Resolution::Timeout => self.refuse(NOT_COMPLETED),
             Resolution::Cancelled => self.refuse("the tool was cancelled"),
             _ => self.refuse("the completion of the tool was not understood"),
         }
+        Spent::default()
+    }
+
+    /// Takes that a time has come; says whether it meant anything, and whether the turn fails.
+    fn expire(&mut self, now: Timestamp, approve_by: Option<Timestamp>) -> (bool, bool) {
+        let past = |due: Option<Timestamp>| due.is_some_and(|due| due <= now);
+        match &self.state {
+            CallState::Open if !self.approved && past(approve_by) => {
+                self.refuse("nobody approved this call in time");
+                (true, false)
+            }
+            CallState::Pending(pending) if past(pending.deadline) => {
+                let fails = pending.on_timeout == OnTimeout::FailTurn;
+                self.refuse(NOT_COMPLETED);
+                (true, fails)
+            }
+            CallState::Parked { deadline, .. } if past(*deadline) => {
+                self.end_wait(&Resolution::Timeout);
+                (true, false)
+            }
+            _ => (false, false),
+        }
+    }
+
+    /// What the tool is told if nobody waits for it any more.
+    fn abandoned(&self) -> Option<AbandonedCall> {
+        match &self.state {
+            CallState::Pending(pending) if pending.on_cancel == OnCancel::Signal => {
+                Some(AbandonedCall {
+                    call: self.call.id.clone(),
+                    tool: self.call.name.clone(),
+                    arguments: self.call.arguments.clone(),
+                    handle: pending.handle.clone(),
+                })
+            }
+            CallState::Parked { continuation, .. } => Some(AbandonedCall {
+                call: self.call.id.clone(),
+                tool: self.call.name.clone(),
+                arguments: self.call.arguments.clone(),
+                handle: Some(continuation.state.clone()),
+            }),
+            _ => None,
+        }
+    }
+
+    /// When something happens to it by itself.
+    fn due(&self, approve_by: Option<Timestamp>) -> Option<Timestamp> {
+        match &self.state {
+            CallState::Open => approve_by,
+            CallState::Pending(pending) => pending.deadline,
+            CallState::Parked { deadline, .. } => *deadline,
+            _ => None,
+        }
+    }
+
+    /// The arguments as the record of an effect names them: going on is another act than the
+    /// call, and each end of a wait another than the next.
+    fn effect_arguments(&self) -> Digest {
+        let CallState::Resumable {
+            continuation,
+            resolution,
+        } = &self.state
+        else {
+            return self.digest;
+        };
+        let resolution = serde_json::to_value(resolution).expect("a resolution is plain data");
+        CanonicalEncoder::new("tool-resumption")
+            .bytes(self.digest.as_bytes())
+            .json(&continuation.state)
+            .json(&resolution)
+            .digest()
     }
 }
 
@@ -194,6 +263,8 @@ fn shown(question: &str) -> String {
     text.truncate(text.floor_char_boundary(QUESTION_BYTES_MAX));
     text
 }
+
+const NOT_COMPLETED: &str = "the tool was not completed in time";
 
 fn edit_note(arguments: &Value) -> String {
     let text = arguments.to_string();
@@ -218,6 +289,28 @@ pub(crate) struct Round {
     iteration: u32,
     pub(crate) slots: Vec<Slot>,
     waits_ended: u32,
+    /// When calls that nobody approved are refused.
+    approve_by: Option<Timestamp>,
+    /// Why the turn fails, if a call was not completed in time that must be.
+    pub(crate) failure: Option<TurnFailure>,
+    /// What ended calls say that they spent.
+    pub(crate) spent: Spent,
+    /// Calls whose work outside goes on although nobody waits for it any more.
+    pub(crate) abandoned: Vec<AbandonedCall>,
+}
+
+/// A call whose work goes on outside although nobody waits for it any more, and whose tool wants
+/// to be told (T5).
+#[derive(Debug, Clone, PartialEq)]
+pub struct AbandonedCall {
+    /// What the tool was told as the id of the call.
+    pub call: CallId,
+    /// The public name of the tool.
+    pub tool: String,
+    /// The arguments that ran.
+    pub arguments: Value,
+    /// What the tool gave to be told again.
+    pub handle: Option<Value>,
 }
 
 impl Round {
@@ -228,6 +321,7 @@ impl Round {
         iteration: u32,
         message: &Message,
         calls_max: u32,
+        approve_by: Option<Timestamp>,
         used: &mut BTreeSet<CallId>,
     ) -> Self {
         let mut round = Self {
@@ -235,6 +329,10 @@ impl Round {
             iteration,
             slots: Vec::new(),
             waits_ended: 0,
+            approve_by,
+            failure: None,
+            spent: Spent::default(),
+            abandoned: Vec::new(),
         };
         for (ordinal, call) in message.tool_calls().enumerate() {
             let runs = ToolCall {
@@ -270,16 +368,35 @@ impl Round {
     /// Returns the wait of the calls given, as many of them as one envelope names.
     pub(crate) fn wait(&self, ordinals: &[usize]) -> Option<EffectEnvelope> {
         let first = *ordinals.first()?;
-        let mut sources: Vec<WaitSource> = self.earliest_deadline(ordinals).into_iter().collect();
         let mut fitting = None;
-        for &at in ordinals {
-            sources.push(self.slots[at].promise());
-            match self.wait_envelope(first, self.waits_ended, sources.clone()) {
+        for count in 1..=ordinals.len() {
+            let named = &ordinals[..count];
+            let dues = named
+                .iter()
+                .filter_map(|&at| self.slots[at].due(self.approve_by));
+            let until = dues.min().map(|due| WaitSource::Until { due });
+            let promises = named.iter().map(|&at| self.slots[at].promise());
+            let sources = until.into_iter().chain(promises).collect();
+            match self.wait_envelope(first, self.waits_ended, sources) {
                 Ok(envelope) => fitting = Some(envelope),
                 Err(_) => break,
             }
         }
         fitting
+    }
+
+    /// What is set aside for calls that have not ended.
+    pub(crate) fn reserved(&self) -> Spent {
+        let pending = self.slots.iter().filter_map(|slot| match &slot.state {
+            CallState::Pending(pending) => Some(pending.reserve),
+            _ => None,
+        });
+        pending.fold(Spent::default(), |sum, reserve| {
+            let mut reserved = Spent::default();
+            reserved.usage.input_tokens = reserve.tokens.unwrap_or(0);
+            reserved.cost = reserve.cost.unwrap_or(0);
+            sum.plus(reserved)
+        })
     }
 
     fn wait_envelope(
@@ -293,16 +410,6 @@ impl Round {
         let command = EffectCommand::AwaitEvent { sources };
         let envelope = EffectEnvelope::new(self.scope.clone(), key, command)?;
         Ok(envelope.retry_safe(true))
-    }
-
-    fn earliest_deadline(&self, ordinals: &[usize]) -> Option<WaitSource> {
-        let deadlines = ordinals
-            .iter()
-            .filter_map(|&at| match self.slots[at].state {
-                CallState::Pending { deadline, .. } => deadline,
-                _ => None,
-            });
-        deadlines.min().map(|due| WaitSource::Until { due })
     }
 
     /// Returns the call that a key addresses.
@@ -321,30 +428,28 @@ impl Round {
         outcome: &EffectOutcome,
     ) -> Result<(), TurnError> {
         let slot = &mut self.slots[ordinal];
-        match slot.state {
-            CallState::Open => {}
-            CallState::Resumable { .. } => slot.resumed += 1,
-            _ => return Err(TurnError::UnexpectedOutcome { key: key.clone() }),
+        if !slot.is_callable() {
+            return Err(TurnError::UnexpectedOutcome { key: key.clone() });
         }
+        let went_on = matches!(slot.state, CallState::Resumable { .. });
         match outcome {
             EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Finished {
                 result,
-            })) => slot.finish(result.clone()),
-            EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Pending {
-                deadline,
+                spent,
             })) => {
-                slot.state = CallState::Pending {
-                    deadline: *deadline,
-                    continuation: None,
-                };
+                slot.finish(result.clone());
+                self.spent = self.spent.plus(spent.unwrap_or_default());
+            }
+            EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Pending(pending))) => {
+                slot.state = CallState::Pending(pending.clone());
             }
             EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Parked {
                 deadline,
                 continuation,
             })) => {
-                slot.state = CallState::Pending {
+                slot.state = CallState::Parked {
                     deadline: *deadline,
-                    continuation: Some(continuation.clone()),
+                    continuation: continuation.clone(),
                 };
             }
             EffectOutcome::Completed(_) => {
@@ -354,6 +459,7 @@ impl Round {
                 slot.refuse(format!("{}: {}", error.code, error.message));
             }
         }
+        slot.resumed += u32::from(went_on);
         Ok(())
     }
 
@@ -379,7 +485,7 @@ impl Round {
             }
             EffectOutcome::Completed(EffectOutput::AwaitEvent(WaitOutput::Elapsed {
                 due, ..
-            })) => self.expire(*due).ok_or_else(wrong)?,
+            })) => self.expire(sources, *due).ok_or_else(wrong)?,
             EffectOutcome::Completed(_) => return Err(wrong()),
             EffectOutcome::Failed(error) => {
                 let text = format!("{}: {}", error.code, error.message);
@@ -393,44 +499,76 @@ impl Round {
     fn resolve(&mut self, identity: &WaitIdentity, resolution: &Resolution) -> Option<()> {
         let ordinal = self.waiting_on(identity)?;
         let slot = &mut self.slots[ordinal];
+        let mut spent = Spent::default();
         match slot.state {
-            CallState::Pending { .. } => slot.end_wait(resolution),
+            CallState::Pending(_) | CallState::Parked { .. } => spent = slot.end_wait(resolution),
             _ => slot.rule(resolution),
         }
+        self.spent = self.spent.plus(spent);
         self.refuse_unaddressable(ordinal);
         Some(())
     }
 
-    fn expire(&mut self, now: Timestamp) -> Option<()> {
-        let due = |slot: &&mut Slot| matches!(slot.state, CallState::Pending { deadline: Some(deadline), .. } if deadline <= now);
-        let expired: Vec<_> = self.slots.iter_mut().filter(due).collect();
-        let any = !expired.is_empty();
-        for slot in expired {
-            slot.end_wait(&Resolution::Timeout);
+    fn expire(&mut self, sources: &[WaitSource], now: Timestamp) -> Option<()> {
+        let mut any = false;
+        for ordinal in self.named(sources)? {
+            let slot = &mut self.slots[ordinal];
+            let open = slot.abandoned();
+            let (meant, fails) = slot.expire(now, self.approve_by);
+            if matches!(slot.state, CallState::Done(_)) {
+                self.abandoned.extend(open);
+            }
+            any |= meant;
+            if fails {
+                let tool = slot.call.name.clone();
+                self.failure = Some(TurnFailure::CompletionTimedOut { tool });
+            }
+            self.refuse_unaddressable(ordinal);
         }
         any.then_some(())
     }
 
     fn fail_waiting(&mut self, sources: &[WaitSource], text: &str) -> Option<()> {
-        let identities = sources.iter().filter_map(|source| match source {
-            WaitSource::Promise { identity, .. } => Some(identity),
-            _ => None,
-        });
-        let waiting: Option<Vec<usize>> = identities
-            .map(|identity| self.waiting_on(identity))
-            .collect();
-        for ordinal in waiting? {
+        for ordinal in self.named(sources)? {
             self.slots[ordinal].refuse(text);
         }
         Some(())
     }
 
+    /// The calls whose promises a wait names; none if one of them does not wait.
+    fn named(&self, sources: &[WaitSource]) -> Option<Vec<usize>> {
+        let identities = sources.iter().filter_map(|source| match source {
+            WaitSource::Promise { identity, .. } => Some(identity),
+            _ => None,
+        });
+        identities
+            .map(|identity| self.waiting_on(identity))
+            .collect()
+    }
+
     fn waiting_on(&self, identity: &WaitIdentity) -> Option<usize> {
         self.slots.iter().position(|slot| match slot.state {
             CallState::Open => !slot.approved && slot.approval() == *identity,
-            CallState::Pending { .. } => slot.completion() == *identity,
+            CallState::Pending(_) | CallState::Parked { .. } => slot.completion() == *identity,
             CallState::Resumable { .. } | CallState::Done(_) => false,
         })
+    }
+
+    /// Calls that still wait, or were given up before: nobody will hear of their work.
+    pub(crate) fn all_abandoned(&self) -> Vec<AbandonedCall> {
+        let open = self.slots.iter().filter_map(Slot::abandoned);
+        self.abandoned.iter().cloned().chain(open).collect()
+    }
+
+    /// Says whether somebody's answer would still be heard.
+    pub(crate) fn awaits(&self, identity: &WaitIdentity) -> bool {
+        self.waiting_on(identity).is_some()
+    }
+
+    /// Returns the call that waits for a promise.
+    pub(crate) fn call_of(&self, identity: &WaitIdentity) -> Option<CallId> {
+        let at = self.waiting_on(identity)?;
+        Some(self.slots[at].call.id.clone())
     }
 
     /// Says whether every call has its result.
@@ -468,7 +606,7 @@ impl Round {
 
     /// A call that no envelope can name (a blank or endless name) is answered without an effect.
     fn refuse_unaddressable(&mut self, ordinal: usize) {
-        if self.slots[ordinal].state != CallState::Open {
+        if !self.slots[ordinal].is_callable() {
             return;
         }
         let addressable = self.envelope(ordinal).and(self.largest_wait(ordinal));

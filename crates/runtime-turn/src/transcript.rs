@@ -6,13 +6,16 @@
 
 use std::sync::Arc;
 
-use runtime_core::{EffectCommand, EffectOutcome, EventDraft, EventKind, Message, ReplayKey, Role};
+use runtime_core::{
+    CallId, EffectCommand, EffectOutcome, EventDraft, EventKind, Message, ReplayKey, Role,
+    WaitIdentity,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::machine::sources;
-use crate::progress::Progress;
-use crate::{ContextMark, TurnError, TurnStart};
+use crate::progress::{Phase, Progress};
+use crate::{AbandonedCall, Compacted, ContextMark, History, TurnError, TurnStart};
 
 /// An effect with its outcome, as an event tells of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +53,8 @@ impl RecordedEffect {
                 | EventKind::ModelCallFailed
                 | EventKind::ToolCallFinished
                 | EventKind::WaitEnded
+                | EventKind::InputsJoined
+                | EventKind::ContextCompacted
         );
         if !carries || event.turn.is_none() {
             return Ok(None);
@@ -98,6 +103,7 @@ fn read<'de, T: Deserialize<'de>>(event: &EventDraft, value: &'de Value) -> Resu
 pub struct Conversation {
     history: Vec<Arc<Message>>,
     mark: ContextMark,
+    compacted: Option<Compacted>,
     open: Option<Progress>,
     waiting: Vec<Arc<Message>>,
 }
@@ -107,6 +113,7 @@ impl Default for Conversation {
         Self {
             history: Vec::new(),
             mark: ContextMark::empty(),
+            compacted: None,
             open: None,
             waiting: Vec::new(),
         }
@@ -132,10 +139,53 @@ impl Conversation {
         self.mark
     }
 
+    /// Returns the summary that stands for the beginning of the history, if one does.
+    #[must_use]
+    pub const fn compacted(&self) -> Option<&Compacted> {
+        self.compacted.as_ref()
+    }
+
+    /// Returns the history as a turn machine takes it.
+    #[must_use]
+    pub fn to_history(&self) -> History {
+        History {
+            messages: self.history.clone(),
+            compacted: self.compacted.clone(),
+        }
+    }
+
     /// Returns the start of the turn that has no terminal event yet.
     #[must_use]
     pub fn open_turn(&self) -> Option<&TurnStart> {
         self.open.as_ref().map(|progress| &progress.start)
+    }
+
+    /// Returns the calls of the open turn whose work goes on outside: if the turn ended now, nobody
+    /// would hear of it.
+    #[must_use]
+    pub fn calls_outside(&self) -> Vec<AbandonedCall> {
+        self.open
+            .as_ref()
+            .map(Progress::all_abandoned)
+            .unwrap_or_default()
+    }
+
+    /// Says whether the open turn would still hear the answer to an approval or a pending call.
+    #[must_use]
+    pub fn awaits(&self, identity: &WaitIdentity) -> bool {
+        match self.open.as_ref().map(|progress| &progress.phase) {
+            Some(Phase::Calls(round)) => round.awaits(identity),
+            _ => false,
+        }
+    }
+
+    /// Returns the call of the open turn that waits for this promise.
+    #[must_use]
+    pub fn call_of(&self, identity: &WaitIdentity) -> Option<CallId> {
+        match self.open.as_ref().map(|progress| &progress.phase) {
+            Some(Phase::Calls(round)) => round.call_of(identity),
+            _ => None,
+        }
     }
 
     /// Returns how many messages the open turn has so far, its input included; none without one.
@@ -203,7 +253,10 @@ impl Conversation {
         if !self.open.as_ref().is_some_and(ends_open) {
             return;
         }
-        if let Some(progress) = self.open.take() {
+        if let Some(mut progress) = self.open.take() {
+            if let Some(compacted) = progress.compacted.take() {
+                self.compacted = Some(compacted);
+            }
             let (messages, mark) = progress.into_messages();
             self.history.extend(messages);
             self.mark = mark;

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use runtime_core::{
     Classified, CommitId, ContentPart, EffectKind, EffectOutcome, EffectOutput, ErrorClass,
-    ExecutionScope, Resolution, ToolCallOutput, ToolResult, WireError, WorkerId,
+    ExecutionScope, Resolution, ToolCallOutput, ToolResult, WireError, WorkerId, check_schema,
 };
 use runtime_effects::{
     PendingEffect, PendingKind, PendingPromise, ResolveAnswer, Ruling, RulingAnswer,
     StoreEffectHost,
 };
+use runtime_turn::ApprovalDecision;
 use serde_json::Value;
 
+use crate::details::TurnCalls;
 use crate::instance::Instance;
 use crate::session::Wake;
 use crate::view::pending_effects;
@@ -76,7 +78,7 @@ impl Instance {
             }
             Command::Decide { target, decision } => {
                 self.check_changing().await?;
-                self.decide(&target, decision.to_resolution(), id).await
+                self.decide(&target, &decision, id).await
             }
             Command::Resolve { token, resolution } => {
                 self.check_changing().await?;
@@ -111,20 +113,72 @@ impl Instance {
     async fn decide(
         self: &Arc<Self>,
         target: &str,
-        resolution: Resolution,
+        decision: &ApprovalDecision,
         id: Option<CommitId>,
     ) -> Result<CommandAnswer, RuntimeError> {
+        let resolution = decision.to_resolution();
         match approval_named(&self.host, target).await? {
-            None => self.resolve_token(target, resolution, id).await,
+            None => {
+                let verified = self.promises.verify(target).await;
+                let verified = verified.map_err(|error| error.to_wire())?;
+                let promise = PendingPromise {
+                    kind: PendingKind::Approval,
+                    identity: verified.identity,
+                    call: None,
+                    tool: None,
+                    asks: None,
+                };
+                self.check_decision(&verified.scope, promise, decision)
+                    .await?;
+                self.resolve_token(target, resolution, id).await
+            }
             Some((effect, promise)) => {
-                let (scope, identity) = (&effect.scope, &promise.identity);
+                let scope = &effect.scope;
+                self.check_decision(scope, promise.clone(), decision)
+                    .await?;
                 let answer = self
                     .promises
-                    .resolve_identity(scope, identity, resolution, id)
+                    .resolve_identity(scope, &promise.identity, resolution, id)
                     .await;
                 self.resolved(scope, answer.map_err(|error| error.to_wire())?)
             }
         }
+    }
+
+    /// Refuses a decision that nobody would hear any more, and an edit that does not fit the tool.
+    async fn check_decision(
+        &self,
+        scope: &ExecutionScope,
+        mut promise: PendingPromise,
+        decision: &ApprovalDecision,
+    ) -> Result<(), RuntimeError> {
+        // Whoever answers again is told so; whoever answers for a turn that is over, too.
+        if self.promises.is_settled(scope, &promise.identity).await? {
+            return Ok(());
+        }
+        let Some(session) = scope.session() else {
+            return Ok(());
+        };
+        let history = self.history(&WorkerId::from(session)).await?;
+        let conversation = &history.conversation;
+        if conversation.open_turn().map(|start| &start.turn) == scope.turn()
+            && !conversation.awaits(&promise.identity)
+        {
+            return Err(RuntimeError::ApprovalNotPending);
+        }
+        let ApprovalDecision::Edit { arguments } = decision else {
+            return Ok(());
+        };
+        let calls = TurnCalls::read(&*self.store, scope).await?;
+        if promise.call.is_none() {
+            promise.call = conversation.call_of(&promise.identity);
+        }
+        let details = calls.details(&promise);
+        let Some(definition) = details.and_then(|details| details.definition) else {
+            return Ok(());
+        };
+        check_schema(&definition.input_schema, arguments)
+            .map_err(|violation| RuntimeError::ApprovalArguments { violation })
     }
 
     async fn resolve_token(
@@ -190,7 +244,7 @@ impl Instance {
         }
     }
 
-    fn wake_scope(self: &Arc<Self>, scope: &ExecutionScope) {
+    pub(crate) fn wake_scope(self: &Arc<Self>, scope: &ExecutionScope) {
         if let Some(session) = scope.session() {
             self.wake(&WorkerId::from(session), Wake::News);
         }
@@ -271,7 +325,10 @@ fn outcome_of(effect: &PendingEffect, value: Value) -> Result<EffectOutcome, Run
                 content,
                 is_error: false,
             };
-            EffectOutput::ToolCall(ToolCallOutput::Finished { result })
+            EffectOutput::ToolCall(ToolCallOutput::Finished {
+                result,
+                spent: None,
+            })
         }
         (EffectKind::DurableStep, _) => EffectOutput::DurableStep { value },
         (kind, _) => {

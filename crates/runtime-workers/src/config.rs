@@ -112,6 +112,8 @@ pub struct RuntimeConfig {
     pub drive_pause: Duration,
     /// How long the lease of this instance lasts, where the store is shared by processes (E5).
     pub lease: LeaseConfig,
+    /// How deep sub-agents may start sub-agents.
+    pub sub_agent_depth_max: u32,
     /// The conversations kept in memory; others are read from the store when needed.
     pub resident_sessions_max: usize,
 }
@@ -129,6 +131,7 @@ impl Default for RuntimeConfig {
             drive_attempts_max: 6,
             drive_pause: Duration::from_millis(100),
             lease: LeaseConfig::default(),
+            sub_agent_depth_max: 4,
             resident_sessions_max: 256,
         }
     }

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
-use runtime_agent::{TurnProjector, TurnRun, drive_turn};
+use runtime_agent::{Farewell, InputQueue, TurnProjector, TurnRun, cancel_calls, drive_turn};
 use runtime_core::{
-    Classified, ErrorClass, EventDraft, EventId, EventKind, Message, SessionId, Timestamp, Topic,
-    WireError, WorkerId,
+    Classified, ErrorClass, EventDraft, EventId, EventKind, ExecutionScope, JoinedMessage, Message,
+    SessionId, Timestamp, Topic, TurnId, WireError, WorkerId,
 };
 use runtime_effects::{EffectHost, Interrupt, Lease, ScopeOpening, crashes, with_crashes};
 use runtime_store::{
     Commit, Epoch, Guard, NewEvent, Page, Position, Row, RowChange, RowKey, RowQuery,
 };
-use runtime_turn::{ContextMark, TurnEnd, TurnStart};
+use runtime_turn::{AbandonedCall, ContextMark, TurnEnd, TurnStart};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -145,7 +146,7 @@ impl Instance {
         }
     }
 
-    async fn drive_session(&self, worker: &WorkerId) {
+    async fn drive_session(self: &Arc<Self>, worker: &WorkerId) {
         let mut driving = self.sessions.driving(worker.clone());
         loop {
             let woken = driving.take_wake();
@@ -156,6 +157,10 @@ impl Instance {
                     Step::Rest
                 }
             };
+            if let Err(error) = self.deliver_due_reports().await {
+                // They stay where they are; housekeeping tries again, and says what is wrong.
+                tracing::warn!(%error, "answers of sub-agents are not delivered yet");
+            }
             let over = matches!(step, Step::Rest) || self.sessions.is_draining();
             if over && driving.rest() {
                 return;
@@ -200,7 +205,7 @@ impl Instance {
                 return Ok(Step::Rest);
             }
             WorkerStatus::Cancelled | WorkerStatus::Deleted => {
-                return self.end_cancelled(record, &row, state.status).await;
+                return self.end_cancelled(&state, record, &row).await;
             }
         }
         let open = match &record.status {
@@ -261,7 +266,12 @@ impl Instance {
         let (session, turn) = (state.session(), turn.turn.clone());
         let start = TurnStart::new(session, turn, agent.model.name(), input, context);
         let mut start = start.with_budgets(self.config.turn_budgets);
-        start.deployment = Some(agent.version.clone());
+        start.compacted = state.compacted;
+        start.context_tokens = state.context_tokens;
+        let mut start = agent.starting(start);
+        if let Some(parent) = &state.request.parent {
+            start.budgets = parent.limit(start.budgets, state);
+        }
         Ok(start)
     }
 
@@ -354,22 +364,29 @@ impl Instance {
         let controller = self.host.scoped(opening).map_err(|error| error.to_wire())?;
         let controller = Stoppable::new(controller, &self.sessions, &open.record.worker);
         let live = self.live_sink();
+        let queue = QueuedInputs {
+            instance: self,
+            worker: &open.record.worker,
+        };
         let driven = self
             .until_closed(drive_turn(TurnRun {
                 start: open.start.clone(),
-                history: history.conversation.history().to_vec(),
+                history: history.conversation.to_history(),
                 agent: &agent,
                 controller: &controller,
                 attachments: &*self.store,
                 live: &live,
                 clock: &*self.clock,
+                completions: Some(Arc::clone(&self.completions) as _),
+                delegates: self.delegates().cloned(),
+                inputs: Some(&queue),
             }))
             .await;
         drop(controller);
         match driven {
             // Closing: the turn stays open and goes on in the next instance.
             None => Ok(Step::Rest),
-            Some(Ok(end)) => self.end(open, &end).await,
+            Some(Ok(end)) => self.end(state, open, &end).await,
             Some(Err(interrupt)) => self.interrupted(open, interrupt).await,
         }
     }
@@ -461,17 +478,31 @@ impl Instance {
 
     /// Ends a turn: its event, the conversation's new mark, and the retirement of its effects are
     /// one commit (E16, V5).
-    async fn end(&self, open: OpenTurn, end: &TurnEnd) -> Result<Step, RuntimeError> {
+    async fn end(
+        &self,
+        state: &WorkerRecord,
+        open: OpenTurn,
+        end: &TurnEnd,
+    ) -> Result<Step, RuntimeError> {
         let scope = open.record.scope();
         let worker = open.record.worker.clone();
-        let event = end.to_event(&scope);
+        let mut event = end.to_event(&scope);
+        if let TurnEnd::Completed { account, .. } | TurnEnd::Failed { account, .. } = end {
+            let calls = account.abandoned.clone();
+            self.tell_abandoned(state, &scope, calls, &mut event)
+                .await?;
+        }
+        let joined = self.joined_turns(&worker, end).await?;
         for _ in 0..self.config.contention_attempts {
             let Hold { epoch, instance } = &open.hold;
             let id = scope.scope_id();
             let commit = self.new_commit(None).owned_by(id.clone(), *epoch);
-            let commit = Lease::lets_go(commit, instance.as_ref(), &id);
+            let mut commit = Lease::lets_go(commit, instance.as_ref(), &id);
+            if let Some(report) = self.report(state, &open.record, Some(end)) {
+                commit = commit.row(report);
+            }
             if self
-                .commit_end(commit, &open.record, event.clone())
+                .commit_end(commit, &open.record, event.clone(), &joined)
                 .await?
                 .is_some()
             {
@@ -487,11 +518,11 @@ impl Instance {
     /// it is never told as plainly cancelled (E6).
     async fn end_cancelled(
         &self,
+        state: &WorkerRecord,
         record: TurnRecord,
         row: &Row,
-        status: WorkerStatus,
     ) -> Result<Step, RuntimeError> {
-        let reason = match status {
+        let reason = match state.status {
             WorkerStatus::Deleted => "worker_deleted",
             _ => "worker_cancelled",
         };
@@ -499,6 +530,13 @@ impl Instance {
             reason: reason.into(),
         }
         .to_event(&record.scope());
+        if record.status != TurnStatus::Queued {
+            // The end is not committed yet, so the fold still knows what goes on outside.
+            let history = self.history(&record.worker).await?;
+            let calls = history.conversation.calls_outside();
+            self.tell_abandoned(state, &record.scope(), calls, &mut event)
+                .await?;
+        }
         if record.status != TurnStatus::Queued {
             let in_doubt = self.in_doubt_of(&record).await?;
             if !in_doubt.is_empty() {
@@ -514,7 +552,10 @@ impl Instance {
             commit = commit.guard(Guard::Version(opened.key, opened.version));
             commit = Lease::lets_go(commit, holder.as_ref(), &record.scope().scope_id());
         }
-        self.commit_end(commit, &record, event).await?;
+        if let Some(report) = self.report(state, &record, None) {
+            commit = commit.row(report);
+        }
+        self.commit_end(commit, &record, event, &[]).await?;
         Ok(Step::Again)
     }
 
@@ -541,12 +582,64 @@ impl Instance {
         }
     }
 
+    /// Tells tools that nobody waits for their work any more; the end of the turn says which could
+    /// not be told (E9).
+    async fn tell_abandoned(
+        &self,
+        state: &WorkerRecord,
+        scope: &ExecutionScope,
+        calls: Vec<AbandonedCall>,
+        event: &mut EventDraft,
+    ) -> Result<(), RuntimeError> {
+        if calls.is_empty() {
+            return Ok(());
+        }
+        let agent = self.agent(state).await?;
+        let completions = Arc::clone(&self.completions) as _;
+        let farewell = Farewell {
+            agent: &agent,
+            scope,
+            clock: &*self.clock,
+            completions: Some(&completions),
+            delegates: self.delegates(),
+        };
+        // Boxed: rare, and large beside a turn's other steps.
+        let untold = Box::pin(cancel_calls(farewell, calls)).await;
+        let untold: Vec<Value> = untold
+            .into_iter()
+            .map(|(call, error)| json!({ "call": call, "error": error }))
+            .collect();
+        if !untold.is_empty() {
+            set_member(&mut event.payload, "not_cancelled", Value::Array(untold));
+        }
+        Ok(())
+    }
+
+    /// Returns the turns of the inputs that joined a turn: they end with it.
+    async fn joined_turns(
+        &self,
+        worker: &WorkerId,
+        end: &TurnEnd,
+    ) -> Result<Vec<TurnRecord>, RuntimeError> {
+        let joined = match end {
+            TurnEnd::Completed { account, .. } | TurnEnd::Failed { account, .. } => &account.joined,
+            _ => return Ok(Vec::new()),
+        };
+        if joined.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut turns = crate::view::unfinished_turns(&*self.store, Some(worker)).await?;
+        turns.retain(|turn| turn.status == TurnStatus::Queued && joined.contains(&turn.turn));
+        Ok(turns)
+    }
+
     /// Adds what every end of a turn does, and commits; none when another commit came first.
     async fn commit_end(
         &self,
         commit: Commit,
         record: &TurnRecord,
         mut event: EventDraft,
+        joined: &[TurnRecord],
     ) -> Result<Option<()>, RuntimeError> {
         let (state, row) = self.worker(&record.worker).await?;
         let id = EventId::generate(self.clock.now(), self.random.ten());
@@ -558,14 +651,13 @@ impl Instance {
             "context",
             json!(history.conversation.mark()),
         );
+        if let Some(compacted) = history.conversation.compacted() {
+            set_member(&mut event.payload, "compacted", json!(compacted.mark()));
+        }
         set_member(&mut event.payload, "entries", history.sources.len().into());
         let mut commit = commit
             .guard(Guard::Version(worker_key(&record.worker), row.version))
             .row(RowChange::Delete(record.key()))
-            .row(RowChange::put(
-                worker_key(&record.worker),
-                state.applied(&event).to_body(),
-            ))
             .row(RowChange::Retire(record.scope().scope_id()));
         commit.rows.extend(turn_entries(
             &state,
@@ -573,7 +665,19 @@ impl Instance {
             &history.sources,
             commit.time,
         ));
-        let commit = commit.event(NewEvent::from_draft(id, &event));
+        let mut next = state.applied(&event);
+        commit = commit.event(NewEvent::from_draft(id, &event));
+        for joined in joined {
+            let ended = EventDraft::new(event.kind.clone())
+                .in_scope(&joined.scope())
+                .with_message("ended with the turn that it joined")
+                .with_payload(joined_payload(&event, record));
+            next = next.applied(&ended);
+            commit = commit
+                .row(RowChange::Delete(joined.key()))
+                .event(self.new_event(&ended));
+        }
+        let commit = commit.row(RowChange::put(worker_key(&record.worker), next.to_body()));
         let committed = self.contend(commit).await?;
         if committed.is_some() {
             self.sessions.drives_no_more(&record.worker);
@@ -597,6 +701,60 @@ impl Instance {
 
 /// The code of an effect in which processes keep dying.
 const CRASH_LOOP: &str = "crash_loop";
+/// What the end of a joined turn tells: where its answer is, and why it failed if it did.
+fn joined_payload(event: &EventDraft, into: &TurnRecord) -> Value {
+    let mut payload = json!({ "joined_into": into.turn });
+    for name in ["reason", "error"] {
+        if let Some(value) = event.payload.get(name) {
+            set_member(&mut payload, name, value.clone());
+        }
+    }
+    payload
+}
+
+/// The inputs of a worker that wait behind its running turn.
+#[derive(Debug)]
+struct QueuedInputs<'a> {
+    instance: &'a Instance,
+    worker: &'a WorkerId,
+}
+
+#[async_trait]
+impl InputQueue for QueuedInputs<'_> {
+    async fn joining(&self, joined: &[TurnId]) -> Result<Vec<JoinedMessage>, WireError> {
+        let query = RowQuery::scope(TURN_SPACE, worker_scope(self.worker));
+        // The running turn and what has joined it come first.
+        let page = Page::after(None, joined.len() + 1 + JOINED_MAX);
+        let store = &self.instance.store;
+        let page = store.rows(query, page).await;
+        let page = page.map_err(|error| error.to_wire())?;
+        let mut joining = Vec::new();
+        let mut bytes = 0;
+        for row in &page.rows {
+            let turn: TurnRecord = crate::view::decode(row).map_err(|error| error.to_wire())?;
+            if turn.status != TurnStatus::Queued || joined.contains(&turn.turn) {
+                continue;
+            }
+            let message: Message =
+                event_payload(row, "/message").map_err(|error| error.to_wire())?;
+            bytes += message.plain_text().len();
+            if bytes > JOINED_BYTES_MAX {
+                break;
+            }
+            joining.push(JoinedMessage {
+                message,
+                turn: Some(turn.turn),
+            });
+        }
+        Ok(joining)
+    }
+}
+
+/// How many inputs join a turn at one checkpoint; the rest waits for the next.
+const JOINED_MAX: usize = 32;
+
+/// How many bytes of text join at one checkpoint: they are recorded in one outcome.
+const JOINED_BYTES_MAX: usize = 512 * 1024;
 
 /// Keeps account of the effects whose end is not known.
 fn note_doubt(open: &mut BTreeMap<String, Value>, event: &EventDraft) {

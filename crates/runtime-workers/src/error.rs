@@ -1,6 +1,8 @@
 //! Why an operation of the runtime failed.
 
-use runtime_core::{Classified, ErrorClass, IdError, RuntimeId, WireError, WorkerId};
+use runtime_core::{
+    Classified, ErrorClass, IdError, RuntimeId, SchemaViolation, WireError, WorkerId,
+};
 use runtime_store::{CommitError, ReadError};
 use serde_json::Value;
 
@@ -65,6 +67,21 @@ pub enum RuntimeError {
     SubmissionConflict {
         /// The submission.
         submission: String,
+    },
+    /// A sub-agent asks for a sub-agent, too many times over.
+    #[error("sub-agents may be {max} deep; do the work here")]
+    TooDeep {
+        /// How deep.
+        max: u32,
+    },
+    /// Nobody is asked to approve that call any more: the time to do so has passed.
+    #[error("nobody is asked about this call any more; the turn went on without the answer")]
+    ApprovalNotPending,
+    /// The edited arguments do not fit the tool.
+    #[error("the edited arguments do not fit the tool: {violation}; nothing was decided")]
+    ApprovalArguments {
+        /// What does not fit.
+        violation: SchemaViolation,
     },
     /// A text that must say something is blank.
     #[error("{what} is blank")]
@@ -174,6 +191,9 @@ impl Classified for RuntimeError {
             Self::WorkerExists { .. } => "worker_exists",
             Self::OtherRuntime { .. } => "runtime_other",
             Self::SubmissionConflict { .. } => "submission_conflict",
+            Self::TooDeep { .. } => "sub_agent_too_deep",
+            Self::ApprovalNotPending => "approval_not_pending",
+            Self::ApprovalArguments { .. } => "approval_arguments_invalid",
             Self::Blank { .. } => "text_blank",
             Self::TooLong { .. } => "text_too_long",
             Self::TooMany { .. } => "too_many",
@@ -195,7 +215,9 @@ impl Classified for RuntimeError {
 
     fn class(&self) -> ErrorClass {
         match self {
-            Self::UnknownWorker { .. } | Self::NothingPending { .. } => ErrorClass::NotFound,
+            Self::UnknownWorker { .. } | Self::NothingPending { .. } | Self::ApprovalNotPending => {
+                ErrorClass::NotFound
+            }
             Self::WorkerNotRunning { .. }
             | Self::WorkerStatus { .. }
             | Self::NotPurgeable { .. }
@@ -204,6 +226,8 @@ impl Classified for RuntimeError {
             | Self::WorkerExists { .. }
             | Self::SubmissionConflict { .. } => ErrorClass::Conflict,
             Self::OtherRuntime { .. }
+            | Self::TooDeep { .. }
+            | Self::ApprovalArguments { .. }
             | Self::Blank { .. }
             | Self::TooLong { .. }
             | Self::TooMany { .. }

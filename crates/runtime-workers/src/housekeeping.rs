@@ -40,6 +40,7 @@ impl Instance {
             self.wake(&worker, Wake::News);
         }
         self.take_commands().await?;
+        self.deliver_due_reports().await?;
         let until = self.clock.now();
         let query = RowQuery::Due {
             space: Arc::from(TURN_SPACE),

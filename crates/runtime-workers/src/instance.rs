@@ -5,22 +5,27 @@ use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use runtime_agent::{LiveSink, TurnDelta};
 use runtime_core::{
-    Clock, ErrorClass, EventDraft, EventKind, ExecutionScope, Random, RuntimeId, WireError,
-    WorkerId,
+    CallId, Classified, Clock, ErrorClass, EventDraft, EventKind, ExecutionScope, Random,
+    RuntimeId, WaitIdentity, WireError, WorkerId,
 };
-use runtime_effects::{AwaitEvents, EffectLimits, Lease, LeaseKeeper, StoreEffectHost};
+use runtime_effects::{
+    AwaitEvents, EffectLimits, Lease, LeaseKeeper, StoreEffectHost, TokenRights,
+};
 use runtime_events::{Delta, EventHub};
 use runtime_store::{Commit, CommitError, Committed, Store, commit_settled};
+use runtime_tools::{CompletionKeys, Delegates};
 use serde_json::json;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
 
+use crate::delegate::SubAgents;
 use crate::entity::{Settings, Standing};
 use crate::runtime::{CloseReport, RuntimeParts};
 use crate::session::Sessions;
@@ -39,6 +44,7 @@ pub(crate) struct Instance {
     pub(crate) config: RuntimeConfig,
     pub(crate) host: StoreEffectHost,
     pub(crate) promises: AwaitEvents,
+    pub(crate) completions: Arc<Completions>,
     pub(crate) hub: EventHub,
     pub(crate) sessions: Sessions,
     /// As the store has them; read once, at opening.
@@ -55,6 +61,10 @@ pub(crate) struct Instance {
     intake_closed: AtomicBool,
     closing: watch::Sender<bool>,
     closed: OnceCell<CloseReport>,
+    /// Who starts sub-agents; set once the instance has its place.
+    delegates: OnceLock<Arc<dyn Delegates>>,
+    /// Whether a sub-agent has answered and its caller may not have heard.
+    reports_due: AtomicBool,
 }
 
 /// A failure that no answer and no event could carry.
@@ -98,6 +108,24 @@ impl LiveSink for Watchers<'_> {
     }
 }
 
+/// Makes the keys by which calls are completed from outside.
+#[derive(Debug)]
+pub(crate) struct Completions(AwaitEvents);
+
+#[async_trait]
+impl CompletionKeys for Completions {
+    async fn completion_key(
+        &self,
+        scope: &ExecutionScope,
+        call: &CallId,
+    ) -> Result<String, WireError> {
+        let identity = WaitIdentity::ToolCompletion { call: call.clone() };
+        let token = self.0.mint(scope, &identity, TokenRights::RESOLVE, None);
+        let token = token.await.map_err(|error| error.to_wire())?;
+        Ok(token.expose().to_owned())
+    }
+}
+
 impl Instance {
     pub(crate) async fn open(parts: RuntimeParts) -> Result<Self, RuntimeError> {
         let keeper = Self::keeper_for(&parts)?;
@@ -134,6 +162,7 @@ impl Instance {
             random,
             config,
             host,
+            completions: Arc::new(Completions(promises.clone())),
             promises,
             hub,
             sessions: Sessions::default(),
@@ -147,7 +176,37 @@ impl Instance {
             intake_closed: AtomicBool::new(false),
             closing: watch::Sender::new(false),
             closed: OnceCell::new(),
+            delegates: OnceLock::new(),
+            reports_due: AtomicBool::new(true),
         })
+    }
+
+    /// Lets turns start sub-agents.
+    pub(crate) fn let_delegate(self: &Arc<Self>) {
+        let delegates = Arc::new(SubAgents(Arc::downgrade(self)));
+        // Set once, right after it was made.
+        let _ = self.delegates.set(delegates);
+    }
+
+    pub(crate) fn delegates(&self) -> Option<&Arc<dyn Delegates>> {
+        self.delegates.get()
+    }
+
+    /// Notes that a sub-agent's answer is to be delivered.
+    pub(crate) fn reports_due(&self) {
+        self.reports_due.store(true, Ordering::Release);
+    }
+
+    /// Delivers answers of sub-agents, if there may be some.
+    pub(crate) async fn deliver_due_reports(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        if !self.reports_due.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let delivered = self.deliver_reports().await;
+        if delivered.is_err() {
+            self.reports_due();
+        }
+        delivered
     }
 
     pub(crate) fn live_sink(&self) -> Watchers<'_> {

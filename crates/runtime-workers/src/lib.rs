@@ -40,6 +40,8 @@ mod answers;
 mod catalogue;
 mod command;
 mod config;
+mod delegate;
+mod details;
 mod diagnostic;
 mod drive;
 mod entity;
@@ -64,6 +66,8 @@ pub use agents::{
 };
 pub use command::{Command, CommandAnswer, InDoubtRuling};
 pub use config::{RuntimeConfig, RuntimeLimits};
+pub use delegate::Parent;
+pub use details::CallDetails;
 pub use diagnostic::{Diagnostic, Severity};
 pub use entity::{RuntimeStatus, RuntimeSummary, WorkerCounts};
 pub use error::RuntimeError;

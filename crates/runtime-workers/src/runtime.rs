@@ -98,10 +98,12 @@ impl Runtime {
         let (display_name, limits) = (parts.display_name.clone(), parts.limits);
         let instance = Arc::new(Instance::open(parts).await?);
         instance.join_peers().await?;
+        instance.let_delegate();
         instance.open_entity(display_name, limits).await?;
         let runtime = Self { instance };
         runtime.instance.start_housekeeping();
         if resume {
+            runtime.instance.deliver_due_reports().await?;
             runtime.resume_unfinished().await?;
         }
         Ok(runtime)
@@ -413,17 +415,33 @@ impl Runtime {
                         text = said;
                     }
                 }
-                EventKind::TurnParked => {
+                // It may have gone on since.
+                EventKind::TurnParked if self.is_parked(worker, turn).await? => {
                     let reason = event.draft.payload["park"].to_string();
                     return Err(RuntimeError::TurnParked { reason });
                 }
-                EventKind::TurnCompleted => return Ok(text),
+                EventKind::TurnCompleted => {
+                    // It joined another turn, which has its answer.
+                    let joined = TurnId::deserialize(&event.draft.payload["joined_into"]);
+                    return match joined {
+                        Ok(turn) => Box::pin(self.answer(worker, &turn)).await,
+                        Err(_) => Ok(text),
+                    };
+                }
                 EventKind::TurnFailed | EventKind::TurnCancelled => {
                     return Err(RuntimeError::TurnNotCompleted(turn_error(&event.draft)));
                 }
                 _ => {}
             }
         }
+    }
+
+    async fn is_parked(&self, worker: &WorkerId, turn: &TurnId) -> Result<bool, RuntimeError> {
+        let unfinished = crate::view::unfinished_turns(self.store(), Some(worker)).await?;
+        Ok(unfinished.iter().any(|unfinished| {
+            unfinished.turn == *turn
+                && matches!(unfinished.status, crate::TurnStatus::Parked { .. })
+        }))
     }
 
     /// Carries out a command.
@@ -453,10 +471,8 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`] when the store cannot be read.
     pub async fn pending(&self) -> Result<Vec<PendingItem>, RuntimeError> {
-        {
-            let instance = &self.instance;
-            crate::view::pending_items(&instance.host, &instance.promises, &*instance.store).await
-        }
+        let instance = &self.instance;
+        crate::view::pending_items(&*instance.store, &instance.host, &instance.promises).await
     }
 
     /// Follows a topic: what is stored from the cursor on (from the first event, without one),

@@ -14,11 +14,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::answers::{approval_named, in_doubt_named};
+use crate::details::TurnCalls;
 use crate::diagnostic::DIAGNOSTIC_SPACE;
 use crate::turn::TURN_SPACE;
 use crate::worker::{worker_key, worker_scope};
 use crate::{
-    Command, Diagnostic, RuntimeError, RuntimeSummary, Transcript, TurnRecord, WorkerRecord,
+    CallDetails, Command, Diagnostic, RuntimeError, RuntimeSummary, Transcript, TurnRecord,
+    WorkerRecord,
 };
 
 /// Something that waits for somebody.
@@ -44,6 +46,9 @@ pub struct PendingItem {
     pub definition: Option<ToolDefinition>,
     /// What answers it, for an approval or another promise. Whoever has it may answer.
     pub token: Option<String>,
+    /// The call and its tool as the model saw it, where a call hangs on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<CallDetails>,
     /// Since when it waits, in milliseconds since the epoch.
     pub since: Timestamp,
     /// When it goes on by itself, if ever.
@@ -167,7 +172,7 @@ pub async fn unfinished_turns(
 pub async fn pending(store: Arc<dyn Store>) -> Result<Vec<PendingItem>, RuntimeError> {
     let host = reading_host(Arc::clone(&store));
     let promises = host.await_events().await?;
-    pending_items(&host, &promises, &*store).await
+    pending_items(&*store, &host, &promises).await
 }
 
 /// Checks a command against what is stored, so that a wrong one is refused before anything is
@@ -214,15 +219,19 @@ fn reading_host(store: Arc<dyn Store>) -> StoreEffectHost {
 }
 
 pub(crate) async fn pending_items(
+    store: &dyn Store,
     host: &StoreEffectHost,
     promises: &AwaitEvents,
-    store: &dyn Store,
 ) -> Result<Vec<PendingItem>, RuntimeError> {
     let mut items = Vec::new();
     for effect in pending_effects(host).await? {
         if effect.promises.is_empty() {
             items.push(item(&effect));
         }
+        let calls = match effect.promises.iter().any(|promise| promise.call.is_some()) {
+            true => TurnCalls::read(store, &effect.scope).await?,
+            false => TurnCalls::default(),
+        };
         for promise in &effect.promises {
             let rights = TokenRights::ALL;
             let token = promises
@@ -236,6 +245,7 @@ pub(crate) async fn pending_items(
                 asks: promise.asks.clone(),
                 definition: offered(host, store, &effect.scope, promise.tool.as_deref()).await,
                 token: Some(token.expose().to_owned()),
+                details: calls.details(promise),
                 ..item(&effect)
             });
         }
@@ -293,6 +303,7 @@ fn item(effect: &PendingEffect) -> PendingItem {
         asks: None,
         definition: None,
         token: None,
+        details: None,
         since: effect.since,
         due: effect.due,
         key: effect.key.clone(),

@@ -5,11 +5,11 @@ use runtime_core::{
     Usage, WorkerId,
 };
 use runtime_store::RowKey;
-use runtime_turn::ContextMark;
+use runtime_turn::{CompactionMark, ContextMark};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{RuntimeError, RuntimeLimits};
+use crate::{Parent, RuntimeError, RuntimeLimits};
 
 /// What a worker is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +127,9 @@ pub struct CreateWorker {
     /// Whose it is, where several share a runtime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// Whose sub-agent it is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
 }
 
 impl CreateWorker {
@@ -143,6 +146,7 @@ impl CreateWorker {
             workspaces: Vec::new(),
             mounts: Vec::new(),
             tenant: None,
+            parent: None,
         }
     }
 
@@ -283,6 +287,15 @@ pub struct WorkerRecord {
     pub context: ContextMark,
     /// The tokens spent by ended turns.
     pub usage: Usage,
+    /// What their model calls cost, in millionths of the currency of the price table.
+    #[serde(default)]
+    pub cost: u64,
+    /// The summary that stands for the beginning of the conversation, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compacted: Option<CompactionMark>,
+    /// How many tokens the conversation has, as the last model call told it; zero is not known.
+    #[serde(default)]
+    pub context_tokens: u64,
     /// What it and its users have said was erased; only this tombstone is left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub purged: bool,
@@ -325,6 +338,9 @@ impl WorkerRecord {
             unfinished: 0,
             context: ContextMark::empty(),
             usage: Usage::default(),
+            cost: 0,
+            compacted: None,
+            context_tokens: 0,
             purged: false,
         }
     }
@@ -377,6 +393,14 @@ impl WorkerRecord {
                 }
                 if let Some(usage) = member(&event.payload, "usage") {
                     next.usage = next.usage.plus(usage);
+                }
+                let cost = member(&event.payload, "cost").unwrap_or(0);
+                next.cost = next.cost.saturating_add(cost);
+                if let Some(compacted) = member(&event.payload, "compacted") {
+                    next.compacted = Some(compacted);
+                }
+                if let Some(tokens) = member(&event.payload, "context_tokens") {
+                    next.context_tokens = tokens;
                 }
                 if let Some(entries) = member::<u64>(&event.payload, "entries") {
                     next.transcript += entries;

@@ -14,7 +14,7 @@ use runtime_model::{Model, ModelError, ModelStream, ScriptStep, ScriptedModel};
 use runtime_store::MemoryStore;
 use runtime_testkit::{EffectJournal, JournalController, SimulatedClock};
 use runtime_tools::{Tool, ToolContext, ToolError, ToolOutput};
-use runtime_turn::{ApprovalDecision, ContextMark, TurnEnd, TurnStart};
+use runtime_turn::{ApprovalDecision, ContextMark, History, TurnEnd, TurnStart};
 use serde_json::{Value, json};
 
 pub(crate) type Answer = Result<ToolOutput, ToolError>;
@@ -86,8 +86,12 @@ pub(crate) struct Recording {
 
 impl Recording {
     pub(crate) fn new(steps: Vec<ScriptStep>) -> Arc<Self> {
+        Self::named("scripted", steps)
+    }
+
+    pub(crate) fn named(name: &str, steps: Vec<ScriptStep>) -> Arc<Self> {
         Arc::new(Self {
-            model: ScriptedModel::new("scripted", steps),
+            model: ScriptedModel::new(name, steps),
             requests: Mutex::default(),
         })
     }
@@ -192,16 +196,29 @@ impl Desk {
         controller: &JournalController,
         live: &dyn LiveSink,
     ) -> Result<TurnEnd, Interrupt> {
-        drive_turn(TurnRun {
-            start: start(),
-            history: Vec::new(),
+        let run = self.run(agent, controller, start());
+        drive_turn(TurnRun { live, ..run }).await
+    }
+
+    /// A run that nobody watches.
+    pub(crate) fn run<'a>(
+        &'a self,
+        agent: &'a Agent,
+        controller: &'a JournalController,
+        start: TurnStart,
+    ) -> TurnRun<'a> {
+        TurnRun {
+            start,
+            history: History::default(),
             agent,
             controller,
             attachments: &self.store,
-            live,
+            live: &Unwatched,
             clock: &self.clock,
-        })
-        .await
+            completions: None,
+            delegates: None,
+            inputs: None,
+        }
     }
 
     /// Drives until a person is asked; returns the promises.

@@ -17,7 +17,7 @@ use runtime_store::{
     Commit, Epoch, Guard, MemoryStore, NewEvent, Page, Position, RowChange, RowKey, Store,
 };
 use runtime_testkit::{SeededRandom, SimulatedClock};
-use runtime_tools::ToolOutput;
+use runtime_tools::{Pending, ToolOutput};
 use runtime_turn::{ApprovalDecision, Conversation, TurnEnd, TurnStart};
 use serde_json::{Value, json};
 
@@ -135,12 +135,15 @@ impl World {
         let controller = host.scoped(opening).unwrap();
         let end = drive_turn(TurnRun {
             start,
-            history: conversation.history().to_vec(),
+            history: conversation.to_history(),
             agent,
             controller: &*controller,
             attachments: &*self.store,
             live: &Unwatched,
             clock: &self.clock,
+            completions: None,
+            delegates: None,
+            inputs: None,
         })
         .await?;
         self.tell(&end.to_event(&scope)).await;
@@ -208,7 +211,12 @@ async fn t5_the_deadline_of_a_pending_call_counts_from_the_call() {
         ScriptStep::text("so {last_tool_result}"),
     ]);
     let deadline = Some(Duration::from_secs(60));
-    desk.read = Counted::new("work", true, move |_| Ok(ToolOutput::Pending { deadline }));
+    desk.read = Counted::new("work", true, move |_| {
+        Ok(ToolOutput::Pending(Pending {
+            deadline,
+            ..Pending::default()
+        }))
+    });
     let agent = desk.builder().build();
     world.begin("1").await;
     for seconds in [0, 30, 29] {

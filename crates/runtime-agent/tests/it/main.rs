@@ -1,14 +1,17 @@
 //! The driver against its specification (T2–T7, E1, E4), on a controller that lives in memory.
 #![allow(
     clippy::unwrap_used,
-    reason = "a test may also panic in the functions around it"
+    clippy::print_stdout,
+    reason = "a test may also panic in the functions around it; rows of the scoreboard are printed"
 )]
 
 mod approval;
 mod desk;
 mod durable;
 mod environment;
+mod features;
 mod files;
+mod growth;
 mod live;
 mod parked;
 mod replay;

@@ -2,7 +2,7 @@
 
 use runtime_core::EffectKind;
 use runtime_effects::{Addressing, Interrupt};
-use runtime_turn::{Conversation, TurnEnd};
+use runtime_turn::{Conversation, History, TurnEnd};
 
 use crate::desk::{Desk, script, start, words};
 
@@ -94,12 +94,15 @@ async fn t4_another_history_is_refused_before_anything_runs() {
     let foreign = runtime_core::Message::text(runtime_core::Role::User, "forged");
     let run = runtime_agent::TurnRun {
         start: start(),
-        history: vec![foreign.into()],
+        history: vec![foreign.into()].into(),
         agent: &agent,
         controller: &controller,
         attachments: &desk.store,
         live: &runtime_agent::Unwatched,
         clock: &runtime_testkit::SimulatedClock::new(Default::default()),
+        completions: None,
+        delegates: None,
+        inputs: None,
     };
     match runtime_agent::drive_turn(run).await {
         Err(Interrupt::Terminal(error)) => assert_eq!(error.code, "turn_history_mismatch"),
@@ -108,37 +111,53 @@ async fn t4_another_history_is_refused_before_anything_runs() {
     assert!(desk.journal.ran().is_empty());
 }
 
-/// T4: a turn of 200 iterations, resumed in the middle, runs nothing again.
+/// T4: a turn of 200 iterations, resumed at random points, runs nothing again.
 #[tokio::test]
 async fn t4_a_long_turn_resumes_without_running_anything_again() {
+    use runtime_core::Random;
     use runtime_model::ScriptStep;
     use runtime_turn::TurnBudgets;
-    let mut steps: Vec<ScriptStep> = (0..200)
-        .map(|n| ScriptStep::call("c", "read", serde_json::json!({ "path": n.to_string() })))
-        .collect();
-    steps.push(ScriptStep::text("end"));
-    let desk = Desk::new(steps);
-    let agent = desk.builder().build();
     let budgets = TurnBudgets {
         iterations_max: 300,
         ..TurnBudgets::default()
     };
-    for crash in [123, 124, 390, usize::MAX] {
-        let controller = desk.controller().crashing_after(crash);
-        let clock = runtime_testkit::SimulatedClock::new(Default::default());
-        let end = runtime_agent::drive_turn(runtime_agent::TurnRun {
-            start: start().with_budgets(budgets),
-            history: Vec::new(),
-            agent: &agent,
-            controller: &controller,
-            attachments: &desk.store,
-            live: &runtime_agent::Unwatched,
-            clock: &clock,
-        })
-        .await;
-        assert_eq!(end.is_ok(), crash == usize::MAX);
+    let random = runtime_testkit::SeededRandom::new(21);
+    for addressing in [Addressing::Keyed, Addressing::Ordinal] {
+        let mut steps: Vec<ScriptStep> = (0..200)
+            .map(|n| ScriptStep::call("c", "read", serde_json::json!({ "path": n.to_string() })))
+            .collect();
+        steps.push(ScriptStep::text("end"));
+        let mut desk = Desk::new(steps);
+        desk.addressing = addressing;
+        let agent = desk.builder().build();
+        let mut crashes: Vec<usize> = (0..8)
+            .map(|_| {
+                let drawn = random.ten();
+                usize::from(u16::from_le_bytes([drawn[0], drawn[1]])) % 402
+            })
+            .collect();
+        crashes.sort_unstable();
+        crashes.push(usize::MAX);
+        for crash in crashes {
+            let controller = desk.controller().crashing_after(crash);
+            let clock = runtime_testkit::SimulatedClock::new(Default::default());
+            let end = runtime_agent::drive_turn(runtime_agent::TurnRun {
+                start: start().with_budgets(budgets),
+                history: runtime_turn::History::default(),
+                agent: &agent,
+                controller: &controller,
+                attachments: &desk.store,
+                live: &runtime_agent::Unwatched,
+                clock: &clock,
+                completions: None,
+                delegates: None,
+                inputs: None,
+            })
+            .await;
+            assert_eq!(end.is_ok(), crash == usize::MAX, "{crash}");
+        }
+        // Environment, 201 answers, 200 reads, and nothing twice.
+        assert_eq!(desk.journal.ran().len(), 402);
+        assert_eq!(desk.read.calls(), 200);
     }
-    // Environment, 201 answers, 200 reads, and nothing twice.
-    assert_eq!(desk.journal.ran().len(), 402);
-    assert_eq!(desk.read.calls(), 200);
 }

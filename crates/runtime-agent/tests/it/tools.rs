@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use runtime_agent::ToolOutputLimits;
 use runtime_core::{
-    ContentPart, EffectOutcome, EffectOutput, Resolution, Timestamp, ToolCallOutput, ToolResult,
-    WaitIdentity,
+    ContentPart, EffectOutcome, EffectOutput, PendingCall, Resolution, Timestamp, ToolCallOutput,
+    ToolResult, WaitIdentity,
 };
 use runtime_effects::Interrupt;
 use runtime_model::ScriptStep;
 use runtime_store::AttachmentStore;
-use runtime_tools::{ToolError, ToolOutput};
+use runtime_tools::{Pending, ToolError, ToolOutput};
 use serde_json::json;
 
 use crate::desk::{Answer, Counted, Desk, words};
@@ -28,9 +28,10 @@ fn desk(read_only: bool, answer: impl Fn() -> Answer + Send + Sync + 'static) ->
 
 fn result(desk: &Desk) -> ToolResult {
     match desk.journal.outcome("0.tool_call.0") {
-        EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Finished { result })) => {
-            result
-        }
+        EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Finished {
+            result,
+            ..
+        })) => result,
         other => panic!("a result expected, found {other:?}"),
     }
 }
@@ -97,7 +98,12 @@ async fn e3_a_failure_for_good_is_told_to_the_model() {
 #[tokio::test]
 async fn t5_a_tool_is_completed_from_outside() {
     let deadline = Some(Duration::from_secs(9));
-    let desk = desk(true, move || Ok(ToolOutput::Pending { deadline }));
+    let desk = desk(true, move || {
+        Ok(ToolOutput::Pending(Pending {
+            deadline,
+            ..Pending::default()
+        }))
+    });
     let promises = desk.until_asked().await;
     assert!(matches!(
         promises[..],
@@ -105,9 +111,12 @@ async fn t5_a_tool_is_completed_from_outside() {
     ));
     assert_eq!(
         desk.journal.outcome("0.tool_call.0"),
-        EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Pending {
-            deadline: Some(Timestamp::from_millis(10_000))
-        }))
+        EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Pending(
+            PendingCall {
+                deadline: Some(Timestamp::from_millis(10_000)),
+                ..PendingCall::default()
+            }
+        )))
     );
     let value = json!("paid");
     desk.resolve(promises[0].clone(), Resolution::Ok { value });

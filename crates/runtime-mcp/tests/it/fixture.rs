@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime_core::{CallId, Clock, ContentPart, ExecutionScope, Timestamp, TurnId};
+use runtime_core::{CallId, Clock, ContentPart, ExecutionScope, Reserve, Timestamp, TurnId};
 use runtime_mcp::{McpServerConfig, McpSource};
 use runtime_mcp_cache::{CacheConfig, DiscoveryCache};
 use runtime_testkit::{SeededRandom, SimulatedClock};
@@ -88,6 +88,9 @@ impl Fixture {
             attempt: 1,
             fencing_token: 1,
             deadline: self.clock.now().after(Duration::from_secs(3_600)),
+            completions: None,
+            delegates: None,
+            budget: Reserve::default(),
         }
     }
 

@@ -29,6 +29,7 @@ fn request(key: &str, messages: &[Message]) -> ModelRequest {
         messages: messages.iter().cloned().map(Arc::new).collect(),
         tools: Arc::from([]),
         idempotency_key: key.to_owned(),
+        output_schema: None,
     }
 }
 

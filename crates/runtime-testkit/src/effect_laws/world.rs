@@ -319,6 +319,7 @@ pub fn result(text: &str) -> EffectOutput {
     let call = CallId::new("call-0").expect("legal");
     EffectOutput::ToolCall(ToolCallOutput::Finished {
         result: ToolResult::text(call, text),
+        spent: None,
     })
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use runtime_core::{
-    ApprovalPolicy, CallId, Classified, ContentPart, ErrorClass, ExecutionScope, Timestamp, TurnId,
+    ApprovalPolicy, CallId, Classified, ContentPart, ErrorClass, ExecutionScope, Reserve,
+    Timestamp, TurnId,
 };
 use runtime_tools::{
-    FunctionError, FunctionTool, Tool, ToolContext, ToolError, ToolOutput, Toolbox,
+    FunctionError, FunctionTool, Pending, Tool, ToolContext, ToolError, ToolOutput, Toolbox,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,9 @@ fn context() -> ToolContext {
         attempt: 1,
         fencing_token: 1,
         deadline: Timestamp::from_millis(1),
+        completions: None,
+        delegates: None,
+        budget: Reserve::default(),
     }
 }
 
@@ -120,10 +124,10 @@ async fn t5_a_result_is_text_json_or_an_output_of_its_own() {
         r#"{"city":"Oslo","degrees":3.5}"#
     );
     let pending = FunctionTool::new("p", "", |_: Nothing, _| async {
-        Ok(ToolOutput::Pending { deadline: None })
+        Ok(ToolOutput::Pending(Pending::default()))
     });
     let output = pending.call(json!({}), context()).await.expect("an output");
-    assert_eq!(output, ToolOutput::Pending { deadline: None });
+    assert_eq!(output, ToolOutput::Pending(Pending::default()));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use runtime_core::{
     EffectCommand, EffectOutcome, EffectOutput, ErrorClass, FinishReason, Message, Role, WireError,
 };
-use runtime_turn::{ContextMark, Next, TurnEnd, TurnError, TurnMachine, TurnStart, Work};
+use runtime_turn::{Account, ContextMark, Next, TurnEnd, TurnError, TurnMachine, TurnStart, Work};
 use serde_json::json;
 
 use crate::world::{
@@ -62,6 +62,7 @@ fn t2_a_turn_with_two_parallel_calls_runs_to_its_end() {
         iterations,
         usage,
         message,
+        ..
     } = end(&machine)
     else {
         panic!("it should complete");
@@ -104,7 +105,7 @@ fn e3_a_model_call_names_its_context_by_digest() {
         } => {
             assert_eq!(messages.len(), 3);
             assert_eq!(&*instructions, "be brief");
-            assert_eq!(tools.len(), 2);
+            assert_eq!(tools.len(), 3);
         }
         other => panic!("a model call expected, found {other:?}"),
     }
@@ -149,7 +150,8 @@ fn a_failed_model_call_fails_the_turn_with_its_error() {
         TurnEnd::Failed {
             error,
             iterations: 0,
-            usage: Default::default()
+            usage: Default::default(),
+            account: Account::default(),
         }
     );
 }

@@ -12,5 +12,6 @@ mod pending;
 mod projection;
 mod property;
 mod refusal;
+mod start;
 mod transcript;
 mod world;

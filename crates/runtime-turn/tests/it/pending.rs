@@ -1,8 +1,8 @@
 //! Tools that are answered later, from outside (T5).
 
 use runtime_core::{
-    EffectOutcome, EffectOutput, Resolution, Timestamp, ToolCallOutput, WaitIdentity, WaitOutput,
-    WaitSource,
+    EffectOutcome, EffectOutput, PendingCall, Resolution, Timestamp, ToolCallOutput, WaitIdentity,
+    WaitOutput, WaitSource,
 };
 use serde_json::json;
 
@@ -10,7 +10,12 @@ use crate::world::{READ, WRITE, asked, call, effects, finished, resolved, result
 
 fn pending(deadline: Option<u64>) -> EffectOutcome {
     let deadline = deadline.map(Timestamp::from_millis);
-    EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Pending { deadline }))
+    EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Pending(
+        PendingCall {
+            deadline,
+            ..PendingCall::default()
+        },
+    )))
 }
 
 fn elapsed(due: u64) -> EffectOutcome {

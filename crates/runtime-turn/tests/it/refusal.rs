@@ -1,7 +1,8 @@
 //! Calls that no envelope can name (E3).
 
 use runtime_core::{
-    ApprovalPolicy, Digest, EffectOutcome, EffectOutput, Timestamp, ToolCall, ToolCallOutput,
+    ApprovalPolicy, Digest, EffectOutcome, EffectOutput, PendingCall, Timestamp, ToolCall,
+    ToolCallOutput,
 };
 use runtime_turn::Next;
 use serde_json::json;
@@ -53,9 +54,12 @@ fn e3_every_call_that_is_made_can_be_waited_for() {
             continue;
         }
         made += 1;
-        let pending = EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Pending {
-            deadline: Some(Timestamp::from_millis(u64::MAX)),
-        }));
+        let pending = EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Pending(
+            PendingCall {
+                deadline: Some(Timestamp::from_millis(u64::MAX)),
+                ..PendingCall::default()
+            },
+        )));
         machine.record(planned.envelope.key(), &pending).unwrap();
         assert!(matches!(machine.next(), Next::Wait(_)));
     }

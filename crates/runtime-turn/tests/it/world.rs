@@ -1,9 +1,10 @@
 //! A small world around the machine: a catalogue, answers, and a loop without a controller.
 
 use runtime_core::{
-    ApprovalPolicy, CallId, ContentPart, Digest, EffectCommand, EffectEnvelope, EffectOutcome,
-    EffectOutput, FinishReason, LlmResponse, Message, Resolution, Role, ToolCall, ToolCallOutput,
-    ToolDefinition, ToolHints, ToolResult, Usage, WaitOutput, WaitSource,
+    ApprovalNeed, ApprovalPolicy, ApprovalRule, ArgumentTest, CallId, ContentPart, Digest,
+    EffectCommand, EffectEnvelope, EffectOutcome, EffectOutput, FinishReason, LlmResponse, Message,
+    Resolution, Role, ToolCall, ToolCallOutput, ToolDefinition, ToolHints, ToolResult, Usage,
+    WaitOutput, WaitSource,
 };
 use runtime_turn::{ContextMark, Next, Planned, RecordedEffect, TurnEnd, TurnMachine, TurnStart};
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ pub(crate) const PROMPT: &[u8] = b"be brief";
 pub(crate) const READ: &str = "read";
 /// Asks first.
 pub(crate) const WRITE: &str = "write";
+/// Runs with `n` of at most 1, is forbidden with 3, and asks otherwise.
+pub(crate) const RULED: &str = "ruled";
 
 pub(crate) fn definition(name: &str, approval: ApprovalPolicy, read_only: bool) -> ToolDefinition {
     ToolDefinition {
@@ -37,8 +40,16 @@ pub(crate) fn catalogue() -> Vec<u8> {
     serde_json::to_vec(&[
         definition(READ, ApprovalPolicy::ByDeclaration, true),
         definition(WRITE, ApprovalPolicy::ByDeclaration, false),
+        definition(RULED, rules(), false),
     ])
     .unwrap()
+}
+
+fn rules() -> ApprovalPolicy {
+    ApprovalPolicy::ByRules(vec![
+        ApprovalRule::new("/n", ArgumentTest::AtMost(1), ApprovalNeed::Run),
+        ApprovalRule::new("/n", ArgumentTest::Is("3".into()), ApprovalNeed::Deny),
+    ])
 }
 
 pub(crate) fn start() -> TurnStart {
@@ -110,6 +121,8 @@ pub(crate) fn answer(calls: &[ToolCall]) -> EffectOutcome {
             cached_input_tokens: 0,
         },
         text_streamed: true,
+        ended: None,
+        running_ms: 0,
     }))
 }
 
@@ -117,6 +130,7 @@ pub(crate) fn finished(text: &str) -> EffectOutcome {
     let call = CallId::new("whatever").unwrap();
     EffectOutcome::Completed(EffectOutput::ToolCall(ToolCallOutput::Finished {
         result: ToolResult::text(call, text),
+        spent: None,
     }))
 }
 

@@ -1,93 +1,206 @@
-//! R4: a golden turn with an approval and a call that must not happen twice, crashed at every
-//! commit.
+//! R4: a golden turn with two parallel tools, an approval and a sub-agent, cut off at every store,
+//! model and tool call. What may happen then is ruled by hand in `tests/golden/crash-matrix.md`.
 
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use runtime_core::{EventDraft, EventKind};
+use runtime_agent::Agent;
+use runtime_core::{EventDraft, EventKind, SessionId};
 use runtime_effects::PendingKind;
-use runtime_store::Store;
+use runtime_store::Commit;
 use runtime_testkit::{Fault, FaultStore};
 use runtime_turn::ApprovalDecision;
-use runtime_workers::view::PendingItem;
-use runtime_workers::{Command, CreateWorker, InDoubtRuling, Runtime, RuntimeError, WorkerRecord};
+use runtime_workers::view::{self, PendingItem};
+use runtime_workers::{
+    Command, CreateWorker, InDoubtRuling, Runtime, RuntimeError, RuntimeParts, WorkerRecord,
+};
 use serde_json::json;
 
-use super::{Desk, GOLDEN, PLAIN, Place, check_context, desk, ends, events};
+use super::{Desk, MATRIX, Moment, Place, SeamModel, SeamTool, Seams, desk, ends, events};
 
-const FAULTS: [Fault; 4] = [
-    Fault::FailBefore,
-    Fault::LoseResponse,
-    Fault::CrashBefore,
-    Fault::CrashAfter,
-];
+/// The table ruled by hand; the test fails when the turn has other points than it.
+const TABLE: &str = include_str!("../../golden/crash-matrix.md");
 
-/// The commits of the golden run, each by its first event. Another list is drift: look at what it
-/// means for a crash in between, then change it here.
-const GOLDEN_TRACE: [&str; 20] = [
-    "runtime_opened",
-    "worker_created",
-    "input_accepted",
-    "environment_synced",
-    "message_committed",
-    "tool_call_finished",
-    "message_committed",
-    "approval_requested",
-    "turn_parked",
-    "promise_resolved",
-    "turn_resumed",
-    "wait_ended",
-    "tool_call_started",
-    "tool_call_finished",
-    "message_committed",
-    "turn_completed",
-    "input_accepted",
-    "environment_synced",
-    "message_committed",
-    "turn_completed",
-];
+/// The fewest points that make a matrix.
+const POINTS_MIN: usize = 60;
 
-/// The calls that the model is asked for in both turns.
-const MODEL_CALLS: usize = 4;
+/// What nothing repeated and nothing in doubt is called.
+const NOTHING: &str = "—";
 
 pub(crate) type NewPlace<'a> = &'a dyn Fn() -> Box<dyn Place>;
 
-/// Runs every case, prints the row, and fails if one failed; then once more with a planted fault
-/// that must be found.
+/// Where a life ends, or a commit goes wrong.
+#[derive(Debug, Clone)]
+enum Cut {
+    Commit(String, Fault),
+    Call(String, Moment),
+}
+
+#[derive(Debug)]
+struct Point {
+    cut: Cut,
+    /// What the table says of it.
+    ruled: String,
+}
+
+fn cells(line: &str) -> Option<Vec<String>> {
+    let line = line.trim().strip_prefix('|')?.strip_suffix('|')?;
+    Some(line.split('|').map(|cell| cell.trim().to_owned()).collect())
+}
+
+/// Reads the two tables: commits with four columns, calls with three.
+fn table() -> Vec<Point> {
+    let mut points = Vec::new();
+    for line in TABLE.lines() {
+        let Some(cells) = cells(line) else { continue };
+        let name = cells[0].trim_matches('`').to_owned();
+        if name.starts_with("---") || name == "commit" || name == "call" {
+            continue;
+        }
+        match cells.len() {
+            5 => {
+                let faults = [
+                    Fault::FailBefore,
+                    Fault::CrashBefore,
+                    Fault::LoseResponse,
+                    Fault::CrashAfter,
+                ];
+                for (fault, ruled) in faults.into_iter().zip(&cells[1..]) {
+                    points.push(Point {
+                        cut: Cut::Commit(name.clone(), fault),
+                        ruled: ruled.clone(),
+                    });
+                }
+            }
+            4 => {
+                let moments = [Moment::Before, Moment::Inside, Moment::After];
+                for (moment, ruled) in moments.into_iter().zip(&cells[1..]) {
+                    points.push(Point {
+                        cut: Cut::Call(name.clone(), moment),
+                        ruled: ruled.clone(),
+                    });
+                }
+            }
+            columns => panic!("{columns} columns: {line}"),
+        }
+    }
+    points
+}
+
+/// What a commit is: whose, and what its first event tells.
+fn label(commit: &Commit) -> String {
+    let Some(first) = commit.events.first() else {
+        return "report delivered".to_owned();
+    };
+    let draft = EventDraft::from_bytes(&first.body).unwrap();
+    let who = match draft.session.as_ref().map(SessionId::as_str) {
+        None => "runtime",
+        Some("desk") => "desk",
+        Some(_) => "child",
+    };
+    format!("{who} {}", draft.kind)
+}
+
+/// Splits `desk message_committed 2` into what and which.
+fn occurrence(name: &str) -> (String, usize) {
+    let (what, which) = name.rsplit_once(' ').expect("a name with a number");
+    (what.to_owned(), which.parse().expect("a number"))
+}
+
+/// Runs every point, prints the row, and fails if one is not as ruled; then once more with a
+/// planted fault that must be found.
 pub(crate) fn crash_matrix(name: &str, new_place: NewPlace<'_>) {
     let started = Instant::now();
-    let (cases, failures) = matrix(new_place, 1..=GOLDEN_TRACE.len(), false);
+    let points = table();
+    check_drift(&*new_place(), &points);
+    let failures: Vec<String> = points
+        .iter()
+        .filter_map(|point| check(&*new_place(), point, false).err())
+        .collect();
     let seconds = started.elapsed().as_secs_f64();
-    println!("R4-{name} {cases} {} {seconds:.1}", failures.len());
+    println!("R4-{name} {} {} {seconds:.1}", points.len(), failures.len());
     assert_eq!(failures, [] as [String; 0]);
-    assert_eq!(cases, GOLDEN_TRACE.len() * FAULTS.len());
-    // A call that is wrongly declared harmless to repeat does happen twice: around the commits of
-    // its intent and its outcome.
-    let (_, found) = matrix(new_place, 12..=14, true);
-    assert!(
-        found.iter().any(|why| why.contains("ledger")),
-        "the planted fault was not found: {found:?}"
+    assert!(points.len() >= POINTS_MIN);
+    // A call that is wrongly declared harmless to repeat does happen twice: the table says so.
+    let planted = points.iter().filter(|point| {
+        matches!(&point.cut, Cut::Call(call, _) if call == "append")
+            || matches!(&point.cut, Cut::Commit(commit, _) if commit == "desk tool_call_finished 3")
+    });
+    let found = planted.filter(|point| check(&*new_place(), point, true).is_err());
+    assert!(found.count() >= 2, "the planted fault was not found");
+}
+
+/// The points of an undisturbed run are those of the table.
+fn check_drift(place: &dyn Place, points: &[Point]) {
+    let world = World::new(place, false);
+    let store = FaultStore::new(place.open());
+    let mut seen = Seen::default();
+    process(live(&world, Arc::clone(&store), None, &mut seen)).unwrap();
+    let mut counts = BTreeMap::<String, usize>::new();
+    let mut happened = std::collections::BTreeSet::new();
+    for recorded in store.record() {
+        if matches!(recorded.happened, Some(Ok(_))) {
+            let label = label(&recorded.commit);
+            let count = counts.entry(label.clone()).or_default();
+            *count += 1;
+            happened.insert(format!("{label} {count}"));
+        }
+    }
+    happened.extend(world.made.lock().unwrap().keys().cloned());
+    let named = points.iter().map(|point| match &point.cut {
+        Cut::Commit(name, _) | Cut::Call(name, _) => name.clone(),
+    });
+    let named: std::collections::BTreeSet<String> = named.collect();
+    assert_eq!(
+        happened, named,
+        "the turn has drifted from its table: rule on each new point by hand"
     );
 }
 
-fn matrix(
-    new_place: NewPlace<'_>,
-    numbers: RangeInclusive<usize>,
-    planted: bool,
-) -> (usize, Vec<String>) {
-    let mut failures = Vec::new();
-    let mut cases = 0;
-    for number in numbers {
-        for fault in FAULTS {
-            cases += 1;
-            let place = new_place();
-            if let Err(why) = case(&*place, number, fault, planted) {
-                failures.push(format!("{fault:?} at {number}: {why}"));
-            }
+/// What outlives the processes.
+struct World<'a> {
+    desk: Desk,
+    place: &'a dyn Place,
+    made: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+impl<'a> World<'a> {
+    fn new(place: &'a dyn Place, planted: bool) -> Self {
+        let mut desk = Desk::new();
+        desk.declared_retry_safe = planted;
+        // The sub-agent's tool lets everything pass.
+        desk.gate.pass(10_000);
+        Self {
+            desk,
+            place,
+            made: Arc::default(),
         }
     }
-    (cases, failures)
+
+    fn parts(&self, store: Arc<FaultStore>, dies: Option<(String, Moment)>) -> RuntimeParts {
+        let seams = Arc::new(Seams {
+            store: Arc::clone(&store),
+            dies: Mutex::new(dies),
+            made: Arc::clone(&self.made),
+        });
+        let mut agent: Agent = self.desk.agent();
+        agent.model = Arc::new(SeamModel {
+            model: agent.model,
+            seams: Arc::clone(&seams),
+        });
+        agent.tools = agent
+            .tools
+            .into_iter()
+            .map(|tool| {
+                Arc::new(SeamTool {
+                    tool,
+                    seams: Arc::clone(&seams),
+                }) as _
+            })
+            .collect();
+        self.desk.parts_of(agent, store)
+    }
 }
 
 /// A process: its tasks end with its async runtime, as by a kill.
@@ -96,91 +209,92 @@ fn process<T>(life: impl Future<Output = T>) -> T {
     executor.unwrap().block_on(life)
 }
 
-/// What a life saw.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seen {
-    in_doubt: usize,
-    /// The most lines that were in the ledger before a person ruled.
-    lines: usize,
+    in_doubt: Vec<String>,
 }
 
-fn case(place: &dyn Place, number: usize, fault: Fault, planted: bool) -> Result<(), String> {
-    let mut world = Desk::new();
-    world.declared_retry_safe = planted;
+fn check(place: &dyn Place, point: &Point, planted: bool) -> Result<(), String> {
+    let world = World::new(place, planted);
     let mut seen = Seen::default();
+    let cut = &point.cut;
     let store = FaultStore::new(place.open());
-    store.fault_at(number, fault);
-    let lived = process(live(&world, store.clone(), &mut seen));
-    let crashes = matches!(fault, Fault::CrashBefore | Fault::CrashAfter);
-    if crashes != store.is_crashed() {
-        return Err(format!("it should crash: {crashes}; it ended as {lived:?}"));
-    }
-    if !crashes && !planted {
-        lived.map_err(|error| format!("a fault that passes was not survived: {error}"))?;
-        check_trace(&store)?;
-    }
-    drop(store);
-    let calls_before = world.model_calls();
-    let recorded = process(async { recorded_messages(&*place.open()).await });
-    let store = FaultStore::new(place.open());
-    process(live(&world, store.clone(), &mut seen)).map_err(|error| error.to_string())?;
-    drop(store);
-
-    let calls = world.model_calls() - calls_before;
-    if calls != MODEL_CALLS - recorded {
-        return Err(format!(
-            "{calls} model calls after {recorded} were recorded"
-        ));
-    }
-    let lines = world.ledger().len();
-    if lines != 1 || seen.lines > 1 {
-        return Err(format!(
-            "ledger: {lines} lines, {} before a ruling",
-            seen.lines
-        ));
-    }
-    let trace = GOLDEN_TRACE[number - 1];
-    let expected = match (fault, number) {
-        (Fault::CrashAfter, 13) | (Fault::CrashBefore, 14) => 1,
-        _ => 0,
+    let dies = match cut {
+        Cut::Call(call, moment) => Some((call.clone(), *moment)),
+        Cut::Commit(name, fault) => {
+            let (what, which) = occurrence(name);
+            store.fault_when(move |commit| label(commit) == what, which, *fault);
+            None
+        }
     };
-    if seen.in_doubt != expected {
-        return Err(format!("{} in doubt around {trace}", seen.in_doubt));
+    let passes = matches!(cut, Cut::Commit(_, Fault::FailBefore | Fault::LoseResponse));
+    let lived = process(live(&world, Arc::clone(&store), dies, &mut seen));
+    if passes == store.is_crashed() {
+        return Err(format!("{cut:?}: should die: {}; {lived:?}", !passes));
     }
-    process(check_end(&world, place))
+    if passes {
+        lived.map_err(|error| format!("{cut:?}: was not survived: {error}"))?;
+    }
+    drop(store);
+    let store = FaultStore::new(place.open());
+    process(live(&world, store, None, &mut seen)).map_err(|error| format!("{cut:?}: {error}"))?;
+    process(check_end(&world)).map_err(|why| format!("{cut:?}: {why}"))?;
+    let found = told(&world, &seen);
+    if found == point.ruled {
+        Ok(())
+    } else {
+        Err(format!("{cut:?}: ruled {}, found {found}", point.ruled))
+    }
+}
+
+/// What happened more than once, or is in doubt, in words.
+fn told(world: &World<'_>, seen: &Seen) -> String {
+    let made = world.made.lock().unwrap();
+    let repeated = made
+        .iter()
+        .filter(|(_, times)| **times != 1)
+        .map(|(call, times)| format!("{call} ×{times}"));
+    let in_doubt = seen.in_doubt.iter().map(|tool| format!("{tool} in doubt"));
+    let told: Vec<String> = repeated.chain(in_doubt).collect();
+    match told.is_empty() {
+        true => NOTHING.to_owned(),
+        false => told.join(", "),
+    }
 }
 
 /// Does whatever is left to do, as a process that knows nothing of those before it: what it asks
 /// for is named, so that repeating it is harmless.
-async fn live(world: &Desk, store: Arc<FaultStore>, seen: &mut Seen) -> Result<(), RuntimeError> {
-    let runtime = Runtime::open(world.parts(store)).await?;
+async fn live(
+    world: &World<'_>,
+    store: Arc<FaultStore>,
+    dies: Option<(String, Moment)>,
+    seen: &mut Seen,
+) -> Result<(), RuntimeError> {
+    let runtime = Runtime::open(world.parts(store, dies)).await?;
     let worker = desk();
     runtime
         .create(CreateWorker::assistant(worker.clone()))
         .await?;
     let golden = "golden".parse().unwrap();
-    runtime.submit(&worker, golden, GOLDEN).await?;
+    runtime.submit(&worker, golden, MATRIX).await?;
     loop {
         runtime.settled().await;
-        seen.lines = seen.lines.max(world.ledger().len());
-        let waiting = runtime.pending().await?;
+        let mut waiting = runtime.pending().await?;
+        waiting.retain(|item| item.kind != PendingKind::Wait);
         if waiting.is_empty() {
-            break;
+            return Ok(());
         }
         for item in waiting {
-            seen.in_doubt += usize::from(item.kind == PendingKind::InDoubt);
+            if item.kind == PendingKind::InDoubt {
+                seen.in_doubt.extend(item.tool.clone());
+            }
             runtime.apply(answer(world, &item)).await?;
         }
     }
-    runtime
-        .submit(&worker, "plain".parse().unwrap(), PLAIN)
-        .await?;
-    runtime.settled().await;
-    Ok(())
 }
 
 /// What a truthful person answers.
-fn answer(world: &Desk, item: &PendingItem) -> Command {
+fn answer(world: &World<'_>, item: &PendingItem) -> Command {
     if let Some(token) = &item.token {
         return Command::Decide {
             target: token.clone(),
@@ -188,7 +302,7 @@ fn answer(world: &Desk, item: &PendingItem) -> Command {
         };
     }
     let call = item.call.as_ref().unwrap().to_string();
-    let ruling = if world.ledger().contains(&call) {
+    let ruling = if world.desk.ledger().contains(&call) {
         let value = json!("appended");
         InDoubtRuling::Done { value }
     } else {
@@ -197,31 +311,8 @@ fn answer(world: &Desk, item: &PendingItem) -> Command {
     Command::RuleInDoubt { call, ruling }
 }
 
-fn check_trace(store: &FaultStore) -> Result<(), String> {
-    let record = store.record();
-    let happened = record
-        .iter()
-        .filter(|commit| matches!(commit.happened, Some(Ok(_))));
-    let kinds = happened.map(|recorded| {
-        let first = recorded.commit.events.first().unwrap();
-        EventDraft::from_bytes(&first.body)
-            .unwrap()
-            .kind
-            .to_string()
-    });
-    let kinds: Vec<_> = kinds.collect();
-    if kinds != GOLDEN_TRACE {
-        return Err(format!("the trace has drifted: {kinds:?}"));
-    }
-    Ok(())
-}
-
-async fn recorded_messages(store: &dyn Store) -> usize {
-    super::count(&events(store).await, &EventKind::MessageCommitted)
-}
-
-async fn check_end(world: &Desk, place: &dyn Place) -> Result<(), String> {
-    let runtime = world.open(place).await;
+async fn check_end(world: &World<'_>) -> Result<(), String> {
+    let runtime = world.desk.open(world.place).await;
     let events = events(runtime.store()).await;
     let ends = ends(&events);
     let completed = ends
@@ -230,12 +321,38 @@ async fn check_end(world: &Desk, place: &dyn Place) -> Result<(), String> {
     if (ends.len(), completed.count()) != (2, 2) {
         return Err(format!("the turns ended as {ends:?}"));
     }
-    check_context(&runtime).await;
-    let of_worker = events.iter().filter(|event| event.draft.session.is_some());
-    let folded = WorkerRecord::folded(of_worker.map(|event| &event.draft));
-    let worker = runtime_workers::view::worker(runtime.store(), &desk()).await;
-    if folded != worker.ok() {
-        return Err("the worker's row is not the fold of its events".to_owned());
+    if world.desk.ledger().len() != 1 {
+        return Err(format!("the ledger has {:?}", world.desk.ledger()));
+    }
+    let workers = view::workers(runtime.store()).await.unwrap();
+    for worker in workers {
+        let of_worker = events
+            .iter()
+            .filter(|event| event.draft.session.as_ref() == Some(&worker.session()));
+        let folded = WorkerRecord::folded(of_worker.map(|event| &event.draft));
+        if folded.as_ref() != Some(&worker) {
+            return Err(format!("{} is not the fold of its events", worker.id()));
+        }
+        if worker.unfinished != 0 {
+            return Err(format!("{} has an unfinished turn", worker.id()));
+        }
+    }
+    super::check_context(&runtime).await;
+    let reports = runtime_store::RowQuery::space("sub_agent_report");
+    let page = runtime_store::Page::after(None, 10);
+    let left = runtime.store().rows(reports, page).await.unwrap();
+    if !left.rows.is_empty() {
+        return Err("a report was not delivered".to_owned());
+    }
+    let turn = &ends.iter().find(|(turn, _)| {
+        events.iter().any(|event| {
+            event.draft.turn.as_ref() == Some(turn)
+                && event.draft.session.as_ref().map(SessionId::as_str) == Some("desk")
+        })
+    });
+    let words = runtime.answer(&desk(), &turn.unwrap().0).await.unwrap();
+    if words != "done: there are 3" {
+        return Err(format!("the last words are {words:?}"));
     }
     Ok(())
 }

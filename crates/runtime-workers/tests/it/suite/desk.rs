@@ -7,14 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runtime_agent::Agent;
 use runtime_core::{
-    ApprovalPolicy, EventKind, ModelRequest, RetryPolicy, RuntimeEvent, SessionId, Timestamp,
-    ToolDefinition, ToolHints, Topic, TurnId, WorkerId,
+    ApprovalPolicy, EventKind, ModelRequest, OnTimeout, RetryPolicy, RuntimeEvent, SessionId,
+    Timestamp, ToolDefinition, ToolHints, Topic, TurnId, WorkerId,
 };
 use runtime_model::{Model, ModelError, ModelStream, ScriptStep, ScriptedModel};
 use runtime_store::{Page, Position, Store};
 use runtime_testkit::{SeededRandom, SimulatedClock};
-use runtime_tools::{Tool, ToolContext, ToolError, ToolOutput};
-use runtime_turn::ApprovalDecision;
+use runtime_tools::{Pending, SubAgentTool, Tool, ToolContext, ToolError, ToolOutput};
+use runtime_turn::{ApprovalDecision, TurnBudgets};
 use runtime_workers::view::{self, PendingItem};
 use runtime_workers::{Command, CreateWorker, Runtime, RuntimeConfig, RuntimeLimits, RuntimeParts};
 use serde_json::{Value, json};
@@ -27,6 +27,9 @@ pub(crate) trait Place: Send + Sync {
 
 /// The input of the golden turn: a read, then an append that needs approval, then a last word.
 pub(crate) const GOLDEN: &str = "append a line";
+/// The input of the crash matrix: two reads side by side, an append that needs approval, a
+/// sub-agent that calls a tool, a last word.
+pub(crate) const MATRIX: &str = "go the whole way";
 /// An input that is answered at once.
 pub(crate) const PLAIN: &str = "hello";
 /// An input whose tool waits for the test.
@@ -34,12 +37,25 @@ pub(crate) const GATED: &str = "pass the gate";
 /// An input whose tool answers from outside, or not within a minute.
 pub(crate) const LATER: &str = "ask outside";
 
-type Act = dyn Fn(&ToolContext) -> ToolOutput + Send + Sync;
+/// An input whose call asks for approval of its arguments, for a minute.
+pub(crate) const WRITE: &str = "write a line";
+/// An input whose tool starts a job outside.
+pub(crate) const JOB: &str = "start a job";
+/// An input whose tool starts a job outside without which the turn must not go on.
+pub(crate) const VITAL: &str = "start a vital job";
+/// An input that is given to a sub-agent.
+pub(crate) const DELEGATED: &str = "let somebody count";
+/// The task of the sub-agent.
+pub(crate) const TASK: &str = "count the lines";
+
+type Act = dyn Fn(&Value, &ToolContext) -> ToolOutput + Send + Sync;
 
 struct DeskTool {
     definition: ToolDefinition,
     gate: Option<Arc<Gate>>,
     act: Box<Act>,
+    /// What it was told to stop.
+    cancelled: Arc<Mutex<Vec<Value>>>,
 }
 
 impl std::fmt::Debug for DeskTool {
@@ -54,12 +70,22 @@ impl Tool for DeskTool {
         &self.definition
     }
 
-    async fn call(&self, _: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
+    async fn call(&self, arguments: Value, context: ToolContext) -> Result<ToolOutput, ToolError> {
         if let Some(gate) = &self.gate {
             gate.entered.add_permits(1);
             gate.open.acquire().await.unwrap().forget();
         }
-        Ok((self.act)(&context))
+        Ok((self.act)(&arguments, &context))
+    }
+
+    async fn cancel(
+        &self,
+        _: Value,
+        handle: Option<Value>,
+        _: ToolContext,
+    ) -> Result<(), ToolError> {
+        self.cancelled.lock().unwrap().push(handle.unwrap());
+        Ok(())
     }
 }
 
@@ -115,6 +141,10 @@ pub(crate) struct Desk {
     /// Whether the append tool panics after it has appended.
     pub(crate) panics: Arc<Mutex<bool>>,
     pub(crate) gate: Arc<Gate>,
+    /// The jobs outside that were told to stop.
+    pub(crate) cancelled: Arc<Mutex<Vec<Value>>>,
+    /// Whether queued inputs join a running turn.
+    pub(crate) inputs_join: bool,
     /// Whether appending twice is declared harmless: the planted fault of R4.
     pub(crate) declared_retry_safe: bool,
 }
@@ -132,6 +162,8 @@ impl Desk {
                 open: Semaphore::new(0),
             }),
             declared_retry_safe: false,
+            cancelled: Arc::default(),
+            inputs_join: false,
         }
     }
 
@@ -157,8 +189,40 @@ impl Desk {
         ];
         let model = ScriptedModel::new("scripted", vec![ScriptStep::text("Hello, {input}!")])
             .when_input_contains(GOLDEN, golden)
+            .when_input_contains(
+                MATRIX,
+                vec![
+                    ScriptStep::call("1", "look", json!({})).tool_call("2", "peek", json!({})),
+                    ScriptStep::call("3", "append", json!({})),
+                    ScriptStep::call("4", "delegate", json!({ "task": TASK })),
+                    ScriptStep::text("done: {last_tool_result}"),
+                ],
+            )
             .when_input_contains(GATED, call("gate"))
-            .when_input_contains(LATER, call("later"));
+            .when_input_contains(LATER, call("later"))
+            .when_input_contains(
+                WRITE,
+                vec![
+                    ScriptStep::call("1", "write", json!({ "line": "x" })),
+                    ScriptStep::text("done: {last_tool_result}"),
+                ],
+            )
+            .when_input_contains(VITAL, call("vital"))
+            .when_input_contains(JOB, call("job"))
+            .when_input_contains(
+                DELEGATED,
+                vec![
+                    ScriptStep::call("1", "delegate", json!({ "task": TASK })),
+                    ScriptStep::text("done: {last_tool_result}"),
+                ],
+            )
+            .when_input_contains(
+                TASK,
+                vec![
+                    ScriptStep::call("1", "gate", json!({})),
+                    ScriptStep::text("there are 3"),
+                ],
+            );
         let model = Counted {
             model,
             calls: Arc::clone(&self.calls),
@@ -170,20 +234,74 @@ impl Desk {
                 attempt_timeout: Duration::from_secs(100 * 24 * 3600),
                 ..RetryPolicy::default()
             })
+            .budgets(TurnBudgets {
+                approval_expiry: Some(Duration::from_secs(60)),
+                tokens_max: Some(100_000),
+                ..TurnBudgets::default()
+            })
+            .inputs_join(self.inputs_join)
+            .tool(Arc::new(
+                SubAgentTool::new("delegate", "Gives a task away.").tokens(5_000),
+            ))
+            .tool(self.write())
+            .tool(self.job("job", OnTimeout::ErrorResult))
+            .tool(self.job("vital", OnTimeout::FailTurn))
             .tool(tool("look", true, None, |_| ToolOutput::text("seen")))
+            .tool(tool("peek", true, None, |_| ToolOutput::text("peeked")))
             .tool(self.append())
             .tool(tool("gate", true, Some(&self.gate), |_| {
                 ToolOutput::text("passed")
             }))
-            .tool(tool("later", true, None, |_| ToolOutput::Pending {
-                deadline: Some(Duration::from_secs(60)),
+            .tool(tool("later", true, None, |_| {
+                ToolOutput::Pending(Pending {
+                    deadline: Some(Duration::from_secs(60)),
+                    ..Pending::default()
+                })
             }))
             .build()
     }
 
+    fn write(&self) -> Arc<dyn Tool> {
+        let ledger = Arc::clone(&self.ledger);
+        let mut tool = DeskTool {
+            definition: definition("write", false),
+            gate: None,
+            act: Box::new(move |arguments, _| {
+                let line = arguments["line"].as_str().unwrap().to_owned();
+                ledger.lock().unwrap().push(line.clone());
+                ToolOutput::text(format!("wrote {line}"))
+            }),
+            cancelled: Arc::default(),
+        };
+        tool.definition.input_schema = json!({
+            "type": "object",
+            "properties": { "line": { "type": "string", "maxLength": 5 } },
+            "required": ["line"],
+        });
+        Arc::new(tool)
+    }
+
+    fn job(&self, name: &str, on_timeout: OnTimeout) -> Arc<dyn Tool> {
+        let act = move |_: &Value, context: &ToolContext| {
+            ToolOutput::Pending(Pending {
+                deadline: Some(Duration::from_secs(60)),
+                on_timeout,
+                handle: Some(json!(context.call)),
+                question: Some("done?".to_owned()),
+                ..Pending::default()
+            })
+        };
+        Arc::new(DeskTool {
+            definition: definition(name, true),
+            gate: None,
+            act: Box::new(act),
+            cancelled: Arc::clone(&self.cancelled),
+        })
+    }
+
     fn append(&self) -> Arc<dyn Tool> {
         let (ledger, panics) = (Arc::clone(&self.ledger), Arc::clone(&self.panics));
-        let append = move |context: &ToolContext| {
+        let append = move |_: &Value, context: &ToolContext| {
             ledger.lock().unwrap().push(context.call.to_string());
             let panics = *panics.lock().unwrap();
             assert!(!panics, "the pen breaks");
@@ -193,6 +311,7 @@ impl Desk {
             definition: definition("append", false),
             gate: None,
             act: Box::new(append),
+            cancelled: Arc::default(),
         };
         tool.definition.approval = ApprovalPolicy::Always;
         tool.definition.hints.retry_safe = self.declared_retry_safe;
@@ -208,7 +327,11 @@ impl Desk {
     }
 
     pub(crate) fn parts(&self, store: Arc<dyn Store>) -> RuntimeParts {
-        let mut parts = RuntimeParts::new(store, Arc::new(self.agent()));
+        self.parts_of(self.agent(), store)
+    }
+
+    pub(crate) fn parts_of(&self, agent: Agent, store: Arc<dyn Store>) -> RuntimeParts {
+        let mut parts = RuntimeParts::new(store, Arc::new(agent));
         parts.clock = Arc::new(self.clock.clone());
         parts.random = Arc::new(self.random.clone());
         parts.config = Self::config();
@@ -267,7 +390,8 @@ fn tool(
     Arc::new(DeskTool {
         definition: definition(name, harmless),
         gate: gate.cloned(),
-        act: Box::new(act),
+        act: Box::new(move |_, context| act(context)),
+        cancelled: Arc::default(),
     })
 }
 

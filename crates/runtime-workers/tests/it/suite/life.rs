@@ -131,7 +131,8 @@ pub(crate) async fn t4_the_next_turn_starts_from_the_fold_of_the_session(place: 
 pub(crate) async fn check_context(runtime: &Runtime) {
     let mut conversation = Conversation::new();
     for event in events(runtime.store()).await {
-        if event.draft.session.is_some() {
+        let session = event.draft.session.as_ref();
+        if session.is_some_and(|session| session.as_str() == desk().as_str()) {
             conversation.apply(&event.draft).unwrap();
         }
     }

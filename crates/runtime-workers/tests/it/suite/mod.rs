@@ -2,21 +2,27 @@
 //! it over files: this crate may not name that store.
 
 mod answers;
+mod approvals;
 mod cancelling;
 mod catalogue;
 mod crash;
 mod desk;
 mod inputs;
 mod life;
+mod outside;
+mod seams;
 mod transcript;
 
 pub(crate) use answers::*;
+pub(crate) use approvals::*;
 pub(crate) use cancelling::*;
 pub(crate) use catalogue::*;
 pub(crate) use crash::*;
 pub(crate) use desk::*;
 pub(crate) use inputs::*;
 pub(crate) use life::*;
+pub(crate) use outside::*;
+pub(crate) use seams::*;
 pub(crate) use transcript::*;
 
 /// Makes one test of each law of the suite, over a place that `$place::new()` gives.
@@ -31,6 +37,16 @@ macro_rules! suite_over {
             w6_inputs_of_a_parked_worker_run_in_order,
             w4_what_is_blank_or_too_long_is_refused_before_anything_is_written,
             t3_a_parked_turn_goes_on_when_its_token_is_resolved_elsewhere,
+            t3_an_approval_is_listed_with_the_call_and_the_tool_as_the_model_saw_it,
+            t3_a_denied_call_ends_as_an_ordinary_result_after_a_restart,
+            t3_an_expired_call_ends_as_an_ordinary_result_after_a_restart,
+            t3_an_edited_call_is_checked_and_runs_as_edited_after_a_restart,
+            t5_a_job_is_completed_by_its_key_from_another_process,
+            t5_a_job_that_is_late_is_an_error_result_or_fails_the_turn,
+            t5_a_cancelled_turn_tells_the_work_outside,
+            t2_a_sub_agent_answers_its_caller_across_a_restart,
+            e9_cancelling_a_caller_cancels_its_sub_agent,
+            e3_queued_inputs_join_a_running_turn,
             e14_an_answer_that_comes_while_a_turn_parks_is_not_lost,
             e7_an_effect_in_doubt_parks_and_goes_on_when_ruled,
             w2_a_cancelled_worker_ends_each_turn_once_and_takes_no_inputs,

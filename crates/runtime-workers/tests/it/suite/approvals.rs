@@ -1,0 +1,126 @@
+//! Answers of people, each after a restart (T3).
+
+use std::time::Duration;
+
+use runtime_core::{Classified, EventKind};
+use runtime_effects::PendingKind;
+use runtime_turn::ApprovalDecision;
+use runtime_workers::view::PendingItem;
+use runtime_workers::{Command, CommandAnswer, Runtime, RuntimeError};
+use serde_json::json;
+
+use super::{Desk, Place, WRITE, desk, ends, events};
+
+/// A process that asks, and its end; another process with what waits.
+async fn asked(world: &Desk, place: &dyn Place) -> (Runtime, PendingItem) {
+    let runtime = world.open_worker(place).await;
+    runtime.send(&desk(), WRITE).await.unwrap();
+    runtime.settled().await;
+    runtime.close().await.unwrap();
+    let runtime = world.open(place).await;
+    runtime.settled().await;
+    let mut waiting = runtime.pending().await.unwrap();
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(waiting[0].kind, PendingKind::Approval);
+    (runtime, waiting.remove(0))
+}
+
+async fn decide(
+    runtime: &Runtime,
+    item: &PendingItem,
+    decision: ApprovalDecision,
+) -> Result<CommandAnswer, RuntimeError> {
+    let target = item.token.clone().unwrap();
+    runtime.apply(Command::Decide { target, decision }).await
+}
+
+/// The last words of the only turn, in a process of its own.
+async fn last_words(world: &Desk, place: &dyn Place, runtime: Runtime) -> String {
+    runtime.settled().await;
+    runtime.close().await.unwrap();
+    let runtime = world.open(place).await;
+    runtime.settled().await;
+    let events = events(runtime.store()).await;
+    let ends = ends(&events);
+    assert_eq!(ends.len(), 1);
+    assert_eq!(ends[0].1, EventKind::TurnCompleted);
+    let words = runtime.answer(&desk(), &ends[0].0).await.unwrap();
+    runtime.close().await.unwrap();
+    words
+}
+
+pub(crate) async fn t3_an_approval_is_listed_with_the_call_and_the_tool_as_the_model_saw_it(
+    place: &dyn Place,
+) {
+    let world = Desk::new();
+    let (runtime, item) = asked(&world, place).await;
+    let details = item.details.clone().unwrap();
+    assert_eq!(details.arguments, json!({ "line": "x" }));
+    let definition = details.definition.unwrap();
+    assert_eq!(definition.name, "write");
+    assert_eq!(
+        definition.input_schema["properties"]["line"]["maxLength"],
+        5
+    );
+    assert!(item.due.is_some(), "it says when the question expires");
+    runtime.close().await.unwrap();
+}
+
+pub(crate) async fn t3_a_denied_call_ends_as_an_ordinary_result_after_a_restart(place: &dyn Place) {
+    let world = Desk::new();
+    let (runtime, item) = asked(&world, place).await;
+    let deny = ApprovalDecision::Deny {
+        reason: Some("not today".to_owned()),
+    };
+    let answer = decide(&runtime, &item, deny.clone()).await.unwrap();
+    assert_eq!(answer, CommandAnswer::Done);
+    let words = last_words(&world, place, runtime).await;
+    assert_eq!(words, "done: a person denied this call: not today");
+    assert_eq!(world.ledger(), [] as [String; 0]);
+}
+
+pub(crate) async fn t3_an_expired_call_ends_as_an_ordinary_result_after_a_restart(
+    place: &dyn Place,
+) {
+    let world = Desk::new();
+    let (runtime, item) = asked(&world, place).await;
+    world.clock.advance(Duration::from_secs(59));
+    runtime.insist(&desk());
+    runtime.settled().await;
+    assert_eq!(runtime.pending().await.unwrap().len(), 1);
+    runtime.close().await.unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    let runtime = world.open(place).await;
+    runtime.settled().await;
+    // Who answers too late is told so, and nothing runs.
+    let late = decide(&runtime, &item, ApprovalDecision::Approve).await;
+    assert!(late.is_err(), "{late:?}");
+    let words = last_words(&world, place, runtime).await;
+    assert_eq!(words, "done: nobody approved this call in time");
+    assert_eq!(world.ledger(), [] as [String; 0]);
+}
+
+pub(crate) async fn t3_an_edited_call_is_checked_and_runs_as_edited_after_a_restart(
+    place: &dyn Place,
+) {
+    let world = Desk::new();
+    let (runtime, item) = asked(&world, place).await;
+    let edit = |line: &str| ApprovalDecision::Edit {
+        arguments: json!({ "line": line }),
+    };
+    // What does not fit the tool decides nothing.
+    let refused = decide(&runtime, &item, edit("far too long")).await;
+    assert_eq!(refused.unwrap_err().code(), "approval_arguments_invalid");
+    let call = item.call.as_ref().unwrap().to_string();
+    let by_call = Command::Decide {
+        target: call,
+        decision: edit("also too long"),
+    };
+    assert!(runtime.apply(by_call).await.is_err());
+    assert_eq!(runtime.pending().await.unwrap().len(), 1);
+    let answer = decide(&runtime, &item, edit("y")).await.unwrap();
+    assert_eq!(answer, CommandAnswer::Done);
+    let words = last_words(&world, place, runtime).await;
+    assert!(words.ends_with("wrote y"), "{words}");
+    assert_eq!(world.ledger(), ["y"]);
+}
