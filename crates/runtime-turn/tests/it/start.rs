@@ -212,7 +212,7 @@ fn shown(machine: &TurnMachine) -> Vec<Arc<Message>> {
 /// its call, the conversation of the session stays whole, and the next turn begins with it.
 #[test]
 fn t2_a_long_conversation_is_compacted_by_a_recorded_effect() {
-    let start = compacting(14, 2);
+    let start = compacting(14, 1);
     let mut machine = TurnMachine::new(start.clone(), Vec::new()).unwrap();
     let mut conversation = Conversation::new();
     conversation.apply(&started(&start)).unwrap();
@@ -227,7 +227,7 @@ fn t2_a_long_conversation_is_compacted_by_a_recorded_effect() {
     machine.environment(PROMPT, &catalogue()).unwrap();
     step(&mut machine, answer(&[call("a", READ, json!({ "n": 1 }))]));
     step(&mut machine, finished("one"));
-    // Input, answer, result: with two to keep and a result not parted, nothing is left to cover
+    // Input, answer, result: with one to keep and a result not parted, nothing is left to cover
     // but the input.
     let asked = one(&machine);
     assert_eq!(asked.envelope.key().as_str(), "1.durable_step.0");

@@ -84,7 +84,7 @@ pub(crate) async fn t3_an_expired_call_ends_as_an_ordinary_result_after_a_restar
 ) {
     let world = Desk::new();
     let (runtime, item) = asked(&world, place).await;
-    world.clock.advance(Duration::from_secs(59));
+    world.clock.advance(Duration::from_secs(599));
     runtime.insist(&desk());
     runtime.settled().await;
     assert_eq!(runtime.pending().await.unwrap().len(), 1);

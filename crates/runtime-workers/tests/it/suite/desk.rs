@@ -37,7 +37,7 @@ pub(crate) const GATED: &str = "pass the gate";
 /// An input whose tool answers from outside, or not within a minute.
 pub(crate) const LATER: &str = "ask outside";
 
-/// An input whose call asks for approval of its arguments, for a minute.
+/// An input whose call asks for approval of its arguments, for ten minutes.
 pub(crate) const WRITE: &str = "write a line";
 /// An input whose tool starts a job outside.
 pub(crate) const JOB: &str = "start a job";
@@ -84,7 +84,10 @@ impl Tool for DeskTool {
         handle: Option<Value>,
         _: ToolContext,
     ) -> Result<(), ToolError> {
-        self.cancelled.lock().unwrap().push(handle.unwrap());
+        self.cancelled
+            .lock()
+            .unwrap()
+            .push(handle.unwrap_or_default());
         Ok(())
     }
 }
@@ -235,7 +238,7 @@ impl Desk {
                 ..RetryPolicy::default()
             })
             .budgets(TurnBudgets {
-                approval_expiry: Some(Duration::from_secs(60)),
+                approval_expiry: Some(Duration::from_secs(600)),
                 tokens_max: Some(100_000),
                 ..TurnBudgets::default()
             })

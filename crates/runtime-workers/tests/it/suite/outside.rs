@@ -123,9 +123,13 @@ pub(crate) async fn t2_a_sub_agent_answers_its_caller_across_a_restart(place: &d
     let budgets = &started.unwrap().draft.payload["budgets"];
     assert_eq!(budgets["tokens_max"], 5_000);
     // The process ends while the sub-agent works.
-    let closing = runtime.close();
-    let closed = closing.await.unwrap();
-    assert_eq!(closed.interrupted, 1);
+    let closing = runtime.clone();
+    let closed = tokio::spawn(async move { closing.close().await.unwrap() });
+    while !closed.is_finished() {
+        world.clock.advance(Desk::config().drain_timeout);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(closed.await.unwrap().interrupted, 1);
     world.gate.pass(2);
     let runtime = world.open(place).await;
     runtime.settled().await;
