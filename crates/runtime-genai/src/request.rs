@@ -120,6 +120,7 @@ mod tests {
             messages: messages.into_iter().map(Arc::new).collect(),
             tools: Arc::from([]),
             idempotency_key: "k".to_owned(),
+            output_schema: None,
         }
     }
 

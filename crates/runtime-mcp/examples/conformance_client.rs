@@ -187,6 +187,9 @@ fn context() -> ToolContext {
         attempt: 1,
         fencing_token: 1,
         deadline: SystemClock::new()
+        completions: None,
+        delegates: None,
+        budget: runtime_core::Reserve::default(),
             .now()
             .after(Duration::from_millis(PATIENCE_MS)),
     }

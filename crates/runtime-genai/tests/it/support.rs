@@ -36,6 +36,7 @@ pub(crate) fn request() -> ModelRequest {
         messages: vec![Arc::new(Message::text(Role::User, "Hello"))],
         tools: Arc::from([]),
         idempotency_key: "turn-1/call-1".to_owned(),
+        output_schema: None,
     }
 }
 

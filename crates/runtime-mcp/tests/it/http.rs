@@ -25,6 +25,9 @@ pub(crate) fn context() -> ToolContext {
         attempt: 1,
         fencing_token: 1,
         deadline: Timestamp::from_millis(1_000_000).after(Duration::from_secs(100_000)),
+        completions: None,
+        delegates: None,
+        budget: runtime_core::Reserve::default(),
     }
 }
 

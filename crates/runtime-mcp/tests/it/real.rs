@@ -48,6 +48,9 @@ fn context() -> ToolContext {
     let context = crate::http::context();
     ToolContext {
         deadline: SystemClock::new().now().after(Duration::from_secs(60)),
+        completions: None,
+        delegates: None,
+        budget: runtime_core::Reserve::default(),
         ..context
     }
 }
