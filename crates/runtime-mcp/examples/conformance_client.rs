@@ -187,11 +187,11 @@ fn context() -> ToolContext {
         attempt: 1,
         fencing_token: 1,
         deadline: SystemClock::new()
+            .now()
+            .after(Duration::from_millis(PATIENCE_MS)),
         completions: None,
         delegates: None,
         budget: runtime_core::Reserve::default(),
-            .now()
-            .after(Duration::from_millis(PATIENCE_MS)),
     }
 }
 
