@@ -246,8 +246,8 @@ impl Settings {
         self.approval
             .tools
             .get(tool)
-            .copied()
-            .or(self.approval.default)
+            .cloned()
+            .or_else(|| self.approval.default.clone())
     }
 
     /// Sets the limits of a runtime.
