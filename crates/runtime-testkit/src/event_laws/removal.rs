@@ -88,7 +88,8 @@ pub async fn v9_what_retention_removed_is_a_visible_gap(
     }
     let mut young = watch.replay(&later);
     watch.take(&mut young, 1).await?;
-    drop(reading);
+    // Closing waits for readers that are left, on a clock that stands still.
+    drop((reading, young));
     let watch = fixture.reopen(watch, Setting::new(41)).await;
     gap(&watch, &mut watch.replay(&here), oldest).await
 }

@@ -452,7 +452,9 @@ fn r18_every_broken_log_and_fan_out_is_caught_by_its_law() {
         }
     }
     for (adapter, law) in FAN_OUTS {
-        if keeps_event_law(Breakage::Nothing, *adapter, law).is_ok() {
+        // What it breaks shows only where a writer and a reader race.
+        let mut tries = 0..50;
+        if tries.all(|_| keeps_event_law(Breakage::Nothing, *adapter, law).is_ok()) {
             missed.push(format!("a broken fan-out by {law}"));
         }
     }
