@@ -267,4 +267,13 @@ impl Tool for GovernedTool {
     ) -> Result<ToolOutput, ToolError> {
         self.tool.resume(resumption, context).await
     }
+
+    async fn cancel(
+        &self,
+        arguments: Value,
+        handle: Option<Value>,
+        context: ToolContext,
+    ) -> Result<(), ToolError> {
+        self.tool.cancel(arguments, handle, context).await
+    }
 }

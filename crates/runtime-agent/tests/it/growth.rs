@@ -83,12 +83,7 @@ async fn halves(projector: Arc<dyn Projector>) -> (usize, usize) {
         .guard(Guard::Absent(epoch.clone()))
         .row(RowChange::put(epoch, Vec::new()));
     store.commit(opened).await.unwrap();
-    let opening = ScopeOpening {
-        scope,
-        epoch: Epoch(1),
-        projector,
-        strict_replay: false,
-    };
+    let opening = ScopeOpening::new(scope, Epoch(1), projector);
     let controller = host.scoped(opening).unwrap();
     let end = drive_turn(TurnRun {
         start,

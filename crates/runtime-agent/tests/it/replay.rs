@@ -2,7 +2,7 @@
 
 use runtime_core::EffectKind;
 use runtime_effects::{Addressing, Interrupt};
-use runtime_turn::{Conversation, History, TurnEnd};
+use runtime_turn::{Conversation, TurnEnd};
 
 use crate::desk::{Desk, script, start, words};
 

@@ -47,6 +47,10 @@ impl Subscriber for Spans {
 }
 
 /// The names that spans may use: those of the conventions, and the few that no convention has.
+#[expect(
+    deprecated,
+    reason = "the conventions of GenAI moved to a repository of their own; their constants are still here"
+)]
 fn names() -> Vec<&'static str> {
     use opentelemetry_semantic_conventions::attribute as otel;
     vec![
