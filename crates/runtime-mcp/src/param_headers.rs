@@ -52,11 +52,10 @@ fn primitive(value: &Value) -> Option<String> {
 /// Returns a text as the value of a header: as it is, or in Base64 where a header cannot carry it.
 pub(crate) fn header_value(text: &str) -> String {
     let blank = |c: char| c == ' ' || c == '\t';
-    let plain = text.chars().all(|c| (' '..='~').contains(&c))
-        && !text.starts_with(blank)
-        && !text.ends_with(blank)
-        && !(text.starts_with(BASE64_START) && text.ends_with(BASE64_END));
-    if plain {
+    let printable = text.chars().all(|c| (' '..='~').contains(&c));
+    let padded = text.starts_with(blank) || text.ends_with(blank);
+    let looks_coded = text.starts_with(BASE64_START) && text.ends_with(BASE64_END);
+    if printable && !padded && !looks_coded {
         text.to_owned()
     } else {
         format!("{BASE64_START}{}{BASE64_END}", STANDARD.encode(text))
