@@ -212,8 +212,7 @@ pub async fn e15_cancelling_a_workflow_cancels_its_children(fixture: &dyn StoreF
             context.join::<u32>(&child).await
         })
         .function("child", |context: WorkflowContext, _: u32| async move {
-            let never = context.signal::<u32>("never").await;
-            never
+            context.signal::<u32>("never").await
         });
     let instance = desk.workflows(functions).await;
     let p = process("p");
@@ -383,8 +382,8 @@ pub async fn e15_failures_of_steps_and_workflows_are_recorded(fixture: &dyn Stor
         })
         .function("panics", |context: WorkflowContext, (): ()| async move {
             context.sleep(Duration::from_secs(1)).await;
-            let text: Option<u32> = None;
-            Ok::<u32, Failure>(text.expect("the text is there"))
+            let number: u32 = "none".parse().expect("the text is there");
+            Ok::<u32, Failure>(number)
         });
     let instance = desk.workflows(functions).await;
     let run = instance
