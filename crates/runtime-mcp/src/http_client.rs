@@ -93,8 +93,7 @@ impl HttpClient {
             let is_get = method == Method::GET;
             let response = self.send_once(method, &url, headers, body).await?;
             let status = response.status().as_u16();
-            let followable =
-                matches!(status, 307 | 308) || (is_get && matches!(status, 301..=303));
+            let followable = matches!(status, 307 | 308) || (is_get && matches!(status, 301..=303));
             if !followable {
                 return match status {
                     300..=399 => Err(HttpError::before(
