@@ -259,7 +259,7 @@ fn is_allowed(licence: &str, allowed: &[String]) -> bool {
     };
     expression.evaluate(|requirement| {
         let shown = requirement.to_string();
-        allowed.iter().any(|allowed| *allowed == shown)
+        allowed.contains(&shown)
     })
 }
 

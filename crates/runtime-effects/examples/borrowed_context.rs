@@ -21,7 +21,8 @@ use runtime_core::{
 };
 use runtime_effects::{
     Addressing, AttemptContext, Concurrency, EffectController, EffectError, EffectHost, Interrupt,
-    LocalExecutor, Projection, Projector, ScopeOpening, ScopedEffectController, WaitRequest,
+    LocalExecutor, Projection, Projector, ScopeOpening, ScopedEffectController, TriggerReports,
+    WaitRequest,
 };
 use runtime_store::Epoch;
 
@@ -111,6 +112,7 @@ async fn run_one(envelope: &EffectEnvelope, executor: &mut LocalExecutor<'_>) ->
         idempotency_key: envelope.idempotency_key(),
         fencing_token: 1,
         deadline: Timestamp::from_millis(u64::MAX),
+        triggers: TriggerReports::default(),
     };
     match executor.attempt(context).await {
         Ok(output) => EffectOutcome::Completed(output),

@@ -229,8 +229,7 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
     /// Says whether all of a segment can be read, and says itself what version its rows have.
     fn is_sound(&self, source: &Source) -> bool {
         let mut sound = true;
-        let mut frames = Frames::of(self.tag, source);
-        while let Some(frame) = frames.next() {
+        for frame in Frames::of(self.tag, source) {
             let Some((header, at, payload)) = frame else {
                 return false;
             };

@@ -14,7 +14,7 @@ struct Payment {
 
 fn agent() -> Agent {
     let pay =
-        |p: Payment, _: ToolContext| async move { Ok(println!("paid {} to {}", p.amount, p.to)) };
+        |p: Payment, _: ToolContext| async move { Ok(format!("paid {} to {}", p.amount, p.to)) };
     let pay = FunctionTool::new("pay", "Pays.", pay).approval(ApprovalPolicy::Always);
     let payment = serde_json::json!({"to": "Ada", "amount": 40});
     let call = ScriptStep::text("I pay.").tool_call("1", "pay", payment);
