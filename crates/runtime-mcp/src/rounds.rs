@@ -90,11 +90,13 @@ pub(crate) fn question(server: &str, requests: &Map<String, Value>) -> String {
         let message = request.pointer("/params/message").and_then(Value::as_str);
         let properties = request.pointer("/params/requestedSchema/properties");
         let names = properties.and_then(Value::as_object);
-        let names: Vec<&str> = names
+        let mut names: Vec<&str> = names
             .into_iter()
             .flatten()
             .map(|(n, _)| n.as_str())
             .collect();
+        // The order of a map depends on features of serde_json that any crate may switch on.
+        names.sort_unstable();
         let label = if requests.len() > 1 {
             format!("{}: ", words(key))
         } else {
