@@ -291,6 +291,10 @@ impl Inner {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_connected(&self) -> bool {
+        matches!(&self.slot().state, State::Open { connection, .. } if connection.is_open())
+    }
+
     /// Returns the connection, opening it if need be: all who ask meanwhile share one start.
     ///
     /// # Cancel safety
@@ -628,7 +632,13 @@ impl McpTool {
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, ToolError> {
+        let reconnects = !self.source.is_connected();
         let connection = self.source.connection().await;
+        if reconnects && connection.is_ok() {
+            // Another process may answer now, with other tools (M4). The list that is there serves
+            // until the next look fetches it again.
+            self.source.cache.mark_stale(&self.source.key);
+        }
         connection.map_err(|error| ToolError::Unavailable {
             tool: self.definition().name.clone(),
             reason: error.to_string(),

@@ -175,6 +175,26 @@ async fn e6_a_call_under_way_when_the_server_dies_is_indeterminate_and_never_sen
 }
 
 #[tokio::test]
+async fn m4_a_call_that_opens_a_new_connection_makes_the_list_stale() {
+    let fixture = fixture("plain");
+    fixture.list().await;
+    assert_eq!(fixture.count("list"), 2);
+    fixture
+        .call("die", nothing())
+        .await
+        .expect_err("the server dies");
+    fixture.list().await;
+    assert_eq!(fixture.count("list"), 2);
+    fixture.call("echo", nothing()).await.expect("a new server");
+    // The copy is served, and fetched once more: two pages.
+    fixture.list().await;
+    fixture.noted_times("list", 4).await;
+    fixture.list().await;
+    assert_eq!(fixture.count("list"), 4);
+    fixture.source.close().await;
+}
+
+#[tokio::test]
 async fn e6_a_server_killed_in_mid_call_leaves_the_call_indeterminate_in_both_eras() {
     for mode in ["plain", "modern"] {
         let fixture = fixture(mode);
