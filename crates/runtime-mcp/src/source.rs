@@ -14,11 +14,12 @@ use rmcp::model::{
     RequestMetaObject, UpdateTaskParams, UpdateTaskRequest,
 };
 use runtime_core::{
-    Clock, Continuation, Digest, ErrorClass, Random, Resolution, ToolDefinition, WireError,
+    Classified, Clock, Continuation, Digest, ErrorClass, Random, Resolution, ToolDefinition,
+    WireError,
 };
 use runtime_mcp_cache::{
-    Answer, Authorisation, CacheKey, CacheValue, Catalogue, DiscoveryCache, Fetch, FetchError,
-    FetchLimits, Fetched, Owner,
+    Answer, Authorisation, CacheKey, CacheValue, Catalogue, DiscoveredTool, DiscoveryCache, Fetch,
+    FetchError, FetchLimits, Fetched, Owner, StorePins,
 };
 use runtime_tools::{
     Resumption, SourceDiagnostic, SourceListing, Tool, ToolContext, ToolError, ToolOutput,
@@ -64,6 +65,7 @@ struct Inner {
     cache: DiscoveryCache<Catalogue>,
     key: CacheKey,
     endpoint: Endpoint,
+    pins: Option<Arc<StorePins>>,
     slot: Mutex<Slot>,
     inspected: Mutex<Option<Inspected>>,
     held: Mutex<VecDeque<Held>>,
@@ -126,7 +128,7 @@ impl McpSource {
             &config.connection_identity(),
             &Authorisation::Anonymous,
         );
-        Ok(Self::of(config, clock, random, cache, key, endpoint))
+        Ok(Self::of(config, clock, random, cache, key, endpoint, None))
     }
 
     fn of(
@@ -136,6 +138,7 @@ impl McpSource {
         cache: DiscoveryCache<Catalogue>,
         key: CacheKey,
         endpoint: Endpoint,
+        pins: Option<Arc<StorePins>>,
     ) -> Self {
         Self(Arc::new(Inner {
             config,
@@ -144,6 +147,7 @@ impl McpSource {
             cache,
             key,
             endpoint,
+            pins,
             slot: Mutex::default(),
             inspected: Mutex::default(),
             held: Mutex::default(),
@@ -160,6 +164,24 @@ impl McpSource {
             inner.cache.clone(),
             key,
             endpoint,
+            inner.pins.clone(),
+        )
+    }
+
+    /// Pins the definitions (M7): the first list of the server is trusted, and what is added or
+    /// changed later is neither listed nor callable before somebody
+    /// [approves](StorePins::approve) it. Call it before the source is used.
+    #[must_use]
+    pub fn pinned_by(self, pins: Arc<StorePins>) -> Self {
+        let inner = &self.0;
+        Self::of(
+            inner.config.clone(),
+            Arc::clone(&inner.clock),
+            Arc::clone(&inner.random),
+            inner.cache.clone(),
+            inner.key.clone(),
+            inner.endpoint.clone(),
+            Some(pins),
         )
     }
 
@@ -224,11 +246,31 @@ impl McpSource {
         &self.0.config
     }
 
-    fn listing(&self, answer: Answer<Catalogue>) -> SourceListing {
-        let diagnostic = self.0.diagnostic(&answer);
+    async fn listing(&self, answer: Answer<Catalogue>) -> SourceListing {
+        let mut diagnostic = self.0.diagnostic(&answer);
         let catalogue = answer.value;
+        let mut callable = None;
+        if let (Some(pins), Some(catalogue)) = (&self.0.pins, &catalogue) {
+            let (names, withheld) = pinned_names(pins, catalogue).await;
+            callable = Some(names);
+            // What is wrong with the server comes first; the rest is seen once that is over.
+            if let (None, Some(error)) = (&diagnostic, withheld) {
+                diagnostic = Some(SourceDiagnostic {
+                    source: self.0.config.name.clone(),
+                    state: answer.state.as_str().to_owned(),
+                    error: Some(error),
+                    next_retry: None,
+                });
+            }
+        }
+        let offered = |tool: &DiscoveredTool| match &callable {
+            None => true,
+            Some(names) => names.binary_search(&tool.name).is_ok(),
+        };
         let tools = catalogue.iter().flat_map(|catalogue| {
-            (0..catalogue.tools().len()).map(|index| {
+            let tools = catalogue.tools().iter().enumerate();
+            let offered = tools.filter(|(_, tool)| offered(tool));
+            offered.map(|(index, _)| {
                 Arc::new(McpTool {
                     source: Arc::clone(&self.0),
                     catalogue: Arc::clone(catalogue),
@@ -266,7 +308,7 @@ impl ToolSource for McpSource {
             return SourceListing::default();
         }
         let answer = self.0.cache.get(&self.0.key, &self.0).await;
-        self.listing(answer)
+        self.listing(answer).await
     }
 
     async fn close(&self) {
@@ -500,6 +542,24 @@ impl Inner {
     }
 }
 
+/// Returns the names that may be called, in order, and what is to be told of the others. Pins that
+/// cannot be read let nothing through.
+async fn pinned_names(pins: &StorePins, catalogue: &Catalogue) -> (Vec<String>, Option<WireError>) {
+    let review = match pins.review(catalogue).await {
+        Ok(review) => review,
+        Err(error) => return (Vec::new(), Some(error.to_wire())),
+    };
+    let withheld = review.withheld.first().map(|first| {
+        let message = format!(
+            "{} of its tools wait for approval; the first is {:?}",
+            review.withheld.len(),
+            words(&first.name)
+        );
+        WireError::new("mcp_tools_withheld", ErrorClass::Invalid, message)
+    });
+    (review.callable, withheld)
+}
+
 fn inspect(catalogue: &Catalogue) -> Option<WireError> {
     let refused = catalogue.refused();
     if let Some(first) = refused.first() {
@@ -625,6 +685,25 @@ impl McpTool {
         &self.catalogue.tools()[self.index].name
     }
 
+    /// Refuses a definition that is not the pinned one (any more).
+    async fn check_pin(&self) -> Result<(), ToolError> {
+        let Some(pins) = &self.source.pins else {
+            return Ok(());
+        };
+        let tool = &self.catalogue.tools()[self.index];
+        let public = &tool.definition.name;
+        match pins.allows(&self.source.config.name, tool).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ToolError::NotFound {
+                tool: format!("{public} (its definition waits for approval)"),
+            }),
+            Err(error) => Err(ToolError::Unavailable {
+                tool: public.clone(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
     fn timeout(&self, context: &ToolContext) -> Duration {
         let source = &self.source;
         let left = context.deadline.since(source.clock.now());
@@ -732,6 +811,7 @@ impl McpTool {
         mut inputs: Inputs,
     ) -> Result<ToolOutput, ToolError> {
         let arguments = object(&self.definition().name, arguments)?;
+        self.check_pin().await?;
         let mut listed_again = false;
         let mut schema = self.definition().input_schema.clone();
         loop {

@@ -28,9 +28,10 @@ pub(crate) fn fixture_with(
 ) -> Fixture {
     let directory = tempfile::tempdir().expect("a directory");
     let calls = directory.path().join("calls");
-    let config = McpServerConfig::stdio("fixture", program().to_str().expect("a UTF-8 path"))
-        .arg(mode)
-        .arg(calls.to_str().expect("a UTF-8 path"));
+    let config =
+        McpServerConfig::stdio("fixture", fixture_program().to_str().expect("a UTF-8 path"))
+            .arg(mode)
+            .arg(calls.to_str().expect("a UTF-8 path"));
     let clock = Arc::new(SimulatedClock::new(Timestamp::from_millis(1_000_000)));
     let random = Arc::new(SeededRandom::new(7));
     let cache = DiscoveryCache::new(CacheConfig::default(), clock.clone(), random.clone());
@@ -48,7 +49,7 @@ pub(crate) fn fixture(mode: &str) -> Fixture {
 }
 
 /// Cargo builds the example next to the tests.
-fn program() -> PathBuf {
+pub(crate) fn fixture_program() -> PathBuf {
     let test = std::env::current_exe().expect("the test itself");
     let profile = test.ancestors().nth(2).expect("target/profile/deps/it");
     let program = profile.join("examples").join("fixture_server");
@@ -57,6 +58,23 @@ fn program() -> PathBuf {
         "build it: cargo build -p runtime-mcp --example fixture_server"
     );
     program
+}
+
+/// The context of a call at the start of a fixture's time.
+pub(crate) fn fixture_context() -> ToolContext {
+    ToolContext {
+        scope: ExecutionScope::RuntimeOperation {
+            operation: TurnId::new("test").expect("an id"),
+        },
+        call: CallId::new("call").expect("an id"),
+        idempotency_key: "key-1".to_owned(),
+        attempt: 1,
+        fencing_token: 1,
+        deadline: Timestamp::from_millis(1_000_000).after(Duration::from_secs(3_600)),
+        completions: None,
+        delegates: None,
+        budget: Reserve::default(),
+    }
 }
 
 impl Fixture {
@@ -80,17 +98,8 @@ impl Fixture {
 
     pub(crate) fn context(&self) -> ToolContext {
         ToolContext {
-            scope: ExecutionScope::RuntimeOperation {
-                operation: TurnId::new("test").expect("an id"),
-            },
-            call: CallId::new("call").expect("an id"),
-            idempotency_key: "key-1".to_owned(),
-            attempt: 1,
-            fencing_token: 1,
             deadline: self.clock.now().after(Duration::from_secs(3_600)),
-            completions: None,
-            delegates: None,
-            budget: Reserve::default(),
+            ..fixture_context()
         }
     }
 

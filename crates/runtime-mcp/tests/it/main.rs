@@ -4,6 +4,7 @@
 mod fixture;
 mod hostile;
 mod http;
+mod kept;
 mod real;
 mod reliability;
 mod source;
