@@ -236,6 +236,8 @@ pub(crate) enum Command {
         dry_run: bool,
     },
     /// Remove the oldest events by age, count or bytes, and free their room.
+    ///
+    /// Make a backup first: freeing room is not proven against a loss of power yet.
     Retention {
         /// Events older than so many days go.
         #[arg(long, value_name = "DAYS")]
@@ -251,6 +253,8 @@ pub(crate) enum Command {
         dry_run: bool,
     },
     /// Delete a worker for good: its rows, the payloads of its events, and what only they named.
+    ///
+    /// Make a backup first: freeing room is not proven against a loss of power yet.
     Purge {
         /// The worker.
         worker: String,

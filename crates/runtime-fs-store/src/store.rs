@@ -424,8 +424,12 @@ impl FsStore {
 impl FsStore {
     /// Frees what was removed, and what rows no longer hold, in one pass: segments that are pruned
     /// whole become one base that keeps only what is alive, and in the others dead bytes are
-    /// written over. Commits and reads go on meanwhile; a crash in between changes nothing that
-    /// is served. It blocks no async task, and takes about as long as reading the log.
+    /// written over. Commits and reads go on meanwhile. It blocks no async task, and takes about as
+    /// long as reading the log.
+    ///
+    /// **Make a backup first.** Cleaning is not proven against a loss of power yet: of 5,000
+    /// simulated runs with losses of power around cleaning, two found a live row damaged
+    /// afterwards. Nothing cleans unless it is called.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] when the store was opened read-only or the disk fails; what was
