@@ -290,15 +290,13 @@ fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
     print_row("R1", usize::try_from(sum.crashes).unwrap(), started);
 }
 
-/// R1 with cleaning in between, which does not hold yet: seeds 1829 and 4228 find a row of a base
-/// damaged. `FsStore::clean` says so to its users until this is a part of R1.
+/// Cleaning does not belong to R1 yet: with it in between, of 5,000 runs these two find a live row
+/// damaged. `FsStore::clean` tells its users. Whoever mends it sees this fail, and lets R1 clean.
 #[test]
-#[ignore = "cleaning is not safe against a loss of power yet; run with --run-ignored only"]
-fn a_loss_of_power_around_cleaning_loses_nothing() {
-    for met in on_all_cores(count(5_000), |seed| {
-        run(live(seed, None, true)).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"))
-    }) {
-        assert!(met.crashes > 0, "no crash was met");
+fn a_loss_of_power_around_cleaning_is_not_survived_yet() {
+    for seed in [1829, 4228] {
+        let broken = run(live(seed, None, true)).expect_err("R1 may clean now");
+        assert!(broken.starts_with("damaged: row state"), "{broken}");
     }
 }
 
