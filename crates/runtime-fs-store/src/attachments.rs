@@ -41,12 +41,14 @@ impl Attachments {
         let digest = Digest::of_bytes(bytes);
         let (directory, name) = self.place(&digest);
         let path = directory.join(&name);
-        if !self.has(&digest)? {
-            if fs::create_directory(&directory)? {
-                fs::sync_directory(&self.root)?;
-            }
+        if self.has(&digest)? {
+            // Whoever put it may have been killed before its name was durable.
+            fs::sync_directory(&directory)?;
+        } else {
+            fs::create_directory(&directory)?;
             fs::write_whole(&directory, &name, bytes)?;
         }
+        fs::sync_directory(&self.root)?;
         // Put again it is young again, since the commit that names it is still to come. The time
         // is the clock's, not the file system's: the sweep compares with the same clock.
         let now = Duration::from_millis(self.clock.now().as_millis());

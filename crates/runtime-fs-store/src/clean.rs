@@ -216,6 +216,10 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
             pruned: next.first_position - 1,
             buffered: self.sealed.buffered,
         });
+        #[cfg(feature = "simulation")]
+        if fs::fault::is(fs::fault::Fault::RemovesFirst) {
+            self.layout.remove_covered(last)?;
+        }
         let directory = self.layout.path(SEGMENTS);
         fs::write_whole(&directory, &Layout::segment_name(last | BASE), &bytes)?;
         // Readers look into the base from now on; nothing else names what is removed then.

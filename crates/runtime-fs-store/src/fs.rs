@@ -55,7 +55,7 @@ pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     open(options().read(true).write(true).create(true), path)
 }
 
-fn create_empty(path: &Path) -> io::Result<File> {
+pub(crate) fn create_empty(path: &Path) -> io::Result<File> {
     let mut options = options();
     open(
         options.read(true).write(true).create(true).truncate(true),
@@ -171,19 +171,36 @@ pub(crate) fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Res
     let temporary = temporary_path(directory, name);
     let file = create_empty(&temporary)?;
     write_all_at(&file, bytes, 0)?;
+    name_whole(&file, &temporary, directory, name)
+}
+
+/// Gives a file that was written whole under a temporary name its own.
+pub(crate) fn name_whole(
+    file: &File,
+    temporary: &Path,
+    directory: &Path,
+    name: &str,
+) -> io::Result<()> {
     #[cfg(feature = "simulation")]
     if fault::is(fault::Fault::NoRenameSync) {
-        return rename(&temporary, &directory.join(name));
+        return rename(temporary, &directory.join(name));
     }
-    sync_data(&file)?;
-    drop(file);
-    rename(&temporary, &directory.join(name))?;
+    sync_data(file)?;
+    rename(temporary, &directory.join(name))?;
     sync_directory(directory)
 }
 
 /// The name under which a file is written before it gets its own.
+#[cfg(not(feature = "simulation"))]
 pub(crate) fn temporary_path(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.new"))
+}
+
+/// The simulation tells files by their paths: one that has been renamed, but not durably, would
+/// get the bytes of the next one that is written under the same temporary name.
+#[cfg(feature = "simulation")]
+pub(crate) fn temporary_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.{}.new", fault::next_temporary()))
 }
 
 /// Sets and reads the time of a file, by which attachments age.
@@ -258,6 +275,10 @@ pub(crate) mod fault {
         NoRenameSync,
         /// No checksum holds an incarnation, and after a cut the same segment goes on.
         NoIncarnation,
+        /// A cleaning removes files before the base that stands for them has its name.
+        RemovesFirst,
+        /// After a cleaning that failed the next one begins from whatever base has a name.
+        CleansOn,
         /// An operation fails.
         Fails(Failure),
     }
@@ -290,13 +311,30 @@ pub(crate) mod fault {
 
     thread_local! {
         static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+        static FAILURE: Cell<Option<Failure>> = const { Cell::new(None) };
         static FAILED: Cell<bool> = const { Cell::new(false) };
         static SYNCS: Cell<u64> = const { Cell::new(0) };
+        static TEMPORARIES: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(super) fn next_temporary() -> u64 {
+        TEMPORARIES.replace(TEMPORARIES.get() + 1)
     }
 
     /// Plants a fault on this thread, or removes it.
     pub fn plant(fault: Option<Fault>) {
+        let failure = match fault {
+            Some(Fault::Fails(failure)) => Some(failure),
+            _ => None,
+        };
         PLANTED.set(fault);
+        FAILURE.set(failure);
+        FAILED.set(false);
+    }
+
+    /// Lets an operation fail beside the fault that is planted.
+    pub fn plant_failure(failure: Failure) {
+        FAILURE.set(Some(failure));
         FAILED.set(false);
     }
 
@@ -320,7 +358,7 @@ pub(crate) mod fault {
         if operation == Operation::Sync {
             SYNCS.set(SYNCS.get() + 1);
         }
-        let Some(Fault::Fails(mut failure)) = PLANTED.get() else {
+        let Some(mut failure) = FAILURE.get() else {
             return Ok(());
         };
         if failure.operation != operation || FAILED.get() {
@@ -331,7 +369,7 @@ pub(crate) mod fault {
             return Err(io::Error::from_raw_os_error(failure.error));
         }
         failure.after -= 1;
-        PLANTED.set(Some(Fault::Fails(failure)));
+        FAILURE.set(Some(failure));
         Ok(())
     }
 }

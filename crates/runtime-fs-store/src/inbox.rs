@@ -53,7 +53,8 @@ pub fn submit_command(directory: &Path, id: CommitId, body: &[u8]) -> Result<(),
     let waiting = names.iter().filter(|name| command_id(name).is_some());
     let name = id.to_string();
     if names.binary_search(&name).is_ok() {
-        return Ok(());
+        // Whoever left it may have been killed before its name was durable.
+        return fs::sync_directory(&inbox).map_err(failed);
     }
     let waiting = waiting.count();
     if waiting >= INBOX_COMMANDS_MAX {

@@ -289,10 +289,18 @@ impl Layout {
         let tag = format.tag().expect("a fresh format has a tag");
         let name = Self::segment_name(header.number);
         fs::write_whole(&self.path(SEGMENTS), &name, &header.to_bytes(tag))?;
+        self.sync_names()?;
+        self.write_format(format)
+    }
+
+    /// Makes every name durable that the store's directories have. One that was killed may have
+    /// left names that only the page cache holds; nothing may rest on them, and nothing that they
+    /// stand for may be removed, before this.
+    pub(crate) fn sync_names(&self) -> std::io::Result<()> {
         for name in DIRECTORIES {
             fs::sync_directory(&self.path(name))?;
         }
-        self.write_format(format)
+        fs::sync_directory(&self.directory)
     }
 
     pub(crate) fn write_format(&self, format: &Format) -> std::io::Result<()> {

@@ -86,7 +86,7 @@ pub use counts::WriteCounts;
 pub use error::{InboxError, OpenError};
 pub use export::{ExportReport, export};
 #[cfg(feature = "simulation")]
-pub use fs::fault::{Failure, Fault, Operation, has_failed, plant, syncs};
+pub use fs::fault::{Failure, Fault, Operation, has_failed, plant, plant_failure, syncs};
 pub use import::{ImportReport, import};
 pub use inbox::{INBOX_COMMAND_BYTES_MAX, INBOX_COMMANDS_MAX, submit_command};
 pub use lock::Holder;

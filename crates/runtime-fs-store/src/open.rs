@@ -44,6 +44,9 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
     let mut report = report_of(&layout, &replay, hint)?;
     report.created = created;
     if report.read_only.is_none() {
+        layout
+            .sync_names()
+            .map_err(|e| OpenError::io("sync", &layout.directory, e))?;
         if let Some(base) = replay.base {
             // A cleaning was cut off before it could remove what its base stands for.
             layout
