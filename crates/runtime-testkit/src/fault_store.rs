@@ -48,6 +48,7 @@ pub struct FaultStore {
     inner: Arc<dyn Store>,
     script: Mutex<Script>,
     reads: AtomicUsize,
+    reads_failing: AtomicUsize,
 }
 
 /// A fault at a commit that is known by what it says.
@@ -82,6 +83,7 @@ impl FaultStore {
             inner,
             script: Mutex::default(),
             reads: AtomicUsize::new(0),
+            reads_failing: AtomicUsize::new(0),
         })
     }
 
@@ -171,8 +173,21 @@ impl FaultStore {
         Ok((index, fault))
     }
 
+    /// Lets the next reads of rows, events and results fail, that many of them.
+    pub fn fail_reads(&self, count: usize) {
+        self.reads_failing.store(count, Ordering::SeqCst);
+    }
+
     fn read(&self) -> Result<(), ReadError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        let failing = &self.reads_failing;
+        let fails = failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if fails.is_ok() {
+            return Err(ReadError::Unavailable {
+                reason: "the connection is gone, by plan".to_owned(),
+                source: None,
+            });
+        }
         if self.is_crashed() {
             return Err(ReadError::Unavailable {
                 reason: CRASHED.to_owned(),

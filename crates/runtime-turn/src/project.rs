@@ -2,7 +2,7 @@
 
 use runtime_core::{
     EffectCommand, EffectEnvelope, EffectOutcome, EffectOutput, EventDraft, EventKind, LlmResponse,
-    Resolution, ToolCallOutput, WaitIdentity, WaitOutput, WaitSource,
+    Resolution, StreamKey, ToolCallOutput, WaitIdentity, WaitOutput, WaitSource,
 };
 use serde_json::json;
 
@@ -66,10 +66,13 @@ fn reports(envelope: &EffectEnvelope, outcome: &EffectOutcome) -> Vec<EventDraft
         return Vec::new();
     };
     let told = reports.iter().map(|report| {
-        EventDraft::new(EventKind::Diagnostic)
+        let mut told = EventDraft::new(EventKind::Diagnostic)
             .in_scope(envelope.scope())
             .with_message(format!("tools of {}: {}", report.source, report.state))
-            .with_payload(json!({ "tool_source": report }))
+            .with_payload(json!({ "tool_source": report }));
+        // For those who watch one server (V4); none for a name that is no bounded text.
+        told.provider = StreamKey::new(format!("provider/{}", report.source)).ok();
+        told
     });
     told.collect()
 }

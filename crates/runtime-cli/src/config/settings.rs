@@ -241,6 +241,17 @@ impl Settings {
         entries.collect()
     }
 
+    /// The servers of every layer, each under its own key.
+    pub(crate) fn all_servers(&self) -> Vec<ServerEntry> {
+        let layers = self.server_layers().into_iter();
+        let entries = layers.flat_map(|(prefix, servers)| {
+            servers.iter().map(move |(name, entry)| {
+                server_entry(&prefix, name, entry).expect("it was read when the file was")
+            })
+        });
+        entries.collect()
+    }
+
     /// The approval policy of a tool; none if its own counts.
     pub(crate) fn approval(&self, tool: &str) -> Option<ApprovalPolicy> {
         self.approval
