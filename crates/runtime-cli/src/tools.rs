@@ -163,12 +163,8 @@ async fn last_trouble(hub: &EventHub, server: &str) -> anyhow::Result<Option<Tro
             Err(error) if error.class() == ErrorClass::NotFound => return Ok(None),
             Err(error) => return Err(RuntimeError::from_part(&error).into()),
         };
-        last = read
-            .events
-            .iter()
-            .filter_map(|event| trouble(event))
-            .last()
-            .or(last);
+        let newest = read.events.iter().rev().find_map(|event| trouble(event));
+        last = newest.or(last);
         cursor = read.next;
         if !read.has_more {
             return Ok(last);
