@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use runtime_core::{Clock, CommitId, EventDraft, EventId, EventKind, Random, StreamKey};
+use runtime_core::{Clock, EventDraft, EventId, EventKind, Random, StreamKey};
 use runtime_store::{Commit, CommitError, NewEvent, Page, Position, ReadError, Store};
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +82,7 @@ impl Invalidations {
         draft.provider = Some(stream());
         let now = self.clock.now();
         let event = NewEvent::from_draft(EventId::generate(now, self.random.ten()), &draft);
-        let commit = Commit::new(CommitId::generate(now, self.random.ten()), now).event(event);
+        let commit = Commit::fresh(&*self.store, &*self.clock, &*self.random).event(event);
         let committed = self.store.commit(commit).await?;
         Ok(Position(committed.positions.start))
     }

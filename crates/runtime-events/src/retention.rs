@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use runtime_core::{Classified, CommitId, ErrorClass, Timestamp, Topic};
+use runtime_core::{Classified, ErrorClass, Timestamp, Topic};
 use runtime_store::{Commit, CommitError, Page, Position, ReadError, Removal, RetentionUnit};
 
 use crate::EventHub;
@@ -224,10 +224,9 @@ impl EventHub {
     }
 
     async fn remove(&self, removal: Removal) -> Result<(), RetentionError> {
-        let now = self.shared.clock.now();
-        let id = CommitId::generate(now, self.shared.random.ten());
-        let commit = Commit::new(id, now).remove(removal);
-        self.shared.store.commit(commit).await?;
+        let shared = &self.shared;
+        let commit = Commit::fresh(&*shared.store, &*shared.clock, &*shared.random);
+        shared.store.commit(commit.remove(removal)).await?;
         Ok(())
     }
 

@@ -64,9 +64,10 @@ impl Rows {
 
     /// Starts a commit: of that id, if a command names it.
     pub(crate) fn commit(&self, command: Option<CommitId>) -> Commit {
-        let now = self.clock.now();
-        let id = command.unwrap_or_else(|| CommitId::generate(now, self.random.ten()));
-        Commit::new(id, now)
+        match command {
+            Some(id) => Commit::new(id, self.clock.now()),
+            None => Commit::fresh(&*self.store, &*self.clock, &*self.random),
+        }
     }
 
     /// Makes an event that tells of a server.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey};
+use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
     KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row, RowKey, RowPage,
@@ -99,6 +99,10 @@ impl Store for ProcessStore {
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         self.inner.committed(id).await
+    }
+
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {

@@ -321,7 +321,8 @@ impl Instance {
         name: &str,
         body: Value,
     ) -> Result<CommandAnswer, RuntimeError> {
-        let id = id.unwrap_or_else(|| CommitId::generate(self.clock.now(), self.random.ten()));
+        let time = self.store.id_time(self.clock.now());
+        let id = id.unwrap_or_else(|| CommitId::generate(time, self.random.ten()));
         self.asked(self.agents.carry_out(id, name, body)).await
     }
 

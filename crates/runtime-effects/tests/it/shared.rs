@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use runtime_core::{
-    CommitId, Digest, EffectOutcome, EffectOutput, Resolution, StreamKey, WaitOutput,
+    CommitId, Digest, EffectOutcome, EffectOutput, Resolution, StreamKey, Timestamp, WaitOutput,
 };
 use runtime_effects::ResolveAnswer;
 use runtime_store::{
@@ -65,6 +65,10 @@ impl Store for SharedStore {
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         self.inner.committed(id).await
+    }
+
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {

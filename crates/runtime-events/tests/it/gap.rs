@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use runtime_core::{Classified, CommitId, Digest, EventKind, StreamKey, Topic};
+use runtime_core::{Classified, CommitId, Digest, EventKind, StreamKey, Timestamp, Topic};
 use runtime_events::{Authorizer, HubParts, StreamItem, SubscribeError, Subscription};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
@@ -52,6 +52,10 @@ impl Store for ForgetfulStore {
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         self.inner.committed(id).await
+    }
+
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
