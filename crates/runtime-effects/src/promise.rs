@@ -358,9 +358,7 @@ impl AwaitEvents {
     }
 
     fn fresh_id(&self) -> CommitId {
-        let shared = &self.shared;
-        let time = shared.store.id_time(shared.clock.now());
-        CommitId::generate(time, shared.random.ten())
+        CommitId::generate(self.shared.clock.now(), self.shared.random.ten())
     }
 
     async fn open_token(&self, text: &str) -> Result<Option<VerifiedToken>, ReadError> {
