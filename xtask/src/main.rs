@@ -13,7 +13,6 @@ mod bench;
 mod ci;
 mod codes;
 mod conformance;
-mod debian;
 mod deps;
 mod docs;
 mod examples;

@@ -16,7 +16,6 @@ use crate::args::Common;
 use crate::exit::Exit;
 use crate::open;
 use crate::output::{Output, event_line, event_value};
-use crate::tools::hidden;
 
 /// `workers`
 pub(crate) async fn workers(common: &Common, output: Output) -> anyhow::Result<Exit> {
@@ -191,13 +190,6 @@ pub(crate) fn pending_line(item: &PendingItem) -> String {
             visible(&definition.description),
             visible(&definition.input_schema.to_string())
         ));
-        let hidden = hidden(&json!(definition));
-        if !hidden.is_empty() {
-            let hidden = hidden.join(" ");
-            line.push_str(&format!(
-                "\n          WARNING its definition has characters that nobody sees: {hidden}"
-            ));
-        }
     }
     if let Some(token) = &item.token {
         line.push_str(&format!("\n          token {token}"));
@@ -207,7 +199,7 @@ pub(crate) fn pending_line(item: &PendingItem) -> String {
 
 /// The words of a tool server, with everything in them that nobody would see written out: a
 /// description can read one way to a person and another way to a model.
-pub(crate) fn visible(text: &str) -> String {
+fn visible(text: &str) -> String {
     let shown = |c: char| match c {
         '"' | '\'' | '\\' => c.to_string(),
         _ => c.escape_debug().to_string(),
@@ -225,11 +217,7 @@ fn kind_name(kind: PendingKind) -> &'static str {
 
 /// The JSON of something that waits.
 pub(crate) fn pending_value(item: &PendingItem) -> Value {
-    let mut value = json!(item);
-    if let Some(definition) = &item.definition {
-        value["hidden"] = json!(hidden(&json!(definition)));
-    }
-    value
+    json!(item)
 }
 
 fn worker_value(worker: &WorkerRecord) -> Value {

@@ -1,6 +1,5 @@
 //! Attachments: one file each, named by its SHA-256 (E18).
 
-use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,8 +88,8 @@ impl Attachments {
         &self,
         live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
         min_age: Duration,
-    ) -> io::Result<HashSet<Digest>> {
-        let mut removed = HashSet::new();
+    ) -> io::Result<usize> {
+        let mut removed = 0;
         for directory in fs::names(&self.root)? {
             let directory = self.root.join(directory);
             if fs::kind(&directory)? != Some(fs::Kind::Directory) {
@@ -105,7 +104,7 @@ impl Attachments {
                 let now = Duration::from_millis(self.clock.now().as_millis());
                 if now.saturating_sub(put) >= min_age && !live(&digest) {
                     fs::remove_file(&path)?;
-                    removed.insert(digest);
+                    removed += 1;
                 }
             }
         }

@@ -81,14 +81,12 @@ pub enum AuthConfig {
     },
 }
 
-/// The token of a variable. Only servers over HTTP are given one.
-#[cfg(feature = "http")]
+/// The token of a variable.
 #[derive(Debug)]
 pub(crate) struct EnvironmentToken {
     pub(crate) variable: String,
 }
 
-#[cfg(feature = "http")]
 #[async_trait]
 impl AuthProvider for EnvironmentToken {
     fn account(&self) -> String {

@@ -5,8 +5,6 @@ mod command_line;
 mod configuration;
 mod crash_points;
 mod database;
-#[cfg(feature = "genai")]
-mod kept_servers;
 mod kills;
 mod processes;
 #[cfg(feature = "genai")]

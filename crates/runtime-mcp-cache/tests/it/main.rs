@@ -3,7 +3,6 @@
 mod archive;
 mod catalogue;
 mod interleavings;
-mod keys;
 mod names;
 mod pins;
 mod states;

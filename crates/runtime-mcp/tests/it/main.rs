@@ -10,4 +10,3 @@ mod reliability;
 mod source;
 mod survivors;
 mod web;
-mod web_changes;
