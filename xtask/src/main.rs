@@ -13,6 +13,7 @@ mod bench;
 mod ci;
 mod codes;
 mod conformance;
+mod debian;
 mod deps;
 mod docs;
 mod examples;

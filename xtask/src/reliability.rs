@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use xshell::{Shell, cmd};
 
 use crate::scoreboard::{self, Row};
-use crate::workspace;
+use crate::{debian, workspace};
 
 const RELIABILITY_ROWS: u32 = 21;
 const ATTACK_ROWS: u32 = 6;
@@ -24,6 +24,8 @@ pub(crate) fn filters() -> Vec<String> {
 
 /// Runs the rows, one after another so that no two lines mix, and prints the table.
 pub(crate) fn run(shell: &Shell) -> Result<()> {
+    // Some rows trace a process; where nothing can be traced, they say so.
+    debian::provide(shell, "strace", "strace")?;
     let features = workspace::ordinary_features()?;
     let mut output = rows(shell, &["--workspace", "--features", &features])?;
     for package in workspace::simulated_crates()? {

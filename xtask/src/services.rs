@@ -6,10 +6,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use postgres_for_tests::{PostgresServer, StartError, URL_VARIABLE};
 use xshell::{Shell, cmd};
+
+use crate::{debian, workspace};
 
 /// What to do with the services.
 #[derive(Debug, Subcommand)]
@@ -100,35 +102,15 @@ fn kept() -> Option<PostgresServer> {
 
 /// Starts a server; none where it is not installed and that is no failure.
 fn start(shell: &Shell) -> Result<Option<PostgresServer>> {
-    let is_ci = std::env::var("CI").as_deref() == Ok("true");
+    let is_ci = workspace::is_ci();
     match PostgresServer::start() {
         Ok(server) => Ok(Some(server)),
         Err(StartError::NoBinaries) if is_ci => {
-            install(shell)?;
+            debian::install(shell, "postgresql")
+                .with_context(|| StartError::NoBinaries.to_string())?;
             Ok(Some(PostgresServer::start()?))
         }
         Err(StartError::NoBinaries) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-fn install(shell: &Shell) -> Result<()> {
-    let is_root = cmd!(shell, "id -u").quiet().read()? == "0";
-    if !is_root
-        || cmd!(shell, "apt-get --version")
-            .quiet()
-            .ignore_stdout()
-            .run()
-            .is_err()
-    {
-        bail!("{}", StartError::NoBinaries);
-    }
-    let _quiet = shell.push_env("DEBIAN_FRONTEND", "noninteractive");
-    cmd!(shell, "apt-get update --quiet").run()?;
-    cmd!(
-        shell,
-        "apt-get install --yes --quiet --no-install-recommends postgresql"
-    )
-    .run()?;
-    Ok(())
 }

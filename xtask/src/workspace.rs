@@ -66,6 +66,11 @@ pub(crate) fn has_nextest(shell: &Shell) -> bool {
         .is_ok()
 }
 
+/// Says whether this is continuous integration, where what is missing is no reason to skip.
+pub(crate) fn is_ci() -> bool {
+    std::env::var("CI").as_deref() == Ok("true")
+}
+
 /// Returns the folder of a crate.
 pub(crate) fn folder(package: &Package) -> PathBuf {
     let manifest = package.manifest_path.as_std_path();

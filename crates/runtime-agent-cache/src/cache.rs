@@ -1,14 +1,17 @@
 //! The cache: builds once, leases, swaps, and disposes when nobody uses it any more.
 
+mod tasks;
+
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 use runtime_core::{Clock, Random};
+use runtime_store::Position;
 use tokio::sync::watch;
 
 use crate::generation::{Disposals, Generation, Outstanding};
@@ -16,8 +19,10 @@ use crate::state::{Building, Landing, Placed, Slot, State, Trash, Trouble};
 use crate::sync::{AtomicBool, Fault, Handle, Mutex, MutexGuard, is_planted};
 use crate::{
     AgentCacheConfig, AgentCacheCounters, AgentKey, Build, CloseReport, Dispose, EntryState,
-    Invalidated, Lease, LeaseError, Seeded, StaleState, SweepReport, Ttl,
+    Invalidated, Invalidations, Lease, LeaseError, Seeded, StaleState, SweepReport, Ttl,
 };
+
+use self::tasks::{TaskGuard, keep_following, keep_sweeping};
 
 /// A cache of live objects. Cheap to clone; the clones are one cache.
 ///
@@ -339,6 +344,27 @@ impl<V: Send + Sync + 'static> AgentCache<V> {
             .spawn(keep_sweeping(Arc::downgrade(inner), closing, guard));
     }
 
+    /// Hears of invalidations in every process that shares a store, from after a position on (G2),
+    /// until the cache is closed or dropped. A cache that is still empty follows from the
+    /// [head](Invalidations::head). What cannot be read now is read again after a pause.
+    pub fn follow(&self, invalidations: Invalidations, after: Position) {
+        let inner = &self.0;
+        let guard = TaskGuard::new(&inner.disposals);
+        let mut closing = inner.closing.subscribe();
+        let cache = Arc::downgrade(inner);
+        inner.disposals.spawn(async move {
+            let following = Box::pin(keep_following(cache, invalidations, after));
+            let closed = Box::pin(closing.wait_for(|&closing| closing));
+            drop(select(closed, following).await);
+            drop(guard);
+        });
+    }
+
+    /// Retires every object; builds under way are not kept. Returns how many there were.
+    pub fn retire_all(&self) -> usize {
+        self.0.enter(|state, _, trash| state.retire_all(trash))
+    }
+
     /// Retires everything, ends the builds, and waits until every object is disposed of, at most
     /// for `close_timeout`. What is still leased is disposed of when its lease is dropped.
     ///
@@ -348,10 +374,7 @@ impl<V: Send + Sync + 'static> AgentCache<V> {
         let inner = &self.0;
         inner.enter(|state, _, trash| {
             state.open = false;
-            let keys: Vec<_> = state.slots.keys().cloned().collect();
-            for key in keys {
-                state.evict(&key, trash);
-            }
+            state.retire_all(trash);
         });
         inner.closing.send_replace(true);
         let mut outstanding = inner.disposals.outstanding.subscribe();
@@ -793,45 +816,6 @@ impl<V: Send + Sync + 'static> Drop for Flight<V> {
             });
         }
     }
-}
-
-/// Counts a task for as long as it runs.
-struct TaskGuard<V: Send + 'static>(Arc<Disposals<V>>);
-
-impl<V: Send + 'static> TaskGuard<V> {
-    fn new(disposals: &Arc<Disposals<V>>) -> Self {
-        disposals
-            .outstanding
-            .send_modify(|outstanding| outstanding.tasks += 1);
-        Self(Arc::clone(disposals))
-    }
-}
-
-impl<V: Send + 'static> Drop for TaskGuard<V> {
-    fn drop(&mut self) {
-        self.0
-            .outstanding
-            .send_modify(|outstanding| outstanding.tasks -= 1);
-    }
-}
-
-async fn keep_sweeping<V: Send + Sync + 'static>(
-    cache: Weak<Inner<V>>,
-    mut closing: watch::Receiver<bool>,
-    guard: TaskGuard<V>,
-) {
-    loop {
-        // Held only while it sweeps, so that it does not keep a dropped cache alive.
-        let Some(inner) = cache.upgrade() else { break };
-        let pause = inner.clock.sleep(inner.config.sweep_interval);
-        AgentCache(inner).sweep();
-        let closed = Box::pin(closing.wait_for(|&closing| closing));
-        match select(closed, pause).await {
-            Either::Left(_) => break,
-            Either::Right(_) => {}
-        }
-    }
-    drop(guard);
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> Arc<str> {

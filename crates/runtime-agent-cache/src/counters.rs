@@ -56,6 +56,11 @@ counters! {
     expirations,
     /// Calls refused because of the caps.
     busy,
+    /// Invalidations that were announced, by other processes or this one; of several of one key
+    /// that are read at once, the newest.
+    invalidations_heard,
+    /// Times that announcements were removed before they were read, so that everything was retired.
+    invalidations_missed,
     /// Disposals started: one for each generation.
     disposals,
     /// Disposals that failed, panicked or were aborted.

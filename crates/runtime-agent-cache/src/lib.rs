@@ -5,8 +5,8 @@
 //! while the old one serves its holders. A generation is disposed of when it is retired *and* its
 //! last lease is dropped: never in use, never twice, never forgotten.
 //!
-//! It is not a store: nothing survives the process. Nor does it hear of invalidations in other
-//! processes; whoever reads those events calls `invalidate`.
+//! It is not a store: no object survives the process. A cache that [follows](AgentCache::follow)
+//! the [`Invalidations`] of a store hears of those in every process.
 //!
 //! Limits: [`AgentCacheConfig`] names each. Builds and disposals run on the tokio runtime that the
 //! cache was made on.
@@ -46,6 +46,7 @@ mod contract;
 mod counters;
 mod error;
 mod generation;
+mod invalidations;
 mod key;
 #[cfg(all(test, shuttle))]
 mod model;
@@ -59,5 +60,6 @@ pub use contract::{Build, DisposalFailure, DisposalReason, Dispose, DropIt};
 pub use counters::AgentCacheCounters;
 pub use error::LeaseError;
 pub use generation::Lease;
+pub use invalidations::Invalidations;
 pub use key::AgentKey;
 pub use report::{CloseReport, EntryState, Invalidated, Seeded, StaleState, SweepReport};

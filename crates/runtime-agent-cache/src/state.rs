@@ -190,6 +190,13 @@ impl<V: Send + 'static> State<V> {
         retired
     }
 
+    /// Evicts every key; returns how many objects were retired.
+    pub(crate) fn retire_all(&mut self, trash: &mut Trash<V>) -> usize {
+        let keys: Vec<_> = self.slots.keys().cloned().collect();
+        let retired = keys.iter().filter(|key| self.evict(key, trash));
+        retired.count()
+    }
+
     pub(crate) fn forget_if_empty(&mut self, key: &AgentKey, trash: &mut Trash<V>) {
         let empty = |slot: &Slot<V>| slot.resident.is_none() && slot.build.is_none();
         if self.slots.get(key).is_some_and(empty)

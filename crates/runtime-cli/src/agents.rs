@@ -1,45 +1,43 @@
 //! The agents of the configuration: which model, which tool servers, which tools ask first.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use runtime::agent::Agent;
-use runtime::core::{Classified, Clock, Random, ToolDefinition, WireError};
+use runtime::agent_cache::{AgentCache, AgentKey, Build, DropIt};
+use runtime::core::{Classified, CommitId, ErrorClass, ToolDefinition, WireError};
 use runtime::mcp::McpSource;
-use runtime::mcp_cache::{CacheConfig, Catalogue, DiscoveryCache};
 use runtime::store::{SystemClock, SystemRandom};
 use runtime::tools::{
     Resumption, SourceListing, Tool, ToolContext, ToolError, ToolOutput, ToolSource,
 };
 use runtime::workers::{
-    Admission, AgentLease, AgentResolver, CreateWorker, WorkerProfile, WorkerRecord,
+    Admission, AgentLease, AgentResolver, CommandAnswer, CreateWorker, WorkerProfile, WorkerRecord,
     unknown_profile,
 };
 use serde_json::Value;
 
 use crate::config::{ConfigError, Configuration, Problem, Settings};
+use crate::tool_servers::{ToolApproval, ToolServers};
 use crate::work::DEMO_WORKER;
 use crate::{demo_agent, provider};
 
-/// Makes the agent of each worker from the configuration, once; servers with one entry are one
-/// process.
+/// The version of every agent: a configuration is read once.
+const VERSION: u64 = 1;
+
+/// The agents of the configuration, leased for the length of a turn.
 pub(crate) struct ConfiguredAgents {
-    configuration: Arc<Configuration>,
-    directory: PathBuf,
-    clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
-    cache: DiscoveryCache<Catalogue>,
-    made: Mutex<Made>,
+    maker: Arc<Maker>,
+    cache: AgentCache<Agent>,
 }
 
-#[derive(Default)]
-struct Made {
-    agents: BTreeMap<(Option<String>, Option<String>), Arc<Agent>>,
-    /// By the key of their entry.
-    sources: BTreeMap<String, Arc<dyn ToolSource>>,
+/// Makes agents from the configuration; servers with one entry are one process.
+struct Maker {
+    configuration: Arc<Configuration>,
+    directory: PathBuf,
+    servers: ToolServers,
 }
 
 impl fmt::Debug for ConfiguredAgents {
@@ -49,21 +47,24 @@ impl fmt::Debug for ConfiguredAgents {
 }
 
 impl ConfiguredAgents {
-    pub(crate) fn new(configuration: Arc<Configuration>, directory: &Path) -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let random: Arc<dyn Random> = Arc::new(SystemRandom);
-        let cache = DiscoveryCache::new(
-            CacheConfig::default(),
-            Arc::clone(&clock),
-            Arc::clone(&random),
+    pub(crate) fn new(
+        configuration: Arc<Configuration>,
+        directory: &Path,
+        servers: ToolServers,
+    ) -> Self {
+        let cache = AgentCache::new(
+            configuration.agent_cache.clone(),
+            Arc::new(SystemClock::new()),
+            Arc::new(SystemRandom),
+            Arc::new(DropIt),
         );
         Self {
-            configuration,
-            directory: directory.to_path_buf(),
-            clock,
-            random,
+            maker: Arc::new(Maker {
+                configuration,
+                directory: directory.to_path_buf(),
+                servers,
+            }),
             cache,
-            made: Mutex::default(),
         }
     }
 
@@ -73,17 +74,18 @@ impl ConfiguredAgents {
     /// # Errors
     /// [`ConfigError`] that names the key.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let settings = &self.configuration.settings;
-        let mut problems = Vec::new();
-        if let Err(problem) = self.agent(None, None) {
-            problems.push(problem);
-        }
-        for profile in settings.profiles.keys() {
-            problems.extend(self.agent(None, Some(profile)).err());
-        }
-        for worker in settings.workers.keys() {
-            problems.extend(self.agent(Some(worker), None).err());
-        }
+        let settings = &self.maker.configuration.settings;
+        let profiles = settings
+            .profiles
+            .keys()
+            .map(|profile| (None, Some(profile)));
+        let workers = settings.workers.keys().map(|worker| (Some(worker), None));
+        let all = std::iter::once((None, None)).chain(profiles).chain(workers);
+        let made = all.map(|(worker, profile): (Option<&String>, Option<&String>)| {
+            let (worker, profile) = (worker.map(|name| &**name), profile.map(|name| &**name));
+            self.maker.agent(worker, profile)
+        });
+        let mut problems: Vec<Problem> = made.filter_map(Result::err).collect();
         problems.sort_by(|one, other| (one.line, &one.key).cmp(&(other.line, &other.key)));
         problems.dedup();
         if problems.is_empty() {
@@ -93,45 +95,56 @@ impl ConfiguredAgents {
         }
     }
 
-    fn agent(&self, worker: Option<&str>, profile: Option<&str>) -> Result<Arc<Agent>, Problem> {
+    /// Leases an agent of the cache; builds it if it is not there.
+    async fn lease(
+        &self,
+        worker: &WorkerRecord,
+        profile: Option<&str>,
+    ) -> Result<AgentLease, WireError> {
+        let name = worker.request.worker_id.as_str();
+        let known = &self.maker.configuration.settings.workers;
+        // Workers that nothing is configured for share an agent.
+        let name = known.contains_key(name).then(|| name.to_owned());
+        let profile = profile.map(str::to_owned);
+        // Neither name has a control character.
+        let object = format!(
+            "{}\n{}",
+            name.as_deref().unwrap_or_default(),
+            profile.as_deref().unwrap_or_default()
+        );
+        let tenant = worker.request.tenant.as_deref().unwrap_or_default();
+        let maker = Arc::clone(&self.maker);
+        let builder: Arc<dyn Build<Agent>> = Arc::new(move |_: u64| {
+            let made = maker.agent(name.as_deref(), profile.as_deref());
+            let made = made.map(Some).map_err(|problem| {
+                let problems = vec![problem];
+                ConfigError::Invalid { problems }.to_wire()
+            });
+            std::future::ready(made)
+        });
+        let key = AgentKey::new(tenant, &object);
+        let lease = self.cache.get_or_build(&key, VERSION, &builder).await;
+        lease.map(AgentLease::from).map_err(|error| error.to_wire())
+    }
+}
+
+impl Maker {
+    fn agent(&self, worker: Option<&str>, profile: Option<&str>) -> Result<Agent, Problem> {
         let settings = &self.configuration.settings;
-        let worker = worker.filter(|name| settings.workers.contains_key(*name));
-        let key = (worker.map(str::to_owned), profile.map(str::to_owned));
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = made.agents.get(&key) {
-            return Ok(Arc::clone(agent));
-        }
         let mut agent = self.base()?;
         for entry in settings.servers(worker, profile) {
             if !entry.discovery {
                 continue;
             }
-            let source = match made.sources.get(&entry.key) {
-                Some(source) => Arc::clone(source),
-                None => {
-                    let source = McpSource::new(
-                        entry.config,
-                        Arc::clone(&self.clock),
-                        Arc::clone(&self.random),
-                        self.cache.clone(),
-                    );
-                    let source = source.map_err(|error| {
-                        self.configuration.problem(&entry.key, error.to_string())
-                    })?;
-                    let source = Governed {
-                        source,
-                        configuration: Arc::clone(&self.configuration),
-                    };
-                    let source: Arc<dyn ToolSource> = Arc::new(source);
-                    made.sources.insert(entry.key, Arc::clone(&source));
-                    source
-                }
-            };
-            agent.sources.push(source);
+            let source = self.servers.source(&entry.key, entry.config);
+            let source = source
+                .map_err(|error| self.configuration.problem(&entry.key, error.to_string()))?;
+            agent.sources.push(Arc::new(Governed {
+                source,
+                configuration: Arc::clone(&self.configuration),
+            }));
         }
         settings.limit(&mut agent);
-        let agent = Arc::new(agent);
-        made.agents.insert(key, Arc::clone(&agent));
         Ok(agent)
     }
 
@@ -158,7 +171,7 @@ impl ConfiguredAgents {
                 model.map_err(|(key, message)| self.configuration.problem(&key, message))?;
             Agent::builder(env!("CARGO_PKG_VERSION"), model).build()
         } else {
-            let demo = demo_agent::build(&self.directory, None);
+            let demo = demo_agent::build(&self.directory, &self.servers, None);
             let mut demo = demo.map_err(|error| {
                 self.configuration
                     .problem("model.name", format!("{error:#}"))
@@ -177,7 +190,7 @@ impl ConfiguredAgents {
 #[async_trait]
 impl AgentResolver for ConfiguredAgents {
     async fn admit(&self, request: &CreateWorker) -> Result<Admission, WireError> {
-        self.profile(&request.profile)?;
+        self.maker.profile(&request.profile)?;
         let reason = "the command line grants none";
         Ok(Admission::nothing(request, reason))
     }
@@ -186,17 +199,41 @@ impl AgentResolver for ConfiguredAgents {
         // A turn of the demo goes on as the demo, whatever is configured since.
         let name = worker.request.worker_id.as_str();
         if name == DEMO_WORKER || name.starts_with(&format!("{DEMO_WORKER}-")) {
-            let demo = demo_agent::build(&self.directory, None).map(Arc::new);
+            let maker = &self.maker;
+            let demo = demo_agent::build(&maker.directory, &maker.servers, None).map(Arc::new);
             return demo
                 .map(AgentLease::from)
                 .map_err(|error| crate::output::wire(&error));
         }
-        let profile = self.profile(&worker.request.profile)?;
-        let agent = self.agent(Some(name), profile);
-        agent.map(AgentLease::from).map_err(|problem| {
-            let problems = vec![problem];
-            ConfigError::Invalid { problems }.to_wire()
-        })
+        let profile = self.maker.profile(&worker.request.profile)?;
+        self.lease(worker, profile).await
+    }
+
+    async fn carry_out(
+        &self,
+        id: CommitId,
+        name: &str,
+        body: Value,
+    ) -> Result<CommandAnswer, WireError> {
+        if name != ToolApproval::NAME {
+            let message = format!("this program knows no command {name:?}");
+            return Err(WireError::new(
+                "command_unknown",
+                ErrorClass::Unsupported,
+                message,
+            ));
+        }
+        let approval: ToolApproval = serde_json::from_value(body)
+            .map_err(|error| WireError::new("command_undecodable", ErrorClass::Invalid, error))?;
+        let approved = self.maker.servers.approve(id, &approval).await;
+        approved.map_err(|error| crate::output::wire(&error))
+    }
+
+    async fn close(&self) -> Result<(), WireError> {
+        // The agents first: they hold the tools of the servers.
+        self.cache.close().await;
+        self.maker.servers.close().await;
+        Ok(())
     }
 }
 

@@ -72,15 +72,16 @@ pub(crate) async fn carry_out(
     command: Command,
 ) -> anyhow::Result<Exit> {
     view::check(open::read_only(common).await?, &command).await?;
+    let done = match &command {
+        Command::Host { .. } => "done",
+        _ => "done; `resume` lets the turn go on",
+    };
     match open_runtime(common).await {
         Ok(runtime) => {
             let answer = runtime.apply(command).await;
             runtime.close().await?;
             let answer = answer?;
-            output.print(
-                || "done; `resume` lets the turn go on".to_owned(),
-                &json!(answer),
-            );
+            output.print(|| done.to_owned(), &json!(answer));
             Ok(Exit::Done)
         }
         Err(error) if open::is_busy(&error) => leave(common, output, &command).await,

@@ -160,6 +160,18 @@ pub(crate) enum Command {
         #[command(subcommand)]
         ruling: Ruling,
     },
+    /// List the tool servers: what they offer, how old that is, what is wrong with them, and which
+    /// definitions wait for approval. No server is started or asked.
+    Tools,
+    /// Let models call a tool whose definition is new or changed. `tools` shows what waits.
+    ApproveTool {
+        /// The server.
+        server: String,
+        /// The tool, as its server calls it.
+        tool: String,
+        /// The digest of the definition as it was shown, or its first digits (at least 8).
+        digest: String,
+    },
     /// Cancel a worker and what it does.
     Cancel {
         /// The worker.

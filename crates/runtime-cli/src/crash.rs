@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use runtime::core::{
-    CommitId, Digest, EventDraft, EventKind, ModelEvent, ModelRequest, StreamKey, ToolDefinition,
+    CommitId, Digest, EventDraft, EventKind, ModelEvent, ModelRequest, StreamKey, Timestamp,
+    ToolDefinition,
 };
 use runtime::model::{Model, ModelError, ModelStream};
 use runtime::store::{
@@ -96,6 +97,10 @@ impl Store for CrashStore {
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         self.store.committed(id).await
+    }
+
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.store.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {

@@ -6,27 +6,32 @@ use std::time::Duration;
 
 use anyhow::Context;
 use runtime::agent::Agent;
-use runtime::core::{Clock, Random};
+use runtime::core::Clock;
 use runtime::mcp::{McpServerConfig, McpSource};
-use runtime::mcp_cache::{CacheConfig, DiscoveryCache, public_name};
+use runtime::mcp_cache::public_name;
 use runtime::model::{Model, ScriptStep, ScriptedModel};
-use runtime::store::{SystemClock, SystemRandom};
+use runtime::store::SystemClock;
 use runtime::tools::Tool;
 use serde_json::json;
 
 use crate::args::CrashPoint;
 use crate::crash::{CrashModel, CrashTool};
 use crate::ledger::{LEDGER, LedgerTool};
+use crate::tool_servers::ToolServers;
 
 /// The name of the tool server.
-const SERVER: &str = "demo";
+pub(crate) const SERVER: &str = "demo";
 /// The file that has one line for each call of the model.
 const CALL_LOG: &str = "demo-model-calls.txt";
 /// The file that the ledger tool appends to.
 const LEDGER_FILE: &str = "demo-ledger.txt";
 
 /// Builds the agent for a directory. With a crash point, the parts that it names are wrapped.
-pub(crate) fn build(dir: &Path, crash: Option<CrashPoint>) -> anyhow::Result<Agent> {
+pub(crate) fn build(
+    dir: &Path,
+    servers: &ToolServers,
+    crash: Option<CrashPoint>,
+) -> anyhow::Result<Agent> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let model = Arc::new(script(Arc::clone(&clock)).with_call_log(dir.join(CALL_LOG)));
     let model: Arc<dyn Model> = match crash {
@@ -48,6 +53,16 @@ pub(crate) fn build(dir: &Path, crash: Option<CrashPoint>) -> anyhow::Result<Age
         }),
         _ => ledger,
     };
+    let source = source(servers)?;
+    Ok(Agent::builder(env!("CARGO_PKG_VERSION"), model)
+        .instructions("You look things up and keep a ledger. Say briefly what you do.")
+        .tool(ledger)
+        .source(Arc::new(source))
+        .build())
+}
+
+/// The demo's tool server: this program, started by itself.
+pub(crate) fn source(servers: &ToolServers) -> anyhow::Result<McpSource> {
     let program = std::env::current_exe().context("the path of this program is unknown")?;
     let program = program
         .to_str()
@@ -55,18 +70,7 @@ pub(crate) fn build(dir: &Path, crash: Option<CrashPoint>) -> anyhow::Result<Age
     let server = McpServerConfig::stdio(SERVER, program)
         .arg("mcp-server")
         .trusted();
-    let random: Arc<dyn Random> = Arc::new(SystemRandom);
-    let cache = DiscoveryCache::new(
-        CacheConfig::default(),
-        Arc::clone(&clock),
-        Arc::clone(&random),
-    );
-    let source = McpSource::new(server, clock, random, cache)?;
-    Ok(Agent::builder(env!("CARGO_PKG_VERSION"), model)
-        .instructions("You look things up and keep a ledger. Say briefly what you do.")
-        .tool(ledger)
-        .source(Arc::new(source))
-        .build())
+    Ok(servers.source(SERVER, server)?)
 }
 
 /// The input of `demo`.

@@ -231,6 +231,11 @@ impl<'a> Follower<'a> {
             self.output
                 .print(|| pending_line(item), &pending_value(item));
         }
+        if pending.is_empty() {
+            let line = "  a tool server that is required and cannot be listed (`tools` says why); \
+                        `resume` tries again";
+            return self.output.say(line);
+        }
         self.output
             .say("answer with `approve`, `deny`, `resolve` or `in-doubt`, then `resume`");
     }

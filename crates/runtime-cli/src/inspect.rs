@@ -16,6 +16,7 @@ use crate::args::Common;
 use crate::exit::Exit;
 use crate::open;
 use crate::output::{Output, event_line, event_value};
+use crate::tools::hidden;
 
 /// `workers`
 pub(crate) async fn workers(common: &Common, output: Output) -> anyhow::Result<Exit> {
@@ -190,6 +191,13 @@ pub(crate) fn pending_line(item: &PendingItem) -> String {
             visible(&definition.description),
             visible(&definition.input_schema.to_string())
         ));
+        let hidden = hidden(&json!(definition));
+        if !hidden.is_empty() {
+            let hidden = hidden.join(" ");
+            line.push_str(&format!(
+                "\n          WARNING its definition has characters that nobody sees: {hidden}"
+            ));
+        }
     }
     if let Some(token) = &item.token {
         line.push_str(&format!("\n          token {token}"));
@@ -199,7 +207,7 @@ pub(crate) fn pending_line(item: &PendingItem) -> String {
 
 /// The words of a tool server, with everything in them that nobody would see written out: a
 /// description can read one way to a person and another way to a model.
-fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let shown = |c: char| match c {
         '"' | '\'' | '\\' => c.to_string(),
         _ => c.escape_debug().to_string(),
@@ -217,7 +225,11 @@ fn kind_name(kind: PendingKind) -> &'static str {
 
 /// The JSON of something that waits.
 pub(crate) fn pending_value(item: &PendingItem) -> Value {
-    json!(item)
+    let mut value = json!(item);
+    if let Some(definition) = &item.definition {
+        value["hidden"] = json!(hidden(&json!(definition)));
+    }
+    value
 }
 
 fn worker_value(worker: &WorkerRecord) -> Value {

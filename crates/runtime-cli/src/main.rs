@@ -17,6 +17,8 @@ mod open;
 mod output;
 mod provider;
 mod store_care;
+mod tool_servers;
+mod tools;
 mod work;
 
 use std::process::ExitCode;
@@ -136,6 +138,12 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
             };
             return inspect::tail(common, output, tail).await;
         }
+        Command::Tools => return tools::tools(common, output).await,
+        Command::ApproveTool {
+            server,
+            tool,
+            digest,
+        } => return tools::approve(common, output, server, tool, &digest).await,
         Command::Pending => return inspect::pending(common, output).await,
         Command::Verify => return store_care::verify(common, output),
         Command::Export { file } => return store_care::export(common, output, &file),

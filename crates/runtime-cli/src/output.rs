@@ -137,6 +137,8 @@ pub(crate) fn wire(error: &anyhow::Error) -> WireError {
             .or_else(|| classified::<runtime::store::CommitError>(cause))
             .or_else(|| classified::<runtime::store::ReadError>(cause))
             .or_else(|| classified::<runtime::store::AttachmentError>(cause))
+            .or_else(|| classified::<runtime::mcp_cache::ArchiveError>(cause))
+            .or_else(|| classified::<runtime::mcp_cache::PinError>(cause))
             .or_else(|| cause.downcast_ref::<WireError>().cloned())
     });
     classified.unwrap_or_else(|| {

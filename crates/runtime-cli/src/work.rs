@@ -1,8 +1,10 @@
 //! Commands that run turns: `demo`, `run`, `resume`.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use runtime::core::{Clock, Random, SubmissionId, WorkerId};
+use runtime::mcp::Survivor;
 use runtime::store::{SystemClock, SystemRandom};
 use runtime::workers::{CreateWorker, WorkerStatus, view};
 use runtime::{Runtime, RuntimeError};
@@ -14,6 +16,7 @@ use crate::exit::Exit;
 use crate::follow::{Approver, Follower};
 use crate::ledger::LEDGER;
 use crate::output::Output;
+use crate::tool_servers::ToolServers;
 use crate::{demo_agent, open};
 
 /// The worker of the demo; further ones have a number behind it.
@@ -152,7 +155,9 @@ fn person(output: Output) -> Approver {
 /// The runtime of the demo: scripted whatever is configured, since it shows what it shows.
 async fn open_demo(common: &Common, crash: Option<CrashPoint>) -> anyhow::Result<Runtime> {
     let store = open::exclusive(common).await?;
-    let agent = demo_agent::build(&common.dir, crash)?;
+    let mut servers = ToolServers::new();
+    tell_survivors(&servers.recording_in(&common.dir)?);
+    let agent = demo_agent::build(&common.dir, &servers, crash)?;
     let builder = match crash {
         Some(point) => runtime::builder().store(Arc::new(CrashStore::new(store, point, LEDGER))),
         None => runtime::builder().store(store),
@@ -165,16 +170,40 @@ pub(crate) async fn open_runtime(common: &Common) -> anyhow::Result<Runtime> {
     let configuration = Arc::clone(&common.configuration);
     let config = configuration.settings.runtime_config();
     let limits = configuration.settings.runtime_limits();
-    let agents = ConfiguredAgents::new(configuration, &common.dir);
+    for capped in &configuration.capped {
+        warn(capped);
+    }
     // Before the store is touched: a mistake in the configuration leaves nothing behind.
-    agents.check()?;
+    ConfiguredAgents::new(Arc::clone(&configuration), &common.dir, ToolServers::new()).check()?;
     let store = open::exclusive(common).await?;
+    let mut servers = ToolServers::new();
+    // Before any turn goes on: a survivor may still do what a turn is about to repeat (E7).
+    tell_survivors(&servers.recording_in(&common.dir)?);
+    servers.keep_in(&store).await?;
+    let agents = ConfiguredAgents::new(configuration, &common.dir, servers);
     let mut builder = runtime::builder().store(store).config(config);
     if let Some(limits) = limits {
         builder = builder.limits(limits);
     }
     let runtime = builder.agents(Arc::new(agents)).resume(false).open();
     Ok(runtime.await?)
+}
+
+/// Says which tool servers a killed process had left running.
+fn tell_survivors(ended: &[Survivor]) {
+    for Survivor {
+        server, process, ..
+    } in ended
+    {
+        warn(&format!(
+            "tool server {server} (process {process}) had outlived its owner; it was ended"
+        ));
+    }
+}
+
+fn warn(line: &str) {
+    // Standard error may be closed; there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "warning: {line}");
 }
 
 /// Closes whatever happened; the first error counts.

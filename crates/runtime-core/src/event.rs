@@ -85,6 +85,8 @@ event_kinds! {
     /// Which definitions of a tool server may be called changed: its first list was pinned, some
     /// wait for approval, one was approved or revoked (M7).
     ToolPinsChanged => "tool_pins_changed",
+    /// A version of what agents are built from is in force: caches in every process build anew (G2).
+    AgentInvalidated => "agent_invalidated",
     /// A message of the model is complete; carries the outcome of the model call.
     MessageCommitted => "message_committed",
     /// A model call failed for good.

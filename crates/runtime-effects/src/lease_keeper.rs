@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runtime_core::{
-    Clock, CommitId, EventDraft, EventId, EventKind, ExecutionScope, InstanceId, Random, ScopeId,
+    Clock, EventDraft, EventId, EventKind, ExecutionScope, InstanceId, Random, ScopeId,
 };
 use runtime_store::{
     Commit, CommitError, Epoch, Guard, NewEvent, Page, ReadError, Row, RowChange, RowKey, RowQuery,
@@ -341,8 +341,7 @@ impl LeaseKeeper {
     }
 
     fn new_commit(&self) -> Commit {
-        let now = self.clock.now();
-        Commit::new(CommitId::generate(now, self.random.ten()), now)
+        Commit::fresh(&*self.store, &*self.clock, &*self.random)
     }
 
     async fn all(&self, query: RowQuery) -> Result<Vec<Row>, ReadError> {

@@ -358,7 +358,9 @@ impl AwaitEvents {
     }
 
     fn fresh_id(&self) -> CommitId {
-        CommitId::generate(self.shared.clock.now(), self.shared.random.ten())
+        let shared = &self.shared;
+        let time = shared.store.id_time(shared.clock.now());
+        CommitId::generate(time, shared.random.ten())
     }
 
     async fn open_token(&self, text: &str) -> Result<Option<VerifiedToken>, ReadError> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use runtime_core::{CommitId, IdError, ScopeId, Timestamp, Topic};
+use runtime_core::{IdError, ScopeId, Timestamp, Topic};
 use runtime_store::{
     Commit, CommitError, Found, Guard, Page, Position, ReadError, Row, RowChange, RowKey, RowQuery,
 };
@@ -197,7 +197,7 @@ impl Consumer {
     }
 
     fn commit(&self) -> Commit {
-        let now = self.shared.clock.now();
-        Commit::new(CommitId::generate(now, self.shared.random.ten()), now)
+        let shared = &self.shared;
+        Commit::fresh(&*shared.store, &*shared.clock, &*shared.random)
     }
 }

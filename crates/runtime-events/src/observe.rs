@@ -106,6 +106,10 @@ impl Store for ObservedStore {
         self.inner().committed(id).await
     }
 
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.inner().id_time(now)
+    }
+
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
         self.inner().row(key).await
     }

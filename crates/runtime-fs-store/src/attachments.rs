@@ -1,5 +1,6 @@
 //! Attachments: one file each, named by its SHA-256 (E18).
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -88,8 +89,8 @@ impl Attachments {
         &self,
         live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
         min_age: Duration,
-    ) -> io::Result<usize> {
-        let mut removed = 0;
+    ) -> io::Result<HashSet<Digest>> {
+        let mut removed = HashSet::new();
         for directory in fs::names(&self.root)? {
             let directory = self.root.join(directory);
             if fs::kind(&directory)? != Some(fs::Kind::Directory) {
@@ -104,7 +105,7 @@ impl Attachments {
                 let now = Duration::from_millis(self.clock.now().as_millis());
                 if now.saturating_sub(put) >= min_age && !live(&digest) {
                     fs::remove_file(&path)?;
-                    removed += 1;
+                    removed.insert(digest);
                 }
             }
         }

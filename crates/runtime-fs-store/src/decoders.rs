@@ -12,7 +12,12 @@ use crate::record::{Extent, read_commit, read_event, sealed_record, walk, write_
 use crate::segment::{BaseHeader, SegmentHeader, scan};
 use crate::{hint, inbox, keys};
 
-const CASES: u64 = 100_000;
+/// As many for each decoder, or `FS_STORE_TIMES` as many.
+fn cases() -> u64 {
+    let times = std::env::var("FS_STORE_TIMES").ok();
+    100_000 * times.and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 const TAG: StoreTag = StoreTag(*b"store-01");
 const PLACE: Place = Place {
     segment: 1,
@@ -46,11 +51,12 @@ fn bytes(random: &SeededRandom, whole: &[u8]) -> Vec<u8> {
 fn feed(name: &str, whole: &[u8], decode: impl Fn(&[u8])) {
     let started = std::time::Instant::now();
     let random = SeededRandom::new(13);
-    for _ in 0..CASES {
+    let cases = cases();
+    for _ in 0..cases {
         decode(&bytes(&random, whole));
     }
     let row = format!(
-        "R13-{name} {CASES} 0 {:.1}",
+        "R13-{name} {cases} 0 {:.1}",
         started.elapsed().as_secs_f64()
     );
     writeln!(std::io::stdout(), "{row}").expect("the output is open");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
 use runtime_store::{EventPlace, Page, Position, Removal, RetentionUnit, RowKey, RowQuery, Seq};
@@ -232,6 +233,14 @@ impl Index {
 
     pub(crate) fn may_have_forgotten(&self, id: &CommitId) -> bool {
         self.memory.may_have_forgotten(id)
+    }
+
+    /// Returns `now`, or a time right after the latest remembered id.
+    pub(crate) fn id_time(&self, now: Timestamp) -> Timestamp {
+        let latest = self.memory.times.last();
+        latest.map_or(now, |(time, _)| {
+            now.max(time.after(Duration::from_millis(1)))
+        })
     }
 
     /// Says where the damage is that touches a scope or stream.
@@ -533,6 +542,14 @@ impl Index {
         let live = self.namings.iter().filter(is_live);
         live.flat_map(|naming| naming.attachments.iter().copied())
             .collect()
+    }
+
+    /// Forgets who named attachments that are gone.
+    pub(crate) fn forget_attachments(&mut self, gone: &HashSet<Digest>) {
+        for naming in &mut self.namings {
+            naming.attachments.retain(|digest| !gone.contains(digest));
+        }
+        self.namings.retain(|naming| !naming.attachments.is_empty());
     }
 
     fn count(&mut self, at: Extent, position: u64, time: Timestamp) {

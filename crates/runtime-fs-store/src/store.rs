@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{Clock, CommitId, Digest, Random, ScopeId, StreamKey};
+use runtime_core::{Clock, CommitId, Digest, Random, ScopeId, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
     EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
@@ -495,6 +495,11 @@ impl Store for FsStore {
         self.reading(|| self.committed_now(id))
     }
 
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        // One that cannot be read takes no commit either.
+        self.with_index(|index| index.id_time(now)).unwrap_or(now)
+    }
+
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
         self.reading(|| {
             let find = |index: &Index| (index.row(key).copied(), index.erased());
@@ -611,9 +616,16 @@ impl AttachmentStore for FsStore {
                 source: None,
             }
         })?;
-        self.attachments
+        let gone = self
+            .attachments
             .sweep(&|digest| live(digest) || named.contains(digest), min_age)
-            .map_err(|error| attachments::unavailable("sweep", error))
+            .map_err(|error| attachments::unavailable("sweep", error))?;
+        if let View::Owner { shared, .. } = &self.view
+            && !gone.is_empty()
+        {
+            shared.write_index().forget_attachments(&gone);
+        }
+        Ok(gone.len())
     }
 }
 

@@ -64,6 +64,7 @@ mod model;
 mod name;
 mod pin;
 mod policy;
+mod rows;
 mod shelf;
 mod store_archive;
 mod store_pins;

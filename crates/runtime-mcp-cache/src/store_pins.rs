@@ -1,29 +1,20 @@
 //! Pins in the rows of a store: what was approved outlives the process, and what waits can be
 //! answered from another one (M7).
 
-use std::fmt;
 use std::sync::Arc;
 
-use runtime_core::{
-    Classified, Clock, CommitId, Digest, ErrorClass, EventDraft, EventId, EventKind, Random,
-    ScopeId,
-};
-use runtime_store::{
-    Commit, CommitError, Found, Guard, NewEvent, Page, ReadError, Row, RowChange, RowKey, RowQuery,
-    Store,
-};
+use runtime_core::{Classified, Clock, CommitId, Digest, ErrorClass, EventKind, Random, ScopeId};
+use runtime_store::{CommitError, Found, Guard, ReadError, Row, RowChange, Store};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::store_archive::provider;
+use crate::rows::{NAMES_MAX, Rows};
 use crate::{Catalogue, DiscoveredTool, PinBoard, PinReview, WithheldTool};
 
 /// The space of the rows: one board for each server.
 const SPACE: &str = "mcp-pins";
 /// How often a change is tried against others of the same board.
 const ATTEMPTS_MAX: usize = 8;
-/// How many names an event carries.
-const NAMES_MAX: usize = 256;
 
 /// The pins of every server, in the rows of a [`Store`].
 ///
@@ -31,12 +22,8 @@ const NAMES_MAX: usize = 256;
 /// [`approve`](Self::approve) names exactly the definition that was shown. Each change is one
 /// commit with an event of the runtime (`tool_pins_changed`), so that it is known who could call
 /// what since when.
-pub struct StorePins {
-    store: Arc<dyn Store>,
-    scope: ScopeId,
-    clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
-}
+#[derive(Debug)]
+pub struct StorePins(Rows);
 
 /// The pins of one server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,14 +83,6 @@ impl Classified for PinError {
     }
 }
 
-impl fmt::Debug for StorePins {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StorePins")
-            .field("scope", &self.scope)
-            .finish_non_exhaustive()
-    }
-}
-
 impl StorePins {
     /// Makes the pins; those of the same store and scope are the same.
     #[must_use]
@@ -113,12 +92,7 @@ impl StorePins {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
-        Self {
-            store,
-            scope,
-            clock,
-            random,
-        }
+        Self(Rows::new(SPACE, store, scope, clock, random))
     }
 
     /// Sorts a list into what may be called and what waits; the first list of a server pins
@@ -130,7 +104,7 @@ impl StorePins {
     /// # Cancel safety
     /// Dropping the future may or may not have noted the list.
     pub async fn review(&self, catalogue: &Catalogue) -> Result<PinReview, PinError> {
-        let reviewed = self.change(catalogue.server(), |board| {
+        let reviewed = self.change(catalogue.server(), None, |board| {
             let first = !board.is_used();
             let review = board.review(catalogue);
             let told = json!({
@@ -166,15 +140,46 @@ impl StorePins {
         tool: &str,
         definition: &Digest,
     ) -> Result<(), PinError> {
-        let not_waiting = || PinError::NotWaiting {
+        self.approved(server, tool, definition, None)
+            .await
+            .map(|_| ())
+    }
+
+    /// The same as a command, which may come from another process: the commit has its id, and the
+    /// event names it as its cause. False if it was pinned so already, and nothing is written.
+    ///
+    /// # Errors
+    /// As [`approve`](Self::approve).
+    ///
+    /// # Cancel safety
+    /// As [`approve`](Self::approve); the same command again approves once.
+    pub async fn approve_by(
+        &self,
+        command: CommitId,
+        server: &str,
+        tool: &str,
+        definition: &Digest,
+    ) -> Result<bool, PinError> {
+        self.approved(server, tool, definition, Some(command)).await
+    }
+
+    async fn approved(
+        &self,
+        server: &str,
+        tool: &str,
+        definition: &Digest,
+        command: Option<CommitId>,
+    ) -> Result<bool, PinError> {
+        let approved = self.change(server, command, |board| {
+            let known = board.is_pinned(tool, definition);
+            let done = known || board.approve_waiting(tool, definition);
+            let told = json!({ "approved": tool, "definition": definition });
+            done.then_some((!known, told))
+        });
+        approved.await?.ok_or_else(|| PinError::NotWaiting {
             server: server.to_owned(),
             tool: tool.to_owned(),
-        };
-        let approved = self.change(server, |board| {
-            let done = board.is_pinned(tool, definition) || board.approve_waiting(tool, definition);
-            done.then(|| ((), json!({ "approved": tool, "definition": definition })))
-        });
-        approved.await?.ok_or_else(not_waiting)
+        })
     }
 
     /// Takes a pin off, so that the tool waits from its next list on; says whether there was one.
@@ -185,7 +190,7 @@ impl StorePins {
     /// # Cancel safety
     /// Dropping the future may or may not revoke.
     pub async fn revoke(&self, server: &str, tool: &str) -> Result<bool, PinError> {
-        let revoked = self.change(server, |board| {
+        let revoked = self.change(server, None, |board| {
             board.revoke(tool).then(|| ((), json!({ "revoked": tool })))
         });
         Ok(revoked.await?.is_some())
@@ -198,9 +203,7 @@ impl StorePins {
     pub async fn servers(&self) -> Result<Vec<PinnedServer>, PinError> {
         let (mut servers, mut after) = (Vec::new(), None);
         loop {
-            let query = RowQuery::scope(SPACE, self.scope.clone());
-            let limit = self.store.capabilities().limits.page_entries_max;
-            let page = self.store.rows(query, Page::after(after, limit)).await?;
+            let page = self.0.page(after, usize::MAX).await?;
             for row in &page.rows {
                 let board = decode(row)?;
                 servers.push(PinnedServer {
@@ -216,12 +219,8 @@ impl StorePins {
         }
     }
 
-    fn key(&self, server: &str) -> RowKey {
-        RowKey::new(SPACE, self.scope.clone(), server)
-    }
-
     async fn board(&self, server: &str) -> Result<(PinBoard, Option<u64>), ReadError> {
-        let row = self.store.row(&self.key(server)).await?;
+        let row = self.0.store.row(&self.0.key(server)).await?;
         match row {
             None => Ok((PinBoard::new(), None)),
             Some(row) => Ok((decode(&row)?, Some(row.version))),
@@ -233,6 +232,7 @@ impl StorePins {
     async fn change<T>(
         &self,
         server: &str,
+        command: Option<CommitId>,
         mut change: impl FnMut(&mut PinBoard) -> Option<(T, Value)>,
     ) -> Result<Option<T>, PinError> {
         for _ in 0..ATTEMPTS_MAX {
@@ -241,7 +241,10 @@ impl StorePins {
             let Some((result, told)) = change(&mut board) else {
                 return Ok(None);
             };
-            if board == before || self.commit(server, &board, version, told).await? {
+            if board == before {
+                return Ok(Some(result));
+            }
+            if self.commit(server, &board, version, told, command).await? {
                 return Ok(Some(result));
             }
         }
@@ -257,23 +260,21 @@ impl StorePins {
         board: &PinBoard,
         version: Option<u64>,
         mut told: Value,
+        command: Option<CommitId>,
     ) -> Result<bool, PinError> {
-        let key = self.key(server);
+        let key = self.0.key(server);
         let guard = match version {
             None => Guard::Absent(key.clone()),
             Some(version) => Guard::Version(key.clone(), version),
         };
         told["server"] = json!(server);
-        let mut draft = EventDraft::new(EventKind::ToolPinsChanged).with_payload(told);
-        draft.provider = provider(server);
-        let now = self.clock.now();
-        let event = EventId::generate(now, self.random.ten());
+        let event = self
+            .0
+            .event(EventKind::ToolPinsChanged, server, told, command);
         let body = serde_json::to_vec(board).expect("a board is plain data");
-        let commit = Commit::new(CommitId::generate(now, self.random.ten()), now)
-            .guard(guard)
-            .row(RowChange::put(key, body))
-            .event(NewEvent::from_draft(event, &draft));
-        match self.store.commit(commit).await {
+        let commit = self.0.commit(command).guard(guard);
+        let commit = commit.row(RowChange::put(key, body)).event(event);
+        match self.0.store.commit(commit).await {
             Ok(_) => Ok(true),
             Err(CommitError::Rejected {
                 found: Found::Absent | Found::Version(_),

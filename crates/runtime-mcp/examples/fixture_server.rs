@@ -1,6 +1,6 @@
 //! The server that the tests of this crate talk to: correct in both eras, hostile on demand.
 //!
-//! `fixture_server MODE [FILE]`: MODE says how it greets and lists, the tool that is called says
+//! `fixture_server MODE [FILE]`: MODE says how it greets and lists (`modern:MODE`: in the newer era), the tool that is called says
 //! what happens then; FILE gets a line for each call that ran.
 
 use std::fs::OpenOptions;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-const TOOLS: [&str; 15] = [
+const TOOLS: [&str; 16] = [
     "process",
     "echo",
     "lookup",
@@ -23,6 +23,7 @@ const TOOLS: [&str; 15] = [
     "garbled",
     "wrong_id",
     "environment",
+    "variables",
     "refuse",
     "noise",
     "flood",
@@ -31,8 +32,14 @@ const TOOLS: [&str; 15] = [
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
+    let mode = arguments.next().context("which mode?")?;
+    let (modern, mode) = match mode.strip_prefix("modern:") {
+        Some(mode) => (true, mode.to_owned()),
+        None => (mode == "modern", mode),
+    };
     let mut server = Server {
-        mode: arguments.next().context("which mode?")?,
+        mode,
+        modern,
         file: arguments.next(),
         listening: None,
         changed: false,
@@ -55,6 +62,8 @@ fn main() -> anyhow::Result<()> {
 
 struct Server {
     mode: String,
+    /// It speaks the newer era.
+    modern: bool,
     file: Option<String>,
     /// The id of the subscription to changes, in the newer era.
     listening: Option<Value>,
@@ -69,7 +78,7 @@ impl Server {
             return Ok(());
         }
         match message["method"].as_str() {
-            Some("server/discover") if self.mode == "modern" => answer(
+            Some("server/discover") if self.modern => answer(
                 id,
                 json!({
                     "supportedVersions": ["2026-07-28"],
@@ -87,7 +96,7 @@ impl Server {
                     "serverInfo": {"name": "fixture", "version": "1"},
                 }),
             ),
-            Some("subscriptions/listen") if self.mode == "modern" => {
+            Some("subscriptions/listen") if self.modern => {
                 self.listening = Some(id.clone());
                 self.tell(
                     "notifications/subscriptions/acknowledged",
@@ -115,6 +124,44 @@ impl Server {
                 let next = cursor.map_or(0, |cursor| cursor.parse::<u64>().unwrap_or(0)) + 1;
                 answer(id, json!({"tools": [], "nextCursor": next.to_string()}))
             }
+            ("million", cursor) => {
+                // A thousand pages of a thousand tools each.
+                let page = cursor.map_or(0, |cursor| cursor.parse::<u64>().unwrap_or(0));
+                let tools = (page * 1_000)..((page + 1) * 1_000);
+                let tools: Vec<Value> = tools.map(|n| tool(&n.to_string())).collect();
+                let mut result = json!({ "tools": tools });
+                if page < 999 {
+                    result["nextCursor"] = json!((page + 1).to_string());
+                }
+                answer(id, result)
+            }
+            ("silent", _) => Ok(()),
+            ("deep_list", _) => {
+                let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+                line(
+                    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"tools":{deep}}}}}"#)
+                        .as_bytes(),
+                )
+            }
+            ("garbled_list", _) => {
+                let mut garbled =
+                    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"tools":[""#).into_bytes();
+                garbled.extend([0xff, 0xfe]);
+                garbled.extend(br#""]}}"#);
+                line(&garbled)
+            }
+            ("huge_list", _) => {
+                let mut out = io::stdout().lock();
+                write!(out, r#"{{"jsonrpc":"2.0","id":{id},"result":{{"tools":[""#)?;
+                let block = vec![b'x'; 1 << 16];
+                for _ in 0..(1 << 14) {
+                    out.write_all(&block)?;
+                }
+                Ok(())
+            }
+            ("wrong_list", _) => answer(&json!(999_999), json!({"tools": [tool("a")]})),
+            ("no_list", _) => answer(id, json!({"tools": {}})),
+            ("dies", _) => exit(4),
             ("many", _) => {
                 let tools: Vec<Value> = (0..20_000).map(|n| tool(&n.to_string())).collect();
                 answer(id, json!({ "tools": tools }))
@@ -207,6 +254,10 @@ impl Server {
                 let mut names: Vec<String> = std::env::vars().map(|(name, _)| name).collect();
                 names.sort();
                 answer(id, text(&names.join(" ")))
+            }
+            "variables" => {
+                let all: Vec<String> = std::env::vars().map(|(n, v)| format!("{n}={v}")).collect();
+                answer(id, text(&all.join(" ")))
             }
             "refuse" => refuse(id, -32602, "no such argument"),
             "noise" => {

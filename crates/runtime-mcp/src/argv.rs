@@ -223,26 +223,50 @@ mod tests {
         ("A", "ä"),
     ];
 
+    /// Says why a command or a pair is refused; nothing if it is not.
+    type Command = fn(&str, &[String]) -> Option<&'static str>;
+    type Pair = fn(&str, &str) -> Option<&'static str>;
+
+    fn owned(args: &[&str]) -> Vec<String> {
+        args.iter().map(|arg| (*arg).to_owned()).collect()
+    }
+
+    /// Returns how many cases there are, and which of them these guards let through.
+    fn let_through(command: Command, variable: Pair, header: Pair) -> (usize, Vec<String>) {
+        let commands = COMMANDS.iter();
+        let commands = commands.filter(|(name, args)| command(name, &owned(args)).is_none());
+        let commands = commands.map(|case| format!("{case:?}"));
+        let pairs = |table: &'static [(&str, &str)], guard: Pair| {
+            let passed = table
+                .iter()
+                .filter(move |(name, value)| guard(name, value).is_none());
+            passed.map(|case| format!("{case:?}"))
+        };
+        let pairs = pairs(VARIABLES, variable).chain(pairs(HEADERS, header));
+        let cases = COMMANDS.len() + VARIABLES.len() + HEADERS.len();
+        (cases, commands.chain(pairs).collect())
+    }
+
+    /// The planted twins: each guard alone taken away or written too simply lets something
+    /// through, so the row can fail.
+    #[test]
+    fn x6_twin_a_missing_guard_is_noticed() {
+        let by_name: Command = |name, _| ["sh", "bash"].contains(&name).then_some("a shell");
+        let by_letters: Pair = |name, _| name.is_empty().then_some("a name");
+        for (command, variable, header) in [
+            (by_name, variable_refusal as Pair, header_refusal as Pair),
+            (refusal as Command, by_letters, header_refusal as Pair),
+            (refusal as Command, variable_refusal as Pair, by_letters),
+        ] {
+            assert!(!let_through(command, variable, header).1.is_empty());
+        }
+    }
+
     #[test]
     #[allow(clippy::print_stdout, reason = "the scoreboard reads this line")]
     fn x6_command_lines_variables_and_headers_that_do_harm_are_refused() {
         let started = std::time::Instant::now();
-        let owned = |args: &[&str]| args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>();
-        let commands = COMMANDS
-            .iter()
-            .filter(|(command, args)| refusal(command, &owned(args)).is_none())
-            .map(|case| format!("{case:?}"));
-        let pairs = VARIABLES
-            .iter()
-            .filter(|(name, value)| variable_refusal(name, value).is_none())
-            .chain(
-                HEADERS
-                    .iter()
-                    .filter(|(n, v)| header_refusal(n, v).is_none()),
-            )
-            .map(|case| format!("{case:?}"));
-        let passed: Vec<String> = commands.chain(pairs).collect();
-        let cases = COMMANDS.len() + VARIABLES.len() + HEADERS.len();
+        let (cases, passed) = let_through(refusal, variable_refusal, header_refusal);
         // The twin: what is ordinary passes.
         for (command, args) in [
             ("npx", &["-y", "server"][..]),

@@ -81,12 +81,14 @@ pub enum AuthConfig {
     },
 }
 
-/// The token of a variable.
+/// The token of a variable. Only servers over HTTP are given one.
+#[cfg(feature = "http")]
 #[derive(Debug)]
 pub(crate) struct EnvironmentToken {
     pub(crate) variable: String,
 }
 
+#[cfg(feature = "http")]
 #[async_trait]
 impl AuthProvider for EnvironmentToken {
     fn account(&self) -> String {

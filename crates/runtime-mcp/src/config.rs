@@ -65,7 +65,8 @@ pub struct McpServerConfig {
     pub args: Vec<String>,
     /// Variables set for it; they come after, and over, the inherited ones.
     pub env: BTreeMap<String, String>,
-    /// The names of the variables that it inherits; no others reach it.
+    /// The names of the variables that it inherits; no others reach it, but for one that names its
+    /// owner if its process is [recorded](crate::McpSource::recording_processes).
     pub env_allow: Vec<String>,
     /// The URL of a server over HTTP.
     pub url: String,
@@ -85,6 +86,10 @@ pub struct McpServerConfig {
     pub stderr: ServerStderr,
     /// Its hints count: a tool that it calls read-only needs no approval and may run again (M10).
     pub trusted: bool,
+    /// Its definitions are pinned: its first list is trusted, and what is added or changed later is
+    /// neither offered nor callable before a person has approved it (M7). The host says where the
+    /// pins are kept: [`McpSource::pinned_by`](crate::McpSource::pinned_by).
+    pub pin: bool,
     /// A turn waits for it rather than go on without its tools (M1).
     pub required: bool,
     /// Its tools are listed and offered; a server that is switched off is not even started.
@@ -126,6 +131,7 @@ impl Default for McpServerConfig {
             directory: None,
             stderr: ServerStderr::Discard,
             trusted: false,
+            pin: false,
             required: false,
             discovery: true,
             discovery_timeout_ms: 30_000,
@@ -194,6 +200,13 @@ impl McpServerConfig {
     #[must_use]
     pub const fn trusted(mut self) -> Self {
         self.trusted = true;
+        self
+    }
+
+    /// Pins its definitions (M7).
+    #[must_use]
+    pub const fn pinned(mut self) -> Self {
+        self.pin = true;
         self
     }
 
@@ -309,6 +322,7 @@ impl fmt::Debug for McpServerConfig {
             .field("allow_private_addresses", &self.allow_private_addresses)
             .field("env_allow", &self.env_allow)
             .field("trusted", &self.trusted)
+            .field("pin", &self.pin)
             .field("required", &self.required)
             .finish_non_exhaustive()
     }

@@ -55,12 +55,14 @@ mod source;
 mod sse;
 #[cfg(feature = "stdio")]
 mod survivors;
+mod tool;
 #[cfg(feature = "stdio")]
 mod transport;
 mod wire;
 
 pub use auth::{AuthConfig, AuthError, AuthProvider, Challenge, TokenRequest};
 pub use config::{Lifecycle, McpServerConfig, ServerStderr, ServerType};
+pub use deception::hidden_characters;
 pub use error::McpError;
 #[cfg(feature = "auth")]
 pub use oauth::{Consent, OAuthClient, OAuthProvider};

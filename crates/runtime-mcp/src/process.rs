@@ -11,7 +11,7 @@ use runtime_core::Clock;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::survivors::ProcessRecord;
+use crate::survivors::{ProcessRecord, owner_variable};
 use crate::{McpError, McpServerConfig, ServerStderr};
 
 /// A running server. Dropping it kills its whole process group at once.
@@ -46,7 +46,11 @@ pub(crate) fn start(
         server: config.name.clone(),
         reason,
     };
-    let mut child = command(config)
+    let mut command = command(config);
+    if let Some((name, value)) = records.and_then(|_| owner_variable()) {
+        command.env(name, value);
+    }
+    let mut child = command
         .spawn()
         .map_err(|error| not_started(error.to_string()))?;
     let group = child

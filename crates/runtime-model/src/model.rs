@@ -141,7 +141,6 @@ impl Answer {
                     },
                     reason,
                     usage: self.usage,
-                    provider: None,
                     text_streamed: self.text_streamed,
                     ended: None,
                     running_ms: 0,

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use runtime_core::{
-    CanonicalEncoder, CommitId, Digest, EventDraft, EventId, ScopeId, StreamKey, Timestamp,
+    CanonicalEncoder, Clock, CommitId, Digest, EventDraft, EventId, Random, ScopeId, StreamKey,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{CommitError, Limits, form};
+use crate::{CommitError, Limits, Store, form};
 
 /// Bytes that are shared, never copied.
 pub type Payload = Arc<[u8]>;
@@ -219,6 +220,14 @@ impl Commit {
             attachments: Vec::new(),
             removals: Vec::new(),
         }
+    }
+
+    /// Starts a commit of nothing under an id that no other has.
+    #[must_use]
+    pub fn fresh(store: &dyn Store, clock: &dyn Clock, random: &dyn Random) -> Self {
+        let now = clock.now();
+        let id = CommitId::generate(store.id_time(now), random.ten());
+        Self::new(id, now)
     }
 
     /// Makes it in the name of a scope.

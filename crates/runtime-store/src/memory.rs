@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{Clock, CommitId, Digest, Random, RuntimeId, Secret, StreamKey, Tier};
+use runtime_core::{
+    Clock, CommitId, Digest, Random, RuntimeId, Secret, StreamKey, Tier, Timestamp,
+};
 use tokio::sync::watch;
 
 use crate::state::State;
@@ -175,6 +177,10 @@ impl Store for MemoryStore {
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         Ok(self.contents().state.committed(id))
+    }
+
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.contents().state.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {

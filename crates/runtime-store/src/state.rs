@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
 
@@ -110,6 +111,14 @@ impl State {
     pub(crate) fn committed(&self, id: &CommitId) -> Option<Committed> {
         let (_, committed) = self.memory.results.get(id)?;
         Some(committed.clone())
+    }
+
+    /// Returns `now`, or a time right after the latest remembered id.
+    pub(crate) fn id_time(&self, now: Timestamp) -> Timestamp {
+        let latest = self.memory.times.last();
+        latest.map_or(now, |(time, _)| {
+            now.max(time.after(Duration::from_millis(1)))
+        })
     }
 
     /// Makes one atomic step: all checks come first, so a refusal leaves no trace. `content` is

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, RuntimeId, StreamKey, Tier};
+use runtime_core::{CommitId, RuntimeId, StreamKey, Tier, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -97,6 +97,17 @@ pub trait Store: AttachmentStore + KeyRingStore + fmt::Debug + Send + Sync + 'st
     /// # Errors
     /// [`ReadError`].
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError>;
+
+    /// Returns the time that a fresh id is to be made of: `now`, or right after the latest
+    /// remembered id if the wall clock is not past it. An id of an earlier time than all that are
+    /// remembered is [`CommitError::TooOld`], so without this a wall clock that is set back would
+    /// stop whoever commits until it has caught up, and one that stands still would hide which ids
+    /// are forgotten (R15). See [`Commit::fresh`].
+    ///
+    /// A store in front of another one asks it. One that cannot tell answers `now`.
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        now
+    }
 
     /// Reads one row.
     ///

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey};
+use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
     EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
@@ -48,6 +48,7 @@ pub struct FaultStore {
     inner: Arc<dyn Store>,
     script: Mutex<Script>,
     reads: AtomicUsize,
+    reads_failing: AtomicUsize,
 }
 
 /// A fault at a commit that is known by what it says.
@@ -82,6 +83,7 @@ impl FaultStore {
             inner,
             script: Mutex::default(),
             reads: AtomicUsize::new(0),
+            reads_failing: AtomicUsize::new(0),
         })
     }
 
@@ -171,8 +173,21 @@ impl FaultStore {
         Ok((index, fault))
     }
 
+    /// Lets the next reads of rows, events and results fail, that many of them.
+    pub fn fail_reads(&self, count: usize) {
+        self.reads_failing.store(count, Ordering::SeqCst);
+    }
+
     fn read(&self) -> Result<(), ReadError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
+        let failing = &self.reads_failing;
+        let fails = failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if fails.is_ok() {
+            return Err(ReadError::Unavailable {
+                reason: "the connection is gone, by plan".to_owned(),
+                source: None,
+            });
+        }
         if self.is_crashed() {
             return Err(ReadError::Unavailable {
                 reason: CRASHED.to_owned(),
@@ -245,6 +260,10 @@ impl Store for FaultStore {
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         self.read()?;
         self.inner.committed(id).await
+    }
+
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey};
+use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
     KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row, RowKey, RowPage,
@@ -17,8 +17,6 @@ use tokio::sync::watch;
 /// What becomes of a commit on its way to the store; none swallows it, and it is answered as if
 /// it had happened.
 type Alter = dyn Fn(Commit) -> Option<Commit> + Send + Sync;
-/// What becomes of a page of events on its way from the store.
-type Distort = dyn Fn(EventPage) -> Result<EventPage, ReadError> + Send + Sync;
 
 /// A store as one process sees it: it says that others write to it too, and the process can stand
 /// still. Several of them over one store are several processes.
@@ -27,7 +25,6 @@ pub struct ProcessStore {
     capabilities: Capabilities,
     stopped: watch::Sender<bool>,
     alter: Box<Alter>,
-    distort: Box<Distort>,
 }
 
 impl fmt::Debug for ProcessStore {
@@ -52,19 +49,6 @@ impl ProcessStore {
         inner: Arc<dyn Store>,
         alter: impl Fn(Commit) -> Option<Commit> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Self::with(inner, Box::new(alter), Box::new(Ok))
-    }
-
-    /// Looks at a store as a process whose reads of the log arrive distorted, or fail.
-    #[must_use]
-    pub fn distorting(
-        inner: Arc<dyn Store>,
-        distort: impl Fn(EventPage) -> Result<EventPage, ReadError> + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        Self::with(inner, Box::new(Some), Box::new(distort))
-    }
-
-    fn with(inner: Arc<dyn Store>, alter: Box<Alter>, distort: Box<Distort>) -> Arc<Self> {
         Arc::new(Self {
             capabilities: Capabilities {
                 shared_by_processes: true,
@@ -72,8 +56,7 @@ impl ProcessStore {
             },
             inner,
             stopped: watch::Sender::new(false),
-            alter,
-            distort,
+            alter: Box::new(alter),
         })
     }
 
@@ -118,6 +101,10 @@ impl Store for ProcessStore {
         self.inner.committed(id).await
     }
 
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.id_time(now)
+    }
+
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
         self.inner.row(key).await
     }
@@ -135,7 +122,7 @@ impl Store for ProcessStore {
         stream: Option<&StreamKey>,
         page: Page<Position>,
     ) -> Result<EventPage, ReadError> {
-        (self.distort)(self.inner.events(stream, page).await?)
+        self.inner.events(stream, page).await
     }
 
     async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {

@@ -28,25 +28,10 @@ pub fn project_outcome(
         }
         _ => EventKind::EffectFinished,
     };
-    let mut carrier = EventDraft::new(kind)
+    let carrier = EventDraft::new(kind)
         .in_scope(envelope.scope())
         .with_message(outcome_line(envelope.command(), outcome));
-    carrier.provider = provider(envelope.command(), outcome);
     (carrier, reports(envelope, outcome))
-}
-
-/// The provider that a model call tells of (V2): whoever watches it hears of its answers and of
-/// its failures.
-fn provider(command: &EffectCommand, outcome: &EffectOutcome) -> Option<StreamKey> {
-    let EffectCommand::LlmCall(_) = command else {
-        return None;
-    };
-    let name = match outcome {
-        EffectOutcome::Completed(EffectOutput::LlmCall(response)) => response.provider.as_deref(),
-        EffectOutcome::Failed(error) => error.details.as_ref()?.get("provider")?.as_str(),
-        EffectOutcome::Completed(_) => None,
-    };
-    StreamKey::new(format!("provider/{}", name?)).ok()
 }
 
 /// Returns the event of an intent or of a wait that begins, and further events of the same
@@ -81,10 +66,13 @@ fn reports(envelope: &EffectEnvelope, outcome: &EffectOutcome) -> Vec<EventDraft
         return Vec::new();
     };
     let told = reports.iter().map(|report| {
-        EventDraft::new(EventKind::Diagnostic)
+        let mut told = EventDraft::new(EventKind::Diagnostic)
             .in_scope(envelope.scope())
             .with_message(format!("tools of {}: {}", report.source, report.state))
-            .with_payload(json!({ "tool_source": report }))
+            .with_payload(json!({ "tool_source": report }));
+        // For those who watch one server (V4); none for a name that is no bounded text.
+        told.provider = StreamKey::new(format!("provider/{}", report.source)).ok();
+        told
     });
     told.collect()
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use runtime_agent::Agent;
 use runtime_agent_cache::{AgentCache, AgentCacheConfig, AgentKey, Build, DropIt, Lease};
-use runtime_core::{CanonicalEncoder, Classified, Clock, ErrorClass, Random, WireError};
-use serde_json::json;
+use runtime_core::{CanonicalEncoder, Classified, Clock, CommitId, ErrorClass, Random, WireError};
+use serde_json::{Value, json};
 
-use crate::{CapabilityRequest, CreateWorker, WorkerProfile, WorkerRecord};
+use crate::{CapabilityRequest, CommandAnswer, CreateWorker, WorkerProfile, WorkerRecord};
 
 /// What a worker gets of what it asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +75,28 @@ pub trait AgentResolver: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// What is wrong; the worker's turns stay where they are.
     async fn resolve(&self, worker: &WorkerRecord) -> Result<AgentLease, WireError>;
+
+    /// Carries out a [`Command::Host`](crate::Command::Host): a command of the host's own, which
+    /// may come from another process. What it changes, it changes in one commit of that id, with
+    /// an event that names the id as its cause; then the command is carried out once, and whoever
+    /// sent it hears of it.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing has changed. Unless it says otherwise, no command is known.
+    async fn carry_out(
+        &self,
+        id: CommitId,
+        name: &str,
+        body: Value,
+    ) -> Result<CommandAnswer, WireError> {
+        let (_, _) = (id, body);
+        let message = format!("this program knows no command {name:?}");
+        Err(WireError::new(
+            "command_unknown",
+            ErrorClass::Unsupported,
+            message,
+        ))
+    }
 
     /// Lets go of what it holds; called once, when the runtime has closed.
     ///

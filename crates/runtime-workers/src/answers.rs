@@ -76,6 +76,10 @@ impl Instance {
                 let receipt = self.reopen_runtime(id).await?;
                 Ok(done_unless(receipt.repeated))
             }
+            Command::Host { name, body } => {
+                self.check_changing().await?;
+                self.carry_out(id, &name, body).await
+            }
             Command::Decide { target, decision } => {
                 self.check_changing().await?;
                 self.decide(&target, &decision, id).await

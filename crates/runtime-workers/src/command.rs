@@ -99,6 +99,15 @@ pub enum Command {
     },
     /// Let a stopped runtime take changes again; its workers are resumed one by one.
     ReopenRuntime,
+    /// Something of the host's own, which its [`AgentResolver`](crate::AgentResolver) carries out:
+    /// the approval of a tool definition, say.
+    Host {
+        /// What is to be done.
+        name: String,
+        /// With what.
+        #[serde(default)]
+        body: Value,
+    },
     /// Cancel a worker and what it does.
     CancelWorker {
         /// The worker.

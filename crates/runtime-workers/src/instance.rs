@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use runtime_agent::{LiveSink, TurnDelta};
 use runtime_core::{
-    CallId, Classified, Clock, ErrorClass, EventDraft, EventKind, ExecutionScope, Random,
+    CallId, Classified, Clock, CommitId, ErrorClass, EventDraft, EventKind, ExecutionScope, Random,
     RuntimeId, WaitIdentity, WireError, WorkerId,
 };
 use runtime_effects::{
@@ -21,17 +21,17 @@ use runtime_effects::{
 use runtime_events::{Delta, EventHub};
 use runtime_store::{Commit, CommitError, Committed, Store, commit_settled};
 use runtime_tools::{CompletionKeys, Delegates};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
 
-use crate::carried::event_hub;
 use crate::delegate::SubAgents;
 use crate::entity::{Settings, Standing};
 use crate::runtime::{CloseReport, RuntimeParts};
 use crate::session::Sessions;
 use crate::{
-    Admission, AgentLease, AgentResolver, CreateWorker, RuntimeConfig, RuntimeError, WorkerRecord,
+    Admission, AgentLease, AgentResolver, CommandAnswer, CreateWorker, RuntimeConfig, RuntimeError,
+    WorkerRecord,
 };
 
 const FAILURES_KEPT: usize = 64;
@@ -137,10 +137,9 @@ impl Instance {
             clock,
             random,
             config,
-            events,
             ..
         } = parts;
-        let hub = event_hub(store, Arc::clone(&clock), Arc::clone(&random), events);
+        let hub = EventHub::new(store, Arc::clone(&clock), Arc::clone(&random));
         // Everything is committed through the hub's store, so that watchers hear of it.
         let store = hub.store();
         let limits = EffectLimits {
@@ -313,6 +312,18 @@ impl Instance {
     /// Decides on a request for a worker.
     pub(crate) async fn admit(&self, request: &CreateWorker) -> Result<Admission, RuntimeError> {
         self.asked(self.agents.admit(request)).await
+    }
+
+    /// Lets the host carry out a command of its own.
+    pub(crate) async fn carry_out(
+        &self,
+        id: Option<CommitId>,
+        name: &str,
+        body: Value,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        let time = self.store.id_time(self.clock.now());
+        let id = id.unwrap_or_else(|| CommitId::generate(time, self.random.ten()));
+        self.asked(self.agents.carry_out(id, name, body)).await
     }
 
     /// Waits for the resolver. It is the host's: its panic is its answer, and it keeps nobody from

@@ -322,9 +322,10 @@ impl Instance {
     /// Starts a commit; under the id of the command that asks for it, so that the command is
     /// carried out once.
     pub(crate) fn new_commit(&self, command: Option<CommitId>) -> Commit {
-        let now = self.clock.now();
-        let id = command.unwrap_or_else(|| CommitId::generate(now, self.random.ten()));
-        Commit::new(id, now)
+        match command {
+            Some(id) => Commit::new(id, self.clock.now()),
+            None => Commit::fresh(&*self.store, &*self.clock, &*self.random),
+        }
     }
 
     pub(crate) fn new_event(&self, draft: &EventDraft) -> NewEvent {

@@ -190,7 +190,7 @@ pub async fn check(store: Arc<dyn Store>, command: &Command) -> Result<(), Runti
         | Command::DeleteWorker { worker: id, .. }
         | Command::PurgeWorker { worker: id }
         | Command::CancelWorker { worker: id, .. } => worker(&*store, id).await.map(|_| ()),
-        Command::StopRuntime { .. } | Command::ReopenRuntime => Ok(()),
+        Command::StopRuntime { .. } | Command::ReopenRuntime | Command::Host { .. } => Ok(()),
         Command::Decide { target, .. } => match approval_named(&host, target).await? {
             Some(_) => Ok(()),
             None => check_token(&host, target).await,

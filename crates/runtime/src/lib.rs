@@ -29,6 +29,7 @@ pub mod prelude;
 
 pub use builder::{Builder, OpenError, builder};
 pub use runtime_agent as agent;
+pub use runtime_agent_cache as agent_cache;
 pub use runtime_core as core;
 pub use runtime_effects as effects;
 pub use runtime_events as events;

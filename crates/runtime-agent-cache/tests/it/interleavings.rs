@@ -47,6 +47,9 @@ enum Act {
     Gate(bool),
     Pass(u64),
     Sweep,
+    RetireAll,
+    /// Nothing is served and nothing built from here on.
+    Close,
     Yield(u8),
 }
 
@@ -68,6 +71,8 @@ fn act() -> impl Strategy<Value = Act> {
         4 => any::<bool>().prop_map(Act::Gate),
         2 => (0..200_u64).prop_map(Act::Pass),
         1 => Just(Act::Sweep),
+        1 => Just(Act::RetireAll),
+        1 => Just(Act::Close),
         4 => (0..8_u8).prop_map(Act::Yield),
     ]
 }
@@ -79,6 +84,7 @@ struct Run {
     held: Vec<Lease<Thing>>,
     waiting: Vec<JoinHandle<Leased>>,
     invalidations: Vec<JoinHandle<()>>,
+    closings: Vec<JoinHandle<()>>,
     /// The newest version that was seen in each key since it was last seen empty.
     newest: BTreeMap<u8, (u64, u64)>,
 }
@@ -127,6 +133,19 @@ impl Run {
             Act::Pass(seconds) => world.advance(seconds),
             Act::Sweep => {
                 world.cache.sweep();
+            }
+            Act::RetireAll => {
+                world.cache.retire_all();
+                self.newest.clear();
+            }
+            Act::Close => {
+                let cache = world.cache.clone();
+                self.closings.push(tokio::spawn(async move {
+                    cache.close().await;
+                }));
+                settle().await;
+                assert!(world.cache.is_empty(), "it retires everything at once");
+                self.newest.clear();
             }
             Act::Yield(times) => {
                 for _ in 0..times {
@@ -179,6 +198,9 @@ impl Run {
             self.world.advance(16);
         }
         let report = closing.await.unwrap();
+        for closing in self.closings {
+            closing.await.unwrap();
+        }
         assert!(report.is_complete(), "{report:?}");
         settle().await;
         self.world.assert_all_disposed_once();
@@ -210,6 +232,7 @@ proptest! {
                 held: Vec::new(),
                 waiting: Vec::new(),
                 invalidations: Vec::new(),
+                closings: Vec::new(),
                 newest: BTreeMap::new(),
             };
             for act in acts {

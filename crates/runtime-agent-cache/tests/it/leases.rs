@@ -1,14 +1,15 @@
 //! G1 to G4, one behaviour at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use runtime_agent_cache::{
-    AgentCacheConfig, AgentKey, DisposalReason, Invalidated, LeaseError, Seeded, Ttl,
+    AgentCacheConfig, AgentKey, Build, DisposalReason, Invalidated, LeaseError, Seeded, Ttl,
 };
-use runtime_core::{Classified as _, ErrorClass};
+use runtime_core::{Classified as _, ErrorClass, WireError};
 
-use crate::world::{Play, World, key, settle};
+use crate::world::{Play, Thing, World, key, settle};
 
 #[tokio::test]
 async fn g1_a_thousand_callers_share_one_build_also_when_the_first_is_dropped() {
@@ -534,4 +535,97 @@ async fn g1_a_cache_dropped_without_close_still_disposes() {
     drop(lease);
     settle().await;
     assert_eq!(books.alive(), 0);
+}
+
+/// The entry keeps its latest builder: what was given last is what rebuilds, whoever invalidates.
+#[tokio::test]
+async fn g2_the_latest_builder_rebuilds() {
+    let world = World::new();
+    let books = Arc::clone(&world.books);
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&asked);
+    let newer: Arc<dyn Build<Thing>> = Arc::new(move |version: u64| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let thing = books.thing(version);
+        async move { Ok::<_, WireError>(Some(thing)) }
+    });
+    let cache = &world.cache;
+    cache
+        .get_or_build(&key("a"), 1, &world.build)
+        .await
+        .unwrap();
+    // A hit with another builder builds nothing, and leaves that builder.
+    cache.get_or_build(&key("a"), 1, &newer).await.unwrap();
+    assert_eq!(
+        (world.builder.calls(), asked.load(Ordering::SeqCst)),
+        (1, 0)
+    );
+    cache.invalidate(&key("a"), 2).await.unwrap();
+    assert_eq!(
+        (world.builder.calls(), asked.load(Ordering::SeqCst)),
+        (1, 1)
+    );
+    // So does seeding.
+    let thing = world.books.thing(3);
+    cache.seed(&key("a"), 3, thing, &world.build).unwrap();
+    cache.invalidate(&key("a"), 4).await.unwrap();
+    assert_eq!(
+        (world.builder.calls(), asked.load(Ordering::SeqCst)),
+        (2, 1)
+    );
+}
+
+/// G4: what is counted, by one story in which each number is another.
+#[tokio::test]
+async fn g4_hits_misses_builds_and_disposals_are_counted() {
+    let world = World::new();
+    let (cache, build) = (&world.cache, &world.build);
+    assert!(cache.get(&key("a")).is_none());
+    cache.get_or_build(&key("a"), 1, build).await.unwrap();
+    for _ in 0..4 {
+        cache.get_or_build(&key("a"), 1, build).await.unwrap();
+    }
+    cache.get(&key("a")).unwrap();
+    cache.invalidate(&key("a"), 2).await.unwrap();
+    world.builder.plays(Play::Fail);
+    cache.get_or_build(&key("b"), 1, build).await.unwrap_err();
+    world.builder.plays(Play::Well);
+    settle().await;
+    cache.evict(&key("a"));
+    settle().await;
+    let counters = cache.counters();
+    assert_eq!((counters.hits, counters.misses), (5, 3));
+    assert_eq!((counters.builds, counters.build_failures), (3, 1));
+    assert_eq!((counters.swaps, counters.disposals), (1, 2));
+    assert_eq!(
+        (counters.evictions, counters.expirations, counters.busy),
+        (0, 0, 0)
+    );
+    assert_eq!(
+        (counters.disposal_failures, counters.disposal_timeouts),
+        (0, 0)
+    );
+}
+
+/// G4: 64 entries and 300,000 ms are the defaults, and hold where nothing else is said.
+#[tokio::test]
+async fn g4_the_defaults_are_64_entries_for_300_000_ms() {
+    let world = World::new();
+    let (cache, build) = (&world.cache, &world.build);
+    let mut held = Vec::new();
+    for n in 0..64 {
+        held.push(
+            cache
+                .get_or_build(&key(&n.to_string()), 1, build)
+                .await
+                .unwrap(),
+        );
+    }
+    let busy = cache.get_or_build(&key("one too many"), 1, build).await;
+    assert_eq!(busy.unwrap_err(), LeaseError::Busy { entries_max: 64 });
+    assert_eq!(cache.counters().busy, 1);
+    world.clock.advance(Duration::from_millis(299_999));
+    assert!(cache.get(&key("0")).is_some());
+    world.clock.advance(Duration::from_millis(1));
+    assert!(cache.get(&key("0")).is_none());
 }

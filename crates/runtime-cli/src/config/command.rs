@@ -11,6 +11,7 @@ use super::{Configuration, FILE};
 use crate::agents::ConfiguredAgents;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::tool_servers::ToolServers;
 
 /// What is shown in place of a secret.
 const REDACTED: &str = "[redacted]";
@@ -21,8 +22,9 @@ pub(crate) fn check(
     directory: &Path,
     output: Output,
 ) -> anyhow::Result<Exit> {
-    ConfiguredAgents::new(Arc::clone(configuration), directory).check()?;
-    let warnings = warnings(configuration);
+    ConfiguredAgents::new(Arc::clone(configuration), directory, ToolServers::new()).check()?;
+    let mut warnings = warnings(configuration);
+    warnings.extend(configuration.capped.iter().cloned());
     let file = configuration.file.as_ref();
     let shown = file.map_or_else(
         || format!("no {FILE} here; defaults, environment and flags"),

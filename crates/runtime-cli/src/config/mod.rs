@@ -12,9 +12,11 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
+use runtime::agent_cache::{AgentCacheConfig, EnvironmentSettings, SettingError};
+
 pub(crate) use command::{check, show};
 pub(crate) use error::{ConfigError, Problem};
-pub(crate) use settings::{ModelSettings, Settings};
+pub(crate) use settings::{ModelSettings, ServerEntry, Settings};
 #[cfg(feature = "genai")]
 pub(crate) use settings::{milliseconds, put};
 use values::{Origin, Values};
@@ -45,6 +47,10 @@ pub(crate) struct Configuration {
     /// The file, if there is one.
     pub(crate) file: Option<PathBuf>,
     pub(crate) settings: Settings,
+    /// The bounds of the cache of built agents (G4).
+    pub(crate) agent_cache: AgentCacheConfig,
+    /// What a variable asked for beyond its cap.
+    pub(crate) capped: Vec<String>,
     values: Values,
 }
 
@@ -71,6 +77,15 @@ impl Configuration {
         problems.extend(values.read_environment(&environment));
         problems.extend(values.read_flags(flags));
         problems.extend(values.unknown_keys());
+        let (agent_cache, capped) = agent_cache(&environment).unwrap_or_else(|error| {
+            problems.push(Problem {
+                source: format!("environment {}", error.name),
+                line: None,
+                key: String::new(),
+                message: error.to_string(),
+            });
+            Default::default()
+        });
         // What has an unknown key would be read as if it were not there, so it is not read.
         if !problems.is_empty() {
             return Err(ConfigError::Invalid { problems });
@@ -79,6 +94,8 @@ impl Configuration {
             Ok(settings) => Ok(Self {
                 file,
                 settings,
+                agent_cache,
+                capped,
                 values,
             }),
             Err(problem) => Err(ConfigError::Invalid {
@@ -105,6 +122,28 @@ impl Configuration {
     pub(crate) fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
         self.values.problem(key, message)
     }
+}
+
+/// The bounds of the cache of built agents, from the variables that set them, and what had to be
+/// capped.
+fn agent_cache(
+    environment: &[(String, String)],
+) -> Result<(AgentCacheConfig, Vec<String>), SettingError> {
+    let variable = |name: &str| {
+        let mut set = environment.iter().filter(|(variable, _)| variable == name);
+        set.next().map(|(_, text)| text.as_str())
+    };
+    let settings = EnvironmentSettings {
+        max_entries: variable("AGENT_RUNTIME_CACHE_MAX_ENTRIES"),
+        ttl_ms: variable("AGENT_RUNTIME_CACHE_TTL_MS"),
+        ttl_seconds: variable("AGENT_RUNTIME_CACHE_TTL_SECONDS"),
+    };
+    let (config, capped) = AgentCacheConfig::default().with_settings(settings)?;
+    let capped = capped.iter().map(|capped| {
+        let (name, asked, cap) = (capped.name, capped.asked, capped.cap);
+        format!("{name} asks for {asked}; its cap, {cap}, holds")
+    });
+    Ok((config, capped.collect()))
 }
 
 /// The file: named, or the usual one if it is there. A named one must be there.

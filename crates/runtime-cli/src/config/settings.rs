@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use runtime::agent::{Agent, ToolOutputLimits};
 use runtime::core::{ApprovalPolicy, RetryPolicy};
-use runtime::events::RetentionPolicy;
 use runtime::mcp::McpServerConfig;
 use runtime::workers::{RuntimeConfig, RuntimeLimits};
 use serde::Deserialize;
@@ -15,7 +14,6 @@ use serde_json::Value;
 use super::error::Problem;
 use super::keys::{self, Kind};
 use super::values::Values;
-use crate::store_care::policy;
 
 /// The name of the model that needs nothing.
 pub(crate) const SCRIPTED: &str = "scripted";
@@ -30,7 +28,6 @@ pub(crate) struct Settings {
     pub(crate) mcp_servers: BTreeMap<String, Value>,
     pub(crate) model: ModelSettings,
     pub(crate) profiles: BTreeMap<String, ProfileSettings>,
-    pub(crate) retention: RetentionSettings,
     pub(crate) store: StoreSettings,
     pub(crate) workers: BTreeMap<String, WorkerSettings>,
 }
@@ -100,16 +97,6 @@ pub(crate) struct LimitSettings {
     tool_attempts_max: Option<u32>,
     tool_output_bytes_max: Option<usize>,
     tool_output_lines_max: Option<usize>,
-}
-
-/// What is kept of the log while a process has the runtime open; all of it without a bound.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct RetentionSettings {
-    age_days: Option<u64>,
-    bytes_max: Option<u64>,
-    events_max: Option<u64>,
-    interval_ms: Option<u64>,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -254,6 +241,17 @@ impl Settings {
         entries.collect()
     }
 
+    /// The servers of every layer, each under its own key.
+    pub(crate) fn all_servers(&self) -> Vec<ServerEntry> {
+        let layers = self.server_layers().into_iter();
+        let entries = layers.flat_map(|(prefix, servers)| {
+            servers.iter().map(move |(name, entry)| {
+                server_entry(&prefix, name, entry).expect("it was read when the file was")
+            })
+        });
+        entries.collect()
+    }
+
     /// The approval policy of a tool; none if its own counts.
     pub(crate) fn approval(&self, tool: &str) -> Option<ApprovalPolicy> {
         self.approval
@@ -272,16 +270,6 @@ impl Settings {
         put(&mut budgets.calls_max, limits.calls_max);
         put(&mut budgets.identical_calls_max, limits.identical_calls_max);
         budgets.tokens_max = limits.tokens_max.or(budgets.tokens_max);
-        let RetentionSettings {
-            age_days,
-            bytes_max,
-            events_max,
-            interval_ms,
-        } = self.retention;
-        let policy = policy(age_days, events_max, bytes_max);
-        let keeps_all = RetentionPolicy::default();
-        config.retention = (policy != keeps_all).then_some(policy);
-        put(&mut config.retention_interval, milliseconds(interval_ms));
         config
     }
 

@@ -5,6 +5,8 @@ mod command_line;
 mod configuration;
 mod crash_points;
 mod database;
+#[cfg(feature = "genai")]
+mod kept_servers;
 mod kills;
 mod processes;
 #[cfg(feature = "genai")]

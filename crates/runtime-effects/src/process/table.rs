@@ -506,9 +506,11 @@ impl Processes {
 
     /// Starts a commit; under the id of the command that asks for it, if one does.
     pub(crate) fn fresh(&self, command: Option<CommitId>) -> Commit {
-        let now = self.shared.clock.now();
-        let id = command.unwrap_or_else(|| CommitId::generate(now, self.shared.random.ten()));
-        Commit::new(id, now)
+        let shared = &self.shared;
+        match command {
+            Some(id) => Commit::new(id, shared.clock.now()),
+            None => Commit::fresh(&*shared.store, &*shared.clock, &*shared.random),
+        }
     }
 
     /// Commits; none when a guard found that another commit came first.

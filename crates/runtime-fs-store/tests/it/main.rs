@@ -9,19 +9,48 @@
 #[cfg(not(feature = "simulation"))]
 mod care;
 #[cfg(not(feature = "simulation"))]
+mod clock;
+#[cfg(not(feature = "simulation"))]
 mod crash;
 #[cfg(not(feature = "simulation"))]
 mod effects;
 #[cfg(not(feature = "simulation"))]
+mod endurance;
+#[cfg(not(feature = "simulation"))]
 mod events;
 #[cfg(not(feature = "simulation"))]
+mod failures;
+#[cfg(not(feature = "simulation"))]
 mod golden;
+#[cfg(not(feature = "simulation"))]
+mod kills;
 #[cfg(not(feature = "simulation"))]
 mod laws;
 #[cfg(not(feature = "simulation"))]
 mod life;
+#[cfg(not(feature = "simulation"))]
+mod lives;
 #[cfg(feature = "simulation")]
 mod power;
 #[cfg(not(feature = "simulation"))]
 mod processes;
+#[cfg(not(feature = "simulation"))]
+mod strace;
 mod support;
+
+#[cfg(not(feature = "simulation"))]
+mod allocations {
+    use std::alloc::System;
+
+    use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+    /// Counts every byte, for what a store holds on to (R20).
+    #[global_allocator]
+    static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+    /// Returns how many bytes are allocated now.
+    pub(crate) fn allocated_bytes() -> usize {
+        let stats = ALLOCATOR.stats();
+        stats.bytes_allocated - stats.bytes_deallocated
+    }
+}

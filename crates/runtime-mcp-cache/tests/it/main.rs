@@ -3,6 +3,7 @@
 mod archive;
 mod catalogue;
 mod interleavings;
+mod keys;
 mod names;
 mod pins;
 mod states;

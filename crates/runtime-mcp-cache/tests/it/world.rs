@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -80,6 +80,8 @@ pub(crate) fn sized(number: u64, bytes: u64) -> Play {
 pub(crate) struct Server {
     play: Mutex<Play>,
     pub(crate) ttl_ms: Mutex<Option<i64>>,
+    /// It says that its list is private.
+    pub(crate) private: AtomicBool,
     asked: AtomicU64,
     gate: watch::Sender<bool>,
 }
@@ -89,6 +91,7 @@ impl Server {
         Arc::new(Self {
             play: Mutex::new(play),
             ttl_ms: Mutex::new(None),
+            private: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             gate: watch::Sender::new(true),
         })
@@ -122,7 +125,7 @@ impl Fetch<Page> for Server {
         let hints = Hints {
             era: Era::WithoutHints,
             ttl_ms: *self.ttl_ms.lock().unwrap(),
-            private: false,
+            private: self.private.load(Ordering::SeqCst),
         };
         match play {
             Play::Give(value) => Ok(Fetched { value, hints }),

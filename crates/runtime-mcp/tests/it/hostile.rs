@@ -1,12 +1,13 @@
 //! Servers that mean harm (X4): a typed error, bounded memory, the session unharmed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime_core::ErrorClass;
 use runtime_mcp::McpServerConfig;
-use runtime_tools::{SourceDiagnostic, ToolError};
+use runtime_tools::{SourceDiagnostic, ToolError, ToolSource};
 
 use crate::fixture::{Fixture, fixture, fixture_with, nothing};
+use crate::reliability::row;
 
 async fn refused(fixture: &Fixture) -> SourceDiagnostic {
     let listing = fixture.list().await;
@@ -54,7 +55,7 @@ async fn x4_names_that_come_twice_are_refused_and_told_of() {
 async fn x4_a_server_that_never_answers_the_handshake_times_out() {
     let fixture = fixture("mute");
     let source = fixture.source.clone();
-    let listing = tokio::spawn(async move { runtime_tools::ToolSource::list(&source).await });
+    let listing = tokio::spawn(async move { source.list().await });
     crate::fixture::eventually(|| {
         fixture.clock.advance(Duration::from_secs(31));
         listing.is_finished()
@@ -197,4 +198,127 @@ async fn x2_credentials_of_an_entry_are_in_no_error_and_no_debug_text() {
         }
         assert!(!said.contains(canary), "{said}");
     }
+}
+
+/// How a child process may greet and list.
+const MODES: &[&str] = &[
+    "cycle",
+    "endless",
+    "many",
+    "million",
+    "unlistable",
+    "exits",
+    "dies",
+    "mute",
+    "silent",
+    "wrong_list",
+    "no_list",
+    "deep_list",
+    "garbled_list",
+    "huge_list",
+];
+
+/// Those that never answer: only a deadline ends them.
+const MUTE: &[&str] = &["mute", "silent", "wrong_list"];
+
+/// What a child process may do to a call.
+const CALLS: &[&str] = &[
+    "die", "hang", "huge", "deep", "garbled", "wrong_id", "noise", "flood", "refuse",
+];
+
+/// Those that answer all the same.
+const ANSWERED: &[&str] = &["wrong_id", "noise"];
+
+/// Real time that one case may take: it never comes near, or it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn is_plain(text: &str) -> bool {
+    text.len() <= 2_048 && !text.chars().any(char::is_control)
+}
+
+/// Says what is wrong with how a hostile list was taken; nothing if all is as it should be.
+async fn list_case(era: &str, mode: &str) -> Option<String> {
+    let fixture = fixture(&format!("{era}{mode}"));
+    let source = fixture.source.clone();
+    let listing = tokio::spawn(async move { source.list().await });
+    let start = Instant::now();
+    while !listing.is_finished() {
+        if start.elapsed() > PATIENCE {
+            return Some(format!("{era}{mode}: it hangs"));
+        }
+        if MUTE.contains(&mode) {
+            fixture.clock.advance(Duration::from_secs(31));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let listing = listing.await.expect("no panic");
+    let error = listing.diagnostic.and_then(|found| found.error);
+    match error {
+        _ if !listing.tools.is_empty() => Some(format!("{era}{mode}: tools were offered")),
+        None => Some(format!("{era}{mode}: no error")),
+        Some(error) if !is_plain(&error.message) => Some(format!("{era}{mode}: {error}")),
+        Some(_) => None,
+    }
+}
+
+async fn call_case(era: &str, what: &str) -> Option<String> {
+    let fixture = fixture(era);
+    let tool = fixture.tool(what).await;
+    let context = fixture.context();
+    let calling = tokio::spawn(async move { tool.call(nothing(), context).await });
+    let start = Instant::now();
+    while !calling.is_finished() {
+        if start.elapsed() > PATIENCE {
+            return Some(format!("{era} {what}: it hangs"));
+        }
+        if what == "hang" && fixture.count("hang") == 1 {
+            fixture.clock.advance(Duration::from_secs(61));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    match calling.await.expect("no panic") {
+        Ok(_) if ANSWERED.contains(&what) => {}
+        Ok(output) => return Some(format!("{era} {what}: an answer: {output:?}")),
+        Err(error) if !is_plain(&error.to_string()) => {
+            return Some(format!("{era} {what}: {error}"));
+        }
+        Err(_) if ANSWERED.contains(&what) => return Some(format!("{era} {what}: no answer")),
+        Err(_) => {}
+    }
+    if fixture.count(what) != 1 {
+        return Some(format!("{era} {what}: sent {} times", fixture.count(what)));
+    }
+    // The session is unharmed: the next call is answered.
+    match fixture.call("echo", nothing()).await {
+        Ok(answer) if answer == "{}" => None,
+        other => Some(format!("{era} {what}: afterwards {other:?}")),
+    }
+}
+
+/// The row over child processes, in both eras.
+#[tokio::test]
+async fn x4_a_hostile_child_process_does_no_harm() {
+    let started = Instant::now();
+    let (mut cases, mut failures) = (0, Vec::new());
+    for era in ["", "modern:"] {
+        for mode in MODES {
+            cases += 1;
+            failures.extend(list_case(era, mode).await);
+        }
+    }
+    for era in ["plain", "modern"] {
+        for what in CALLS {
+            cases += 1;
+            failures.extend(call_case(era, what).await);
+        }
+    }
+    row("X4-stdio", cases, &failures, 46, started);
+}
+
+/// The twin: a server that does no harm is a failure of the row, so the row can fail.
+#[tokio::test]
+async fn x4_twin_a_row_over_child_processes_that_lets_everything_pass_is_noticed() {
+    assert!(list_case("", "plain").await.is_some());
+    assert!(list_case("modern:", "plain").await.is_some());
+    assert!(call_case("plain", "echo").await.is_some());
 }

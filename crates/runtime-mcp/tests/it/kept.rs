@@ -146,3 +146,77 @@ async fn m7_a_tool_that_comes_later_is_not_callable_before_it_is_approved() {
     assert!(refused.expect_err("a refusal").did_not_run());
     process.source.close().await;
 }
+
+/// M3: a changed command, argument, variable, URL, header or trust is another connection: what was
+/// listed over the old one is not served over the new one.
+#[tokio::test]
+async fn m3_another_connection_is_another_list() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::new(Timestamp::from_millis(1_000_000)));
+    let random: Arc<dyn Random> = Arc::new(SeededRandom::new(7));
+    let cache = DiscoveryCache::new(
+        CacheConfig::default(),
+        Arc::clone(&clock),
+        Arc::clone(&random),
+    );
+    let source = |config: McpServerConfig| {
+        let (clock, random) = (Arc::clone(&clock), Arc::clone(&random));
+        McpSource::new(config, clock, random, cache.clone()).expect("the entry is right")
+    };
+    let program = fixture_program();
+    let program = program.to_str().expect("a UTF-8 path");
+    let base = || McpServerConfig::stdio("fixture", program).arg("modern");
+    let first = source(base());
+    assert!(has(&first.list().await, "echo"));
+    assert!(source(base()).peek().is_some(), "the same connection");
+    let link = directory.path().join("server");
+    symlink(program, &link).expect("a link");
+    let changed = [
+        McpServerConfig {
+            name: "other".to_owned(),
+            ..base()
+        },
+        McpServerConfig {
+            command: link.display().to_string(),
+            ..base()
+        },
+        base().arg("more"),
+        base().env("A", "1"),
+        base().trusted(),
+        McpServerConfig {
+            env_allow: vec!["PATH".to_owned()],
+            ..base()
+        },
+        McpServerConfig {
+            directory: Some(directory.path().to_owned()),
+            ..base()
+        },
+        McpServerConfig {
+            lifecycle: runtime_mcp::Lifecycle::Handshake,
+            ..base()
+        },
+    ];
+    for config in changed {
+        let said = format!("{config:?}");
+        assert!(source(config).peek().is_none(), "{said}");
+    }
+    // What does not touch the connection keeps the list.
+    let same = McpServerConfig {
+        required: true,
+        call_timeout_ms: 1,
+        ..base()
+    };
+    assert!(source(same.pinned()).peek().is_some());
+    first.close().await;
+}
+
+/// M7: an entry that is to be pinned, in a program that keeps no pins, offers nothing.
+#[tokio::test]
+async fn m7_without_pins_a_pinned_entry_offers_nothing() {
+    let fixture = crate::fixture::fixture_with("plain", McpServerConfig::pinned);
+    let listing = fixture.list().await;
+    assert!(listing.tools.is_empty());
+    let error = listing.diagnostic.and_then(|diagnostic| diagnostic.error);
+    assert_eq!(error.expect("a reason").code, "mcp_pins_missing");
+    fixture.source.close().await;
+}

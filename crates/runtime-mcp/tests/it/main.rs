@@ -10,3 +10,4 @@ mod reliability;
 mod source;
 mod survivors;
 mod web;
+mod web_changes;

@@ -22,7 +22,7 @@ use crate::web::{Reply, Seen, Speaks, Web, source, source_with, tool, until};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[allow(clippy::print_stdout, reason = "the scoreboard reads this line")]
-fn row(name: &str, cases: usize, failures: &[String], floor: usize, started: Instant) {
+pub(crate) fn row(name: &str, cases: usize, failures: &[String], floor: usize, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
     println!("{name} {cases} {} {seconds:.3}", failures.len());
     assert!(failures.is_empty(), "{failures:?}");
@@ -276,6 +276,51 @@ impl CacheObserver for Changes {
     }
 }
 
+/// Says what is wrong with how a server is taken that changes one field of a definition after the
+/// first list; nothing if the change is told.
+async fn definition_case(field: &str, value: Value) -> Option<String> {
+    let (lists, name) = (Mutex::new(0), field.to_owned());
+    let web = Web::start(Speaks::New, move |seen| {
+        if seen.method() != "tools/list" {
+            return None;
+        }
+        let mut lists = lists.lock().expect("no panic");
+        *lists += 1;
+        let mut tool = tool(json!({"type": "object"}));
+        if *lists > 1 {
+            tool[&name] = value.clone();
+        }
+        Some(Reply::Result(json!({
+            "tools": [tool], "ttlMs": 1_000, "cacheScope": "public", "resultType": "complete",
+        })))
+    })
+    .await;
+    let changes = Arc::<Changes>::default();
+    let clock = Arc::new(SimulatedClock::new(Timestamp::from_millis(1_000_000)));
+    let random = Arc::new(SeededRandom::new(7));
+    let observer = Arc::clone(&changes) as Arc<dyn CacheObserver>;
+    let config = CacheConfig::default();
+    let cache = DiscoveryCache::with_observer(config, clock.clone(), random.clone(), observer);
+    let source = McpSource::new(web.config(), clock.clone(), random, cache.clone());
+    let source = source.expect("the entry is right");
+    source.list().await;
+    clock.advance(Duration::from_secs(60));
+    source.list().await;
+    // The second list has landed, as another one or as the same.
+    until(|| cache.counters().changed + cache.counters().unchanged > 0).await;
+    for _ in 0..50 {
+        let told = changes.0.lock().expect("no panic").clone();
+        if told.iter().flatten().any(|name| name == "work") {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Some(format!(
+        "{field}: {:?}",
+        changes.0.lock().expect("no panic")
+    ))
+}
+
 /// Whatever changes in a definition is seen: nothing can be slipped in after it was looked at.
 #[tokio::test]
 async fn x4_each_changed_field_of_a_definition_is_told_of() {
@@ -297,57 +342,17 @@ async fn x4_each_changed_field_of_a_definition_is_told_of() {
     ];
     let mut failures = Vec::new();
     for (field, value) in fields {
-        let (field, value) = ((*field).to_owned(), value.clone());
-        let lists = Mutex::new(0);
-        let name = field.clone();
-        let web = Web::start(Speaks::New, move |seen| {
-            if seen.method() != "tools/list" {
-                return None;
-            }
-            let mut lists = lists.lock().expect("no panic");
-            *lists += 1;
-            let mut tool = tool(json!({"type": "object"}));
-            if *lists > 1 {
-                tool[&field] = value.clone();
-            }
-            Some(Reply::Result(json!({
-                "tools": [tool], "ttlMs": 1_000, "cacheScope": "public", "resultType": "complete",
-            })))
-        })
-        .await;
-        let changes = Arc::<Changes>::default();
-        let clock = Arc::new(SimulatedClock::new(Timestamp::from_millis(1_000_000)));
-        let random = Arc::new(SeededRandom::new(7));
-        let observer = Arc::clone(&changes) as Arc<dyn CacheObserver>;
-        let config = CacheConfig::default();
-        let cache = DiscoveryCache::with_observer(config, clock.clone(), random.clone(), observer);
-        let source = McpSource::new(web.config(), clock.clone(), random, cache);
-        let source = source.expect("the entry is right");
-        source.list().await;
-        clock.advance(Duration::from_secs(60));
-        source.list().await;
-        until(|| web.count("tools/list") >= 2).await;
-        for _ in 0..400 {
-            if changes
-                .0
-                .lock()
-                .expect("no panic")
-                .iter()
-                .any(|names| !names.is_empty())
-            {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let told = changes.0.lock().expect("no panic").clone();
-        if !told
-            .iter()
-            .any(|names| names.iter().any(|name| name == "work"))
-        {
-            failures.push(format!("{name}: {told:?}"));
-        }
+        failures.extend(definition_case(field, value.clone()).await);
     }
     row("X4-definitions", fields.len(), &failures, 10, started);
+}
+
+/// The twin: a change that nobody tells of is a failure of the row. Here nothing changes, which is
+/// what a client sees that does not look at a field.
+#[tokio::test]
+async fn x4_twin_a_change_that_is_not_told_is_noticed() {
+    let same = tool(json!({"type": "object"}))["description"].clone();
+    assert!(definition_case("description", same).await.is_some());
 }
 
 /// Keeps everything that is traced, at every level.
@@ -536,45 +541,59 @@ fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
-/// X2: what is given for server A is never seen by server B, nor by a child process.
+/// X2: what is given for server A is never seen by server B, nor by a child process, nor in what
+/// is said of any of them: definitions, errors, traces.
 #[tokio::test]
 async fn x2_a_token_for_one_server_is_never_seen_by_another() {
+    const CANARY: &str = "canary-for-one";
+    let traces = Traces::default();
+    let guard = tracing::subscriber::set_default(traces.clone());
     let one = Web::start(Speaks::New, |_| None).await;
+    let failing = Web::start(Speaks::New, |seen| {
+        let calls = seen.method() == "tools/call";
+        calls.then(|| raw(500, "text/plain", seen.headers["authorization"].clone()))
+    })
+    .await;
     let other = Web::start(Speaks::Old, |_| None).await;
-    let tokens = Arc::new(Tokens {
-        give: vec!["canary-for-one"],
-        ..Tokens::default()
-    });
-    // Both through one cache, as in one runtime.
+    let tokens = || {
+        Arc::new(Tokens {
+            give: vec![CANARY],
+            ..Tokens::default()
+        })
+    };
+    // All through one cache, as in one runtime.
     let clock: Arc<dyn Clock> = Arc::new(SimulatedClock::new(Timestamp::from_millis(1_000_000)));
     let random = Arc::new(SeededRandom::new(7));
     let cache = DiscoveryCache::new(CacheConfig::default(), Arc::clone(&clock), random.clone());
     let make = |config| {
         McpSource::new(config, Arc::clone(&clock), random.clone(), cache.clone()).expect("right")
     };
-    let first = make(one.config().header("X-Key", "canary-for-one")).with_auth(tokens);
-    let second = make(McpServerConfig {
-        name: "second".to_owned(),
-        ..other.config()
-    });
-    work(&first)
-        .await
-        .call(json!({}), context())
-        .await
-        .expect("an answer");
-    for tool in second.list().await.tools {
-        tool.call(json!({}), context()).await.expect("an answer");
-    }
+    let named = |name: &str, config| McpServerConfig {
+        name: name.to_owned(),
+        ..config
+    };
+    let first = make(one.config().header("X-Key", CANARY)).with_auth(tokens());
+    let broken = make(named("broken", failing.config())).with_auth(tokens());
+    let second = make(named("second", other.config()));
     let child = fixture_with("plain", |config| config);
-    let names = child
-        .call("environment", json!({}))
-        .await
-        .expect("an answer");
-    assert!(
-        one.seen()
-            .iter()
-            .any(|seen| format!("{seen:?}").contains("canary-for-one"))
+    let mut sinks = Sinks::default();
+    for source in [&first, &broken, &second] {
+        sinks.exercise(source).await;
+    }
+    let names = child.call("environment", json!({})).await;
+    let variables = child.call("variables", json!({})).await;
+    drop(guard);
+    for web in [&one, &failing] {
+        let seen = format!("{:?}", web.seen());
+        assert!(seen.contains(CANARY), "its own server is given it");
+    }
+    assert!(other.count("tools/call") > 0);
+    assert!(!format!("{:?}", other.seen()).contains(CANARY));
+    let (names, variables) = (names.expect("an answer"), variables.expect("an answer"));
+    assert!(variables.contains("PATH="), "the child tells its variables");
+    assert!(!format!("{names} {variables}").contains(CANARY));
+    assert_eq!(
+        sinks.found(&traces, &[CANARY.to_owned()]),
+        Vec::<String>::new()
     );
-    assert!(!other.seen().is_empty());
-    assert!(!format!("{:?} {names}", other.seen()).contains("canary-for-one"));
 }

@@ -17,7 +17,7 @@ async fn m9_both_eras_list_all_pages_and_answer_calls() {
     for mode in ["plain", "modern"] {
         let fixture = fixture(mode);
         let listing = fixture.list().await;
-        assert_eq!(listing.tools.len(), 15, "{mode}: {:?}", listing.diagnostic);
+        assert_eq!(listing.tools.len(), 16, "{mode}: {:?}", listing.diagnostic);
         assert_eq!(listing.diagnostic, None);
         let said = fixture.call("echo", json!({"a": [1, "ä"]})).await;
         assert_eq!(said.expect("an answer"), r#"{"a":[1,"ä"]}"#);
@@ -310,7 +310,7 @@ async fn m9_one_process_serves_all_who_ask_at_once() {
     let fixture = fixture("plain");
     let lists = (0..20).map(|_| fixture.list());
     let listings = futures_util::future::join_all(lists).await;
-    assert!(listings.iter().all(|listing| listing.tools.len() == 15));
+    assert!(listings.iter().all(|listing| listing.tools.len() == 16));
     assert_eq!(fixture.count("list"), 2, "two pages, once");
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use runtime_testkit::{SeededRandom, SimulatedClock};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 
 /// One request as the server saw it.
@@ -43,8 +44,67 @@ pub(crate) enum Reply {
     Hang,
     /// This body, again and again.
     Endless(&'static str, Vec<u8>),
+    /// A stream that stays open and brings what is fed: the subscription of the newer era, which is
+    /// acknowledged first, or the listening of the older one.
+    Feed(Arc<Feed>),
+    /// A stream that brings nothing; it is noted when the client has let go of it.
+    UntilDropped(Arc<AtomicUsize>),
     /// A stream: asks for something, waits for the answer, then gives the result.
     Ask(Value, Arc<Answers>),
+}
+
+/// What a server tells those who listen.
+#[derive(Debug)]
+pub(crate) struct Feed(broadcast::Sender<&'static str>);
+
+impl Feed {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(broadcast::Sender::new(4_096)))
+    }
+
+    /// Tells everybody who listens.
+    pub(crate) fn tell(&self, method: &'static str) {
+        // Nobody may be listening.
+        let _ = self.0.send(method);
+    }
+
+    pub(crate) fn listeners(&self) -> usize {
+        self.0.receiver_count()
+    }
+
+    async fn serve(
+        &self,
+        socket: &mut BufReader<TcpStream>,
+        subscription: Option<Value>,
+    ) -> std::io::Result<()> {
+        let mut told = self.0.subscribe();
+        let head =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        socket.write_all(head.as_bytes()).await?;
+        let message = |method: &str, mut params: Value| {
+            if let Some(id) = &subscription {
+                params["_meta"] = json!({"io.modelcontextprotocol/subscriptionId": id});
+            }
+            let message = json!({"jsonrpc": "2.0", "method": method, "params": params});
+            format!("data: {message}\n\n")
+        };
+        if subscription.is_some() {
+            let params = json!({"notifications": {"toolsListChanged": true}});
+            let acknowledged = message("notifications/subscriptions/acknowledged", params);
+            socket.write_all(acknowledged.as_bytes()).await?;
+        }
+        socket.flush().await?;
+        while let Ok(method) = told.recv().await {
+            if method.is_empty() {
+                return Ok(());
+            }
+            socket
+                .write_all(message(method, json!({})).as_bytes())
+                .await?;
+            socket.flush().await?;
+        }
+        Ok(())
+    }
 }
 
 /// Answers of the client to what the server asked.
@@ -94,7 +154,16 @@ impl Web {
         speaks: Speaks,
         behave: impl Fn(&Seen) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at("127.0.0.1:0".parse().expect("an address"), speaks, behave).await
+    }
+
+    /// The same at an address: a server that comes back where it was.
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        speaks: Speaks,
+        behave: impl Fn(&Seen) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         let (log, behave) = (Arc::clone(&seen), Arc::new(behave) as Behave);
@@ -187,6 +256,20 @@ async fn serve(
             }
             Reply::Break => return Ok(()),
             Reply::Hang => std::future::pending().await,
+            Reply::Feed(feed) => {
+                let subscribes = seen.method() == "subscriptions/listen";
+                return feed.serve(&mut socket, subscribes.then_some(id)).await;
+            }
+            Reply::UntilDropped(dropped) => {
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+                socket.write_all(head.as_bytes()).await?;
+                socket.flush().await?;
+                // The client sends nothing more on this connection: the end is all that comes.
+                let mut nothing = [0; 1];
+                let _ = socket.read(&mut nothing).await;
+                dropped.fetch_add(1, Ordering::SeqCst);
+                return Ok(());
+            }
             Reply::Endless(kind, block) => {
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n\r\n");
                 socket.write_all(head.as_bytes()).await?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey};
+use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
     EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
@@ -69,6 +69,10 @@ impl Store for WatchedStore {
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         let _request = self.busy.request();
         self.inner.committed(id).await
+    }
+
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey};
+use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
     EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
@@ -33,6 +33,10 @@ impl Store for Forgetful {
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         self.0.committed(id).await
+    }
+
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.0.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {

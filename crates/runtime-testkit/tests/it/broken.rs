@@ -466,6 +466,10 @@ impl Store for BrokenStore {
         Ok(committed.map(|committed| self.break_committed(committed)))
     }
 
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        self.inner.id_time(now)
+    }
+
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
         let mut row = self.inner.row(key).await?;
         row.iter_mut().for_each(|row| self.break_row(row));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use runtime_agent::Agent;
-use runtime_core::{ErrorClass, EventKind, WireError};
+use runtime_core::{Classified as _, ErrorClass, EventKind, WireError};
 use runtime_store::Store;
 use runtime_workers::{AgentLease, AgentResolver, Runtime, WorkerRecord, view};
 
@@ -151,4 +151,27 @@ async fn a_failure_concerns_its_own_worker_only() {
     assert_eq!(other.ask(PLAIN).await.unwrap(), "Hello, hello!");
     assert_eq!(worker.ask(PLAIN).await.unwrap(), "Hello, hello!");
     runtime.close().await.unwrap();
+}
+
+/// S8: a command of a host's own that this host does not know is refused with a code of its own.
+#[tokio::test]
+async fn s8_a_command_that_the_host_does_not_know_is_refused() {
+    let world = Desk::new();
+    let runtime = open_moody(&world, Memory::new().open(), 0..0, false).await;
+    let before = events(runtime.store()).await.len();
+    let command = runtime_workers::Command::Host {
+        name: "fly".to_owned(),
+        body: serde_json::json!({"where": "home"}),
+    };
+    let text = serde_json::to_string(&command).unwrap();
+    assert_eq!(
+        serde_json::from_str::<runtime_workers::Command>(&text).unwrap(),
+        command
+    );
+    let refused = runtime.apply(command).await.unwrap_err().to_wire();
+    assert_eq!(
+        (&*refused.code, refused.class),
+        ("command_unknown", ErrorClass::Unsupported)
+    );
+    assert_eq!(events(runtime.store()).await.len(), before);
 }

@@ -13,8 +13,6 @@ mod suite;
 mod workflow;
 
 #[cfg(feature = "postgres")]
-mod database;
-#[cfg(feature = "postgres")]
 mod shared;
 
 use std::sync::Arc;
