@@ -17,6 +17,8 @@ use tokio::sync::watch;
 /// What becomes of a commit on its way to the store; none swallows it, and it is answered as if
 /// it had happened.
 type Alter = dyn Fn(Commit) -> Option<Commit> + Send + Sync;
+/// What becomes of a page of events on its way from the store.
+type Distort = dyn Fn(EventPage) -> Result<EventPage, ReadError> + Send + Sync;
 
 /// A store as one process sees it: it says that others write to it too, and the process can stand
 /// still. Several of them over one store are several processes.
@@ -25,6 +27,7 @@ pub struct ProcessStore {
     capabilities: Capabilities,
     stopped: watch::Sender<bool>,
     alter: Box<Alter>,
+    distort: Box<Distort>,
 }
 
 impl fmt::Debug for ProcessStore {
@@ -49,6 +52,19 @@ impl ProcessStore {
         inner: Arc<dyn Store>,
         alter: impl Fn(Commit) -> Option<Commit> + Send + Sync + 'static,
     ) -> Arc<Self> {
+        Self::with(inner, Box::new(alter), Box::new(Ok))
+    }
+
+    /// Looks at a store as a process whose reads of the log arrive distorted, or fail.
+    #[must_use]
+    pub fn distorting(
+        inner: Arc<dyn Store>,
+        distort: impl Fn(EventPage) -> Result<EventPage, ReadError> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Self::with(inner, Box::new(Some), Box::new(distort))
+    }
+
+    fn with(inner: Arc<dyn Store>, alter: Box<Alter>, distort: Box<Distort>) -> Arc<Self> {
         Arc::new(Self {
             capabilities: Capabilities {
                 shared_by_processes: true,
@@ -56,7 +72,8 @@ impl ProcessStore {
             },
             inner,
             stopped: watch::Sender::new(false),
-            alter: Box::new(alter),
+            alter,
+            distort,
         })
     }
 
@@ -122,7 +139,7 @@ impl Store for ProcessStore {
         stream: Option<&StreamKey>,
         page: Page<Position>,
     ) -> Result<EventPage, ReadError> {
-        self.inner.events(stream, page).await
+        (self.distort)(self.inner.events(stream, page).await?)
     }
 
     async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {

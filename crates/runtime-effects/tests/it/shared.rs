@@ -2,139 +2,22 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{
-    CommitId, Digest, EffectOutcome, EffectOutput, Resolution, StreamKey, Timestamp, WaitOutput,
-};
+use runtime_core::{EffectOutcome, EffectOutput, Resolution, WaitOutput};
 use runtime_effects::ResolveAnswer;
-use runtime_store::{
-    AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
-    KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
-    RowKey, RowPage, RowQuery, Store, StoreIdentity,
-};
+use runtime_store::{MemoryStore, Store};
+use runtime_testkit::ProcessStore;
 use runtime_testkit::effect_laws::{World, custom, desk, fresh_id, wait_for};
 use runtime_testkit::store_laws::StoreFixture;
-
-/// A store that says that other processes write to it.
-#[derive(Debug)]
-struct SharedStore {
-    inner: MemoryStore,
-    capabilities: Capabilities,
-}
-
-impl SharedStore {
-    fn new() -> Self {
-        let inner = MemoryStore::new("test".parse().expect("legal"));
-        let capabilities = Capabilities {
-            shared_by_processes: true,
-            ..inner.capabilities().clone()
-        };
-        Self {
-            inner,
-            capabilities,
-        }
-    }
-}
 
 struct Shared;
 
 #[async_trait]
 impl StoreFixture for Shared {
     async fn open(&self) -> Arc<dyn Store> {
-        Arc::new(SharedStore::new())
-    }
-}
-
-#[async_trait]
-impl Store for SharedStore {
-    fn identity(&self) -> &StoreIdentity {
-        self.inner.identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        // Others get between a look and the commit that follows from it.
-        tokio::task::yield_now().await;
-        self.inner.commit(commit).await
-    }
-
-    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        self.inner.committed(id).await
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.inner.id_time(now)
-    }
-
-    async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
-        self.inner.row(key).await
-    }
-
-    async fn rows(
-        &self,
-        query: RowQuery,
-        page: Page<Option<RowKey>>,
-    ) -> Result<RowPage, ReadError> {
-        self.inner.rows(query, page).await
-    }
-
-    async fn events(
-        &self,
-        stream: Option<&StreamKey>,
-        page: Page<Position>,
-    ) -> Result<EventPage, ReadError> {
-        self.inner.events(stream, page).await
-    }
-
-    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        self.inner.retention_units(page).await
-    }
-
-    async fn changed(&self, after: Position) -> Position {
-        self.inner.changed(after).await
-    }
-
-    async fn close(&self) -> Result<(), CommitError> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl AttachmentStore for SharedStore {
-    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
-        self.inner.put_attachment(bytes).await
-    }
-
-    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
-        self.inner.attachment(digest).await
-    }
-
-    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
-        self.inner.has_attachment(digest).await
-    }
-
-    async fn sweep_attachments(
-        &self,
-        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
-        min_age: Duration,
-    ) -> Result<usize, AttachmentError> {
-        self.inner.sweep_attachments(live, min_age).await
-    }
-}
-
-#[async_trait]
-impl KeyRingStore for SharedStore {
-    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.key_ring().await
-    }
-
-    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.rotate_key_ring().await
+        let inner = MemoryStore::new("test".parse().expect("legal"));
+        ProcessStore::over(Arc::new(inner))
     }
 }
 

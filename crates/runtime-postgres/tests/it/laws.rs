@@ -3,3 +3,10 @@
 use crate::support::{Database, or_skip};
 
 runtime_testkit::store_laws!(or_skip!(Database::small()));
+
+/// The laws of the event log and its streams (V1–V9).
+mod events {
+    use super::{Database, or_skip};
+
+    runtime_testkit::event_laws!(or_skip!(Database::new()));
+}

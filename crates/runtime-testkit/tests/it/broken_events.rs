@@ -159,6 +159,20 @@ const STORES: &[(Breakage, &str)] = &[
         LosesAllOnReopening,
         "v9_a_consumer_goes_on_after_what_it_acknowledged",
     ),
+    (IgnoresErasure, "v4_an_erased_topic_keeps_its_places"),
+    (IgnoresPruning, "v9_what_retention_removed_is_a_visible_gap"),
+    (
+        HidesThatItPruned,
+        "v9_what_retention_removed_is_a_visible_gap",
+    ),
+    (
+        UndoesPruningOnReopening,
+        "v9_what_retention_removed_is_a_visible_gap",
+    ),
+    (
+        IgnoresPruning,
+        "v9_retention_keeps_to_its_bounds_and_waits_for_consumers",
+    ),
 ];
 
 /// Makes a live fan-out.
@@ -174,13 +188,6 @@ const FAN_OUTS: &[(MakeAdapter, &str)] = &[
         |config| Arc::new(BrokenAdapter::new(ALeaverClosesItsRoom, config)),
         "v8_a_reader_that_leaves_holds_up_nobody",
     ),
-];
-
-/// Laws that nothing here breaks yet.
-const UNBROKEN: [&str; 3] = [
-    "v4_an_erased_topic_keeps_its_places",
-    "v9_retention_keeps_to_its_bounds_and_waits_for_consumers",
-    "v9_what_retention_removed_is_a_visible_gap",
 ];
 
 #[derive(Debug)]
@@ -479,10 +486,10 @@ fn r18_every_broken_log_and_fan_out_is_caught_by_its_law() {
     let laws = adapter_laws::ALL.iter().map(|(name, _)| *name);
     let laws = laws.chain(event_laws::ALL.iter().map(|(name, _)| *name));
     let unbroken = laws.filter(|law| !breakable.contains(law));
-    assert_eq!(
-        unbroken.collect::<Vec<_>>(),
-        UNBROKEN,
-        "laws that nothing breaks"
+    let unbroken: Vec<&str> = unbroken.collect();
+    assert!(
+        unbroken.is_empty(),
+        "laws that nothing breaks: {unbroken:?}"
     );
 }
 
