@@ -83,6 +83,7 @@ pub(crate) async fn attempt(
         Ok(mut response) => {
             tell(&span, &response, watched.content);
             response.ended = Some(watched.clock.now());
+            response.provider = Some(model.provider().to_owned());
             response.running_ms = watched.stopwatch.lap_ms(watched.clock);
             Ok(EffectOutput::LlmCall(response))
         }

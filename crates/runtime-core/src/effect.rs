@@ -599,6 +599,9 @@ pub struct LlmResponse {
     /// The tokens spent.
     #[serde(default)]
     pub usage: Usage,
+    /// Who runs the model, by the name that its adapter gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
     /// Whether text was streamed to watchers while it came.
     #[serde(default)]
     pub text_streamed: bool,

@@ -141,6 +141,7 @@ impl Answer {
                     },
                     reason,
                     usage: self.usage,
+                    provider: None,
                     text_streamed: self.text_streamed,
                     ended: None,
                     running_ms: 0,

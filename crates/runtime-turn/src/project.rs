@@ -28,10 +28,25 @@ pub fn project_outcome(
         }
         _ => EventKind::EffectFinished,
     };
-    let carrier = EventDraft::new(kind)
+    let mut carrier = EventDraft::new(kind)
         .in_scope(envelope.scope())
         .with_message(outcome_line(envelope.command(), outcome));
+    carrier.provider = provider(envelope.command(), outcome);
     (carrier, reports(envelope, outcome))
+}
+
+/// The provider that a model call tells of (V2): whoever watches it hears of its answers and of
+/// its failures.
+fn provider(command: &EffectCommand, outcome: &EffectOutcome) -> Option<StreamKey> {
+    let EffectCommand::LlmCall(_) = command else {
+        return None;
+    };
+    let name = match outcome {
+        EffectOutcome::Completed(EffectOutput::LlmCall(response)) => response.provider.as_deref(),
+        EffectOutcome::Failed(error) => error.details.as_ref()?.get("provider")?.as_str(),
+        EffectOutcome::Completed(_) => None,
+    };
+    StreamKey::new(format!("provider/{}", name?)).ok()
 }
 
 /// Returns the event of an intent or of a wait that begins, and further events of the same

@@ -120,6 +120,7 @@ pub(crate) fn answer(calls: &[ToolCall]) -> EffectOutcome {
             output_tokens: 5,
             cached_input_tokens: 0,
         },
+        provider: None,
         text_streamed: true,
         ended: None,
         running_ms: 0,
