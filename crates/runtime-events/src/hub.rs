@@ -12,8 +12,8 @@ use crate::observe::ObservedStore;
 use crate::progress::Progress;
 use crate::sync::{Mutex, lock};
 use crate::{
-    Authorizer, Cursor, Delta, EventConfig, EventStream, LiveAdapter, LiveDelta, LiveMessage, Room,
-    StreamAdapter, Subscription, follow,
+    Authorizer, CarryForward, Cursor, Delta, EventConfig, EventStream, LiveAdapter, LiveDelta,
+    LiveMessage, Room, StreamAdapter, Subscription, follow,
 };
 
 /// What is committed through [`store`](Self::store) goes to whoever subscribes here.
@@ -27,7 +27,7 @@ pub struct EventHub {
 }
 
 /// The parts of a hub that a host may replace.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct HubParts {
     /// The bounds.
@@ -36,6 +36,8 @@ pub struct HubParts {
     pub adapter: Option<Arc<dyn StreamAdapter>>,
     /// Who may read; everyone if none.
     pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// Who saves what is still needed before retention removes it; nobody if none.
+    pub carry_forward: Option<Arc<dyn CarryForward>>,
 }
 
 #[derive(Debug)]
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) config: EventConfig,
     pub(crate) adapter: Arc<dyn StreamAdapter>,
     pub(crate) authorizer: Option<Arc<dyn Authorizer>>,
+    pub(crate) carry_forward: Option<Arc<dyn CarryForward>>,
     pub(crate) progress: Mutex<Progress>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) append_permits: Arc<Semaphore>,
@@ -54,7 +57,9 @@ pub(crate) struct Shared {
     /// The follower has seen the head of the log within the last recheck.
     pub(crate) follower_is_current: AtomicBool,
     pub(crate) streams_open: AtomicUsize,
-    /// Told when `streams_open` falls to zero.
+    /// Streams that somebody awaits, or has polled since the hub is closing.
+    pub(crate) streams_awaited: AtomicUsize,
+    /// Told when `streams_awaited` falls to zero.
     pub(crate) streams_gone: Notify,
     pub(crate) counters: Counters,
 }
@@ -140,6 +145,7 @@ impl EventHub {
                 config: parts.config,
                 adapter,
                 authorizer: parts.authorizer,
+                carry_forward: parts.carry_forward,
                 progress: Mutex::default(),
                 signals: Arc::default(),
                 append_permits: Arc::new(Semaphore::new(parts.config.appends_in_flight_max)),
@@ -147,6 +153,7 @@ impl EventHub {
                 follower: Mutex::new(None),
                 follower_is_current: AtomicBool::new(false),
                 streams_open: AtomicUsize::new(0),
+                streams_awaited: AtomicUsize::new(0),
                 streams_gone: Notify::new(),
                 counters: Counters::default(),
             }),
@@ -225,8 +232,9 @@ impl EventHub {
 
     /// Lets readers take what is stored, ends their streams, stops the hub's task, and reports.
     ///
-    /// Readers that have not ended after [`EventConfig::close_grace`] are left alone; the report
-    /// counts them. Commits through [`store`](Self::store) still work, unheard. Closing twice
+    /// It waits for the readers that wait for an item now, or take one while it waits. Those that
+    /// nobody polls, and those that have not ended after [`EventConfig::close_grace`], are left
+    /// alone; the report counts them, and their cursors lead to the rest. Commits through [`store`](Self::store) still work, unheard. Closing twice
     /// waits again.
     ///
     /// # Cancel safety
@@ -247,7 +255,7 @@ impl EventHub {
             }
         }
         tokio::select! {
-            () = shared.all_streams_gone() => {}
+            () = shared.no_stream_awaited() => {}
             () = shared.clock.sleep(shared.config.close_grace) => {}
         }
         shared.counts()
@@ -313,13 +321,13 @@ impl Shared {
         }
     }
 
-    async fn all_streams_gone(&self) {
+    async fn no_stream_awaited(&self) {
         loop {
             let gone = self.streams_gone.notified();
             tokio::pin!(gone);
             // Registered before the count is read, so that the last stream's call is heard.
             gone.as_mut().enable();
-            if self.streams_open.load(Ordering::SeqCst) == 0 {
+            if self.streams_awaited.load(Ordering::SeqCst) == 0 {
                 return;
             }
             gone.await;

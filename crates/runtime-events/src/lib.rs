@@ -70,7 +70,7 @@ pub use live::{LiveDelta, LiveError, LiveEvent, LiveMessage, LiveReceiver, Room,
 pub use log::{Appended, EventBatch, EventLog, LogEvent};
 pub use memory::LiveAdapter;
 pub use read::EventRead;
-pub use retention::{Retained, RetentionError, RetentionPolicy};
+pub use retention::{CarryForward, Retained, RetentionError, RetentionPolicy};
 pub use runtime_store::RetentionUnit;
 pub use stream::{EventStream, StreamItem};
 pub use subscription::{Authorizer, Subscription};

@@ -3,9 +3,13 @@
 //! The store reports its units ([`Store::retention_units`](runtime_store::Store::retention_units))
 //! and removes what a commit tells it to ([`Removal::Through`](runtime_store::Removal::Through)).
 
+use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use runtime_core::{Classified, ErrorClass, Timestamp, Topic};
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use runtime_core::{Classified, ErrorClass, Timestamp, Topic, WireError};
 use runtime_store::{Commit, CommitError, Page, Position, ReadError, Removal, RetentionUnit};
 
 use crate::EventHub;
@@ -136,6 +140,21 @@ pub struct Retained {
     pub held_back: bool,
 }
 
+/// Saves what a host goes on needing of events before retention removes them.
+///
+/// [`EventHub::retain`] asks it each time, so that no bound and no consumer makes a host forget
+/// what it still works with.
+#[async_trait]
+pub trait CarryForward: fmt::Debug + Send + Sync + 'static {
+    /// Copies what is still needed of the events up to a position to where retention does not
+    /// reach, durably. It may be called again for the same events, also after it failed or was
+    /// dropped in the middle, and by several processes at once.
+    ///
+    /// # Errors
+    /// Why it could not: then nothing is removed. A panic counts as such.
+    async fn carry_forward(&self, through: Position) -> Result<(), WireError>;
+}
+
 /// Why retention or erasure did nothing.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -149,6 +168,9 @@ pub enum RetentionError {
     /// The store refused.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// What is still needed could not be carried forward.
+    #[error("what is still needed of old events could not be saved: {0}")]
+    CarryForward(WireError),
 }
 
 impl Classified for RetentionError {
@@ -157,6 +179,7 @@ impl Classified for RetentionError {
             Self::NotErasable => "topic_not_erasable",
             Self::Read(error) => error.code(),
             Self::Commit(error) => error.code(),
+            Self::CarryForward(_) => "carry_forward_failed",
         }
     }
 
@@ -165,13 +188,15 @@ impl Classified for RetentionError {
             Self::NotErasable => ErrorClass::Invalid,
             Self::Read(error) => error.class(),
             Self::Commit(error) => error.class(),
+            Self::CarryForward(error) => error.class,
         }
     }
 }
 
 impl EventHub {
     /// Removes what the policy lets go, oldest first, in one commit. Readers whose place is before
-    /// it are told by a gap, consumers that have acknowledged it miss nothing.
+    /// it are told by a gap, consumers that have acknowledged it miss nothing, and what the host
+    /// still needs is carried forward first ([`HubParts::carry_forward`](crate::HubParts)).
     ///
     /// # Errors
     /// [`RetentionError`]; after class Indeterminate it may have happened.
@@ -179,6 +204,32 @@ impl EventHub {
     /// # Cancel safety
     /// Dropping the future removes all of it or nothing.
     pub async fn retain(&self, policy: &RetentionPolicy) -> Result<Retained, RetentionError> {
+        let retained = self.removable(policy).await?;
+        let through = retained.removed_through;
+        if through == Position(0) {
+            return Ok(retained);
+        }
+        if let Some(carry) = &self.shared.carry_forward {
+            let carried = AssertUnwindSafe(async { carry.carry_forward(through).await });
+            let carried = carried.catch_unwind().await.unwrap_or_else(|_panic| {
+                let message = "whoever carries forward panicked";
+                Err(WireError::new(
+                    "task_panicked",
+                    ErrorClass::Terminal,
+                    message,
+                ))
+            });
+            carried.map_err(RetentionError::CarryForward)?;
+        }
+        self.remove(Removal::Through(through)).await?;
+        Ok(retained)
+    }
+
+    /// Tells what [`retain`](Self::retain) would remove now.
+    ///
+    /// # Errors
+    /// [`RetentionError::Read`].
+    pub async fn removable(&self, policy: &RetentionPolicy) -> Result<Retained, RetentionError> {
         let watermark = match policy.wait_for_consumers {
             true => self.watermark().await?,
             false => None,
@@ -199,9 +250,6 @@ impl EventHub {
             taken
         })
         .await?;
-        if last > Position(0) {
-            self.remove(Removal::Through(last)).await?;
-        }
         Ok(Retained {
             removed_through: last,
             events: whole.events - sieve.left.events,

@@ -92,13 +92,30 @@ enum Step {
 }
 
 /// Counts the stream for [`close`](crate::EventHub::close).
-struct OpenStream(Arc<Shared>);
+struct OpenStream {
+    hub: Arc<Shared>,
+    /// Somebody awaits it, or has polled it since the hub is closing.
+    awaited: bool,
+}
+
+impl OpenStream {
+    fn set_awaited(&mut self, awaited: bool) {
+        if std::mem::replace(&mut self.awaited, awaited) == awaited {
+            return;
+        }
+        let count = &self.hub.streams_awaited;
+        if awaited {
+            count.fetch_add(1, Ordering::SeqCst);
+        } else if count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.hub.streams_gone.notify_waiters();
+        }
+    }
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        if self.0.streams_open.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.streams_gone.notify_waiters();
-        }
+        self.hub.streams_open.fetch_sub(1, Ordering::SeqCst);
+        self.set_awaited(false);
     }
 }
 
@@ -109,7 +126,10 @@ impl EventStream {
         let after = subscription.cursor.position();
         let opening = read::admit(Arc::clone(&hub), subscription.clone()).boxed();
         Self {
-            open: Some(OpenStream(Arc::clone(&hub))),
+            open: Some(OpenStream {
+                hub: Arc::clone(&hub),
+                awaited: false,
+            }),
             room: Room::from(&subscription.topic),
             subscription,
             join: Join::after(after),
@@ -367,29 +387,42 @@ impl EventStream {
     }
 }
 
-impl Stream for EventStream {
-    type Item = Result<StreamItem, SubscribeError>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
+impl EventStream {
+    fn poll_item(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<StreamItem, SubscribeError>>> {
         loop {
-            if let Some(item) = this.next_given() {
+            if let Some(item) = self.next_given() {
                 return Poll::Ready(Some(Ok(item)));
             }
-            if matches!(this.step, Step::Ended) {
+            if matches!(self.step, Step::Ended) {
                 return Poll::Ready(None);
             }
-            match ready!(this.poll_step(cx)) {
+            match ready!(self.poll_step(cx)) {
                 Ok(None) => {}
                 Ok(Some(item)) => return Poll::Ready(Some(Ok(item))),
                 Err(error) => {
-                    if !matches!(this.step, Step::Pausing { .. }) {
-                        this.end();
+                    if !matches!(self.step, Step::Pausing { .. }) {
+                        self.end();
                     }
                     return Poll::Ready(Some(Err(error)));
                 }
             }
         }
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<StreamItem, SubscribeError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let polled = this.poll_item(cx);
+        if let Some(open) = &mut this.open {
+            open.set_awaited(polled.is_pending() || open.hub.is_closing());
+        }
+        polled
     }
 }
 

@@ -1,11 +1,15 @@
 //! The bridge for programs with their own broadcast.
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt, stream};
 use runtime_core::{Classified, EventKind, Topic};
-use runtime_events::{BridgeConfig, BridgeError, BridgeInput, LogEvent};
+use runtime_events::{BridgeConfig, BridgeError, BridgeInput, HubParts, LogEvent};
+use runtime_store::MemoryStore;
+use runtime_testkit::{Fault, FaultStore, ProcessStore};
 use serde_json::json;
 
-use crate::bench::{Bench, draft, settle};
+use crate::bench::{Bench, assert_idle, draft, positions, settle};
 
 fn input(bench: &Bench) -> BridgeInput {
     let draft = draft(EventKind::MessageCommitted, "desk", "1");
@@ -122,4 +126,45 @@ async fn v10_abort_ends_it_and_a_panic_keeps_its_text() {
         Err(BridgeError::Panicked { text }) => assert_eq!(text, "broken source"),
         other => panic!("expected a panic, found {other:?}"),
     }
+}
+
+/// Aborted in the middle of an append: that one is stored and published, none after it.
+#[tokio::test]
+async fn v10_abort_comes_after_the_append_and_publication_under_way() {
+    let memory = MemoryStore::new("bench".parse().expect("a runtime id"));
+    let process = ProcessStore::over(Arc::new(memory));
+    let bench = Bench::before(Arc::clone(&process) as _, HubParts::default());
+    let start = bench.hub.cursor_from_start();
+    let mut watching = bench.hub.subscribe(Topic::Runtime, start);
+    assert_idle(&mut watching).await;
+    process.stop();
+    let source = stream::iter([input(&bench), input(&bench)]);
+    let bridge = bench.hub.bridge(source, BridgeConfig::default());
+    settle().await;
+    bridge.abort();
+    settle().await;
+    assert!(!bridge.is_finished(), "an append is under way");
+    process.wake();
+    assert!(matches!(bridge.join().await, Err(BridgeError::Cancelled)));
+    assert_eq!(positions(&mut watching, 1).await, [1]);
+    assert_eq!(stored(&bench).await, ["message_committed"]);
+}
+
+/// What may succeed later is tried again, the lost answer included, and nothing is there twice.
+#[tokio::test]
+async fn v10_a_store_that_is_away_for_a_moment_loses_nothing() {
+    let memory = MemoryStore::new("bench".parse().expect("a runtime id"));
+    let store = FaultStore::new(Arc::new(memory));
+    let bench = Bench::before(Arc::clone(&store) as _, HubParts::default());
+    store.fault_at(store.commits() + 1, Fault::FailBefore);
+    store.fault_at(store.commits() + 2, Fault::LoseResponse);
+    let config = BridgeConfig {
+        retry_pause: std::time::Duration::ZERO,
+        ..BridgeConfig::default()
+    };
+    let source = stream::iter([input(&bench), input(&bench)]);
+    let bridge = bench.hub.bridge(source, config);
+    let counts = bridge.join().await.expect("the source ended");
+    assert_eq!((counts.retries, counts.appended + counts.repeated), (2, 2));
+    assert_eq!(stored(&bench).await.len(), 2);
 }

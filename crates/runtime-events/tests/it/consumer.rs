@@ -1,8 +1,11 @@
 //! Durable consumers.
 
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
 use futures_util::StreamExt;
-use runtime_core::{Classified, EventKind, Topic};
-use runtime_events::HubParts;
+use runtime_core::{Classified, ErrorClass, EventKind, Topic, WireError};
+use runtime_events::{CarryForward, HubParts, RetentionPolicy};
 use runtime_store::Position;
 
 use crate::bench::{Bench, draft, event, positions};
@@ -84,4 +87,55 @@ async fn v9_the_slowest_consumer_is_the_watermark() {
         .expect("forgotten");
     let watermark = bench.hub.watermark().await.expect("a watermark");
     assert_eq!(watermark, Some(Position(4)));
+}
+
+/// Saves nothing, and says so twice: by an error, then by a panic.
+#[derive(Debug, Default)]
+struct Clumsy(Mutex<Vec<Position>>);
+
+#[async_trait]
+impl CarryForward for Clumsy {
+    async fn carry_forward(&self, through: Position) -> Result<(), WireError> {
+        let mut asked = self.0.lock().expect("no panic under it");
+        asked.push(through);
+        let times = asked.len();
+        drop(asked);
+        match times {
+            1 => Err(WireError::new("full", ErrorClass::Unavailable, "no room")),
+            2 => panic!("the bag tears"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn v9_nothing_goes_that_could_not_be_carried_forward() {
+    let clumsy = Arc::new(Clumsy::default());
+    let mut parts = HubParts::default();
+    parts.carry_forward = Some(Arc::clone(&clumsy) as _);
+    let bench = Bench::with_parts(parts);
+    for _ in 0..40 {
+        bench
+            .commit(&draft(EventKind::TurnStarted, "desk", "1"))
+            .await;
+    }
+    let keeps_nothing = RetentionPolicy {
+        events_max: Some(0),
+        ..RetentionPolicy::default()
+    };
+    for class in [ErrorClass::Unavailable, ErrorClass::Terminal] {
+        let refused = bench.hub.retain(&keeps_nothing).await;
+        let refused = refused.expect_err("it was not saved");
+        assert_eq!(
+            (refused.code(), refused.class()),
+            ("carry_forward_failed", class)
+        );
+        let start = bench.hub.cursor_from_start();
+        let mut whole = bench.hub.subscribe(Topic::Runtime, start);
+        assert_eq!(positions(&mut whole, 40).await.len(), 40);
+    }
+    let told = bench.hub.removable(&keeps_nothing).await.expect("a look");
+    let retained = bench.hub.retain(&keeps_nothing).await.expect("retained");
+    assert_eq!((told, retained.removed_through), (retained, Position(40)));
+    assert_eq!(*clumsy.0.lock().expect("no panic"), [Position(40); 3]);
 }

@@ -2,89 +2,31 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use runtime_core::{Classified, CommitId, Digest, EventKind, StreamKey, Timestamp, Topic};
+use runtime_core::{Classified, Clock as _, CommitId, EventKind, Random as _, Topic};
 use runtime_events::{Authorizer, HubParts, StreamItem, SubscribeError, Subscription};
-use runtime_store::{
-    AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
-    KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
-    RowKey, RowPage, RowQuery, Store, StoreIdentity,
-};
+use runtime_store::{Commit, EventPage, MemoryStore, Position, ReadError, Removal};
+use runtime_testkit::ProcessStore;
 
 use crate::bench::{Bench, SECOND, assert_idle, draft, event, positions, settle, turn};
 
-/// A store in memory that removes events up to a position, damages one, and may be away.
-#[derive(Debug)]
-struct ForgetfulStore {
-    inner: MemoryStore,
-    pruned: AtomicU64,
+/// What the store of a bench does to its readers.
+#[derive(Debug, Default)]
+struct Weather {
     damaged: AtomicU64,
     away: AtomicBool,
 }
 
-impl ForgetfulStore {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            inner: MemoryStore::new("bench".parse().expect("a runtime id")),
-            pruned: AtomicU64::new(0),
-            damaged: AtomicU64::new(0),
-            away: AtomicBool::new(false),
-        })
-    }
-}
-
-#[async_trait]
-impl Store for ForgetfulStore {
-    fn identity(&self) -> &StoreIdentity {
-        self.inner.identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        self.inner.commit(commit).await
-    }
-
-    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        self.inner.committed(id).await
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.inner.id_time(now)
-    }
-
-    async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
-        self.inner.row(key).await
-    }
-
-    async fn rows(
-        &self,
-        query: RowQuery,
-        page: Page<Option<RowKey>>,
-    ) -> Result<RowPage, ReadError> {
-        self.inner.rows(query, page).await
-    }
-
-    async fn events(
-        &self,
-        stream: Option<&StreamKey>,
-        page: Page<Position>,
-    ) -> Result<EventPage, ReadError> {
+impl Weather {
+    fn distort(&self, mut page: EventPage) -> Result<EventPage, ReadError> {
         if self.away.load(Ordering::SeqCst) {
             return Err(ReadError::Unavailable {
                 reason: "away".to_owned(),
                 source: None,
             });
         }
-        let pruned = Position(self.pruned.load(Ordering::SeqCst));
-        let after = page.after.max(pruned);
-        let mut page = self.inner.events(stream, Page { after, ..page }).await?;
-        page.pruned = pruned;
         let damaged = Position(self.damaged.load(Ordering::SeqCst));
         for event in &mut page.events {
             if event.position == damaged {
@@ -93,69 +35,34 @@ impl Store for ForgetfulStore {
         }
         Ok(page)
     }
-
-    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        self.inner.retention_units(page).await
-    }
-
-    async fn changed(&self, after: Position) -> Position {
-        self.inner.changed(after).await
-    }
-
-    async fn close(&self) -> Result<(), CommitError> {
-        self.inner.close().await
-    }
 }
 
-#[async_trait]
-impl AttachmentStore for ForgetfulStore {
-    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
-        self.inner.put_attachment(bytes).await
-    }
-
-    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
-        self.inner.attachment(digest).await
-    }
-
-    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
-        self.inner.has_attachment(digest).await
-    }
-
-    async fn sweep_attachments(
-        &self,
-        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
-        min_age: Duration,
-    ) -> Result<usize, AttachmentError> {
-        self.inner.sweep_attachments(live, min_age).await
-    }
-}
-
-#[async_trait]
-impl KeyRingStore for ForgetfulStore {
-    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.key_ring().await
-    }
-
-    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.rotate_key_ring().await
-    }
-}
-
-async fn filled(events: usize) -> (Arc<ForgetfulStore>, Bench) {
-    let store = ForgetfulStore::new();
-    let bench = Bench::before(store.clone(), HubParts::default());
+async fn filled(events: usize) -> (Arc<Weather>, Bench) {
+    let weather = Arc::new(Weather::default());
+    let memory = MemoryStore::new("bench".parse().expect("a runtime id"));
+    let distorts = Arc::clone(&weather);
+    let store = ProcessStore::distorting(Arc::new(memory), move |page| distorts.distort(page));
+    let bench = Bench::before(store, HubParts::default());
     for _ in 0..events {
         bench
             .commit(&draft(EventKind::MessageCommitted, "desk", "1"))
             .await;
     }
-    (store, bench)
+    (weather, bench)
+}
+
+async fn prune(bench: &Bench, through: u64) {
+    let now = bench.clock.now();
+    let commit = Commit::new(CommitId::generate(now, bench.random.ten()), now);
+    let removal = Removal::Through(Position(through));
+    let pruned = bench.store.commit(commit.remove(removal)).await;
+    pruned.expect("the store prunes");
 }
 
 #[tokio::test]
 async fn v9_what_retention_removed_is_a_gap_for_streams_and_an_error_for_pollers() {
-    let (store, bench) = filled(10).await;
-    store.pruned.store(4, Ordering::SeqCst);
+    let (_, bench) = filled(10).await;
+    prune(&bench, 4).await;
     let start = bench.hub.cursor_from_start();
     for topic in [Topic::Runtime, turn("desk", "1")] {
         let mut stream = bench.hub.subscribe(topic.clone(), start);
@@ -180,11 +87,11 @@ async fn v9_what_retention_removed_is_a_gap_for_streams_and_an_error_for_pollers
 
 #[tokio::test]
 async fn v6_a_topic_that_began_after_the_pruned_events_has_no_gap() {
-    let (store, bench) = filled(10).await;
+    let (_, bench) = filled(10).await;
     bench
         .commit(&draft(EventKind::TurnStarted, "shop", "2"))
         .await;
-    store.pruned.store(10, Ordering::SeqCst);
+    prune(&bench, 10).await;
     let mut stream = bench
         .hub
         .subscribe(turn("shop", "2"), bench.hub.cursor_from_start());

@@ -331,15 +331,38 @@ async fn v8_close_gives_what_is_stored_and_reports() {
     assert_eq!(error.code(), "event_hub_closed");
 }
 
+/// Under a clock that stands still: whoever is not polled is not waited for.
 #[tokio::test]
-async fn v8_close_does_not_wait_for_ever_for_a_reader_that_sleeps() {
+async fn v8_close_does_not_wait_for_a_reader_that_nobody_polls() {
     let bench = Bench::new();
-    let stream = bench
-        .hub
-        .subscribe(Topic::Runtime, bench.hub.cursor_from_start());
+    bench
+        .commit(&draft(EventKind::TurnStarted, "desk", "1"))
+        .await;
+    let start = bench.hub.cursor_from_start();
+    let untouched = bench.hub.subscribe(Topic::Runtime, start);
+    let mut held = bench.hub.subscribe(Topic::Runtime, start);
+    assert_eq!(positions(&mut held, 1).await, [1]);
     let hub = bench.hub.clone();
     let closing = tokio::spawn(async move { hub.close().await });
     settle().await;
+    assert!(closing.is_finished(), "it waits for nobody");
+    assert_eq!(closing.await.expect("no panic").streams_open, 2);
+    // What is stored can still be taken.
+    assert!(held.next().await.is_none());
+    drop(untouched);
+}
+
+#[tokio::test]
+async fn v8_close_does_not_wait_for_ever_for_a_reader_that_never_comes_back() {
+    let bench = Bench::new();
+    let mut stream = bench
+        .hub
+        .subscribe(Topic::Runtime, bench.hub.cursor_from_start());
+    assert_idle(&mut stream).await;
+    let hub = bench.hub.clone();
+    let closing = tokio::spawn(async move { hub.close().await });
+    settle().await;
+    assert!(!closing.is_finished());
     bench
         .clock
         .advance(EventConfig::default().close_grace + SECOND);

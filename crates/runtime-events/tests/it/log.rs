@@ -1,10 +1,18 @@
 //! Appending.
 
-use runtime_core::{Classified, ErrorClass, EventDraft, EventKind, Topic};
-use runtime_events::EventBatch;
-use runtime_store::{Position, Seq};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::bench::{Bench, SECOND, draft, turn};
+use futures_util::{FutureExt, StreamExt};
+use runtime_core::{Classified, ErrorClass, EventDraft, EventKind, Topic};
+use runtime_events::{
+    EventBatch, HubParts, ListenError, LiveAdapter, LiveConfig, LiveMessage, LiveReceiver,
+    PublishError, Room, StreamAdapter,
+};
+use runtime_store::{MemoryStore, Position, Seq};
+use runtime_testkit::{Fault, FaultStore, ProcessStore};
+
+use crate::bench::{Bench, SECOND, assert_idle, draft, positions, settle, turn};
 
 #[tokio::test]
 async fn v1_appending_again_gives_the_stored_events() {
@@ -126,4 +134,111 @@ async fn v1_concurrent_appends_are_dense() {
         let seqs: Vec<_> = read.expect("a page").events.iter().map(|e| e.seq).collect();
         assert_eq!(seqs, (1..=100).map(Some).collect::<Vec<_>>());
     }
+}
+
+fn memory() -> Arc<MemoryStore> {
+    Arc::new(MemoryStore::new("bench".parse().expect("a runtime id")))
+}
+
+/// An ordinary refusal has not happened; an unknown outcome says so, and appending the same batch
+/// again settles it.
+#[tokio::test]
+async fn v1_an_append_that_failed_says_whether_it_happened() {
+    let store = FaultStore::new(memory());
+    let bench = Bench::before(Arc::clone(&store) as _, HubParts::default());
+    let log = bench.hub.log();
+    let batch = EventBatch::new([log.event(draft(EventKind::TurnStarted, "desk", "1"))]);
+    store.fault_at(store.commits() + 1, Fault::FailBefore);
+    let refused = log.append(batch.clone()).await.expect_err("a refusal");
+    assert_eq!(refused.class(), ErrorClass::Unavailable);
+    let head = bench.hub.cursor_now().await.expect("the head");
+    assert_eq!(head.position(), Position(0), "it has not happened");
+    store.fault_at(store.commits() + 1, Fault::LoseResponse);
+    let unknown = log.append(batch.clone()).await.expect_err("a lost answer");
+    assert_eq!(unknown.class(), ErrorClass::Indeterminate);
+    let settled = log.append(batch).await.expect("settled");
+    assert!(settled.repeated);
+    let start = bench.hub.cursor_from_start();
+    let read = bench.hub.read(turn("desk", "1"), start, 9).await;
+    assert_eq!(read.expect("a page").events, settled.events);
+}
+
+/// A producer that is faster than its log waits: no more appends are under way than allowed.
+#[tokio::test]
+async fn v8_appends_are_held_back_by_a_log_that_is_slow() {
+    let process = ProcessStore::over(memory());
+    let store = FaultStore::new(Arc::clone(&process) as _);
+    let mut parts = HubParts::default();
+    parts.config.appends_in_flight_max = 2;
+    let bench = Bench::before(Arc::clone(&store) as _, parts);
+    process.stop();
+    let appends: Vec<_> = (0..5)
+        .map(|_| {
+            let log = bench.hub.log();
+            let event = log.event(draft(EventKind::TurnStarted, "desk", "1"));
+            tokio::spawn(async move { log.append(EventBatch::new([event])).await })
+        })
+        .collect();
+    settle().await;
+    assert_eq!(store.commits(), 2, "appends that have reached the store");
+    process.wake();
+    for append in appends {
+        append.await.expect("no panic").expect("appended");
+    }
+    assert_eq!(store.commits(), 5);
+}
+
+/// Live fan-out that is down for a while.
+#[derive(Debug)]
+struct Down {
+    inner: LiveAdapter,
+    down: Arc<AtomicBool>,
+}
+
+impl StreamAdapter for Down {
+    fn publish(&self, room: &Room, message: LiveMessage) -> Result<(), PublishError> {
+        if self.down.load(Ordering::SeqCst) {
+            let reason = "the network is gone".to_owned();
+            return Err(PublishError::Unavailable { reason });
+        }
+        self.inner.publish(room, message)
+    }
+
+    fn listen(&self, room: &Room) -> Result<Box<dyn LiveReceiver>, ListenError> {
+        self.inner.listen(room)
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+}
+
+/// What cannot be published is stored all the same, counted, and repaired from the log, the last
+/// event included.
+#[tokio::test]
+async fn v7_a_failed_publish_fails_no_append_and_is_repaired() {
+    let down = Arc::new(AtomicBool::new(true));
+    let mut parts = HubParts::default();
+    parts.adapter = Some(Arc::new(Down {
+        inner: LiveAdapter::new(LiveConfig::default()),
+        down: Arc::clone(&down),
+    }));
+    let bench = Bench::with_parts(parts);
+    let start = bench.hub.cursor_from_start();
+    let mut stream = bench.hub.subscribe(Topic::Runtime, start);
+    assert_idle(&mut stream).await;
+    for _ in 0..3 {
+        bench
+            .commit(&draft(EventKind::TurnStarted, "desk", "1"))
+            .await;
+    }
+    assert!(bench.hub.counts().publish_failures >= 3);
+    assert!(stream.next().now_or_never().is_none(), "nobody told it");
+    bench.clock.advance(SECOND);
+    assert_eq!(positions(&mut stream, 3).await, [1, 2, 3]);
+    down.store(false, Ordering::SeqCst);
+    bench
+        .commit(&draft(EventKind::TurnStarted, "desk", "1"))
+        .await;
+    assert_eq!(positions(&mut stream, 1).await, [4]);
 }
