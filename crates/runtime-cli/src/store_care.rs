@@ -5,18 +5,20 @@ use std::fs::OpenOptions;
 use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use runtime::OpenError;
 use runtime::core::{Clock as _, CommitId, EventDraft, EventId, EventKind, Random as _, ScopeId};
 use runtime::core::{StreamKey, WorkerId};
-use runtime::events::{RetentionPolicy, RetentionUnit};
+use runtime::events::{HubParts, RetentionPolicy};
 use runtime::fs_store::{self, CleanOptions, Damage, FsStore, OpenReport, Progress, RepairAction};
 use runtime::store::{
-    AttachmentStore as _, Commit, NewEvent, Page, Position, Removal, RowChange, Store as _,
-    SystemClock, SystemRandom,
+    AttachmentStore as _, Commit, NewEvent, Removal, RowChange, Store as _, SystemClock,
+    SystemRandom,
 };
+use runtime::workers::event_hub;
+use runtime::{OpenError, RuntimeError};
 use serde_json::json;
 
 use crate::args::Common;
@@ -243,20 +245,6 @@ fn open_store(common: &Common) -> anyhow::Result<FsStore> {
     Ok(FsStore::open(&open::options(common)).map_err(OpenError::from)?)
 }
 
-async fn units(store: &FsStore) -> anyhow::Result<Vec<RetentionUnit>> {
-    let mut units: Vec<RetentionUnit> = Vec::new();
-    loop {
-        let after = units.last().map_or(Position(0), |unit| unit.last);
-        let limit = store.capabilities().limits.page_entries_max;
-        let page = store.retention_units(Page::after(after, limit)).await?;
-        let is_last = page.len() < limit;
-        units.extend(page);
-        if is_last {
-            return Ok(units);
-        }
-    }
-}
-
 fn fresh_commit() -> Commit {
     let now = SystemClock::new().now();
     Commit::new(CommitId::generate(now, SystemRandom.ten()), now)
@@ -275,22 +263,37 @@ pub(crate) async fn retention(
     policy: RetentionPolicy,
     dry_run: bool,
 ) -> anyhow::Result<Exit> {
-    let store = open_store(common)?;
-    let units = units(&store).await?;
-    let through = policy.removable(&units, SystemClock::new().now(), None);
-    let gone = units.iter().filter(|unit| unit.last <= through);
-    let events: u64 = gone.map(|unit| unit.events).sum();
+    let store = Arc::new(open_store(common)?);
+    // What live workers still need is carried forward, and consumers are waited for (V9).
+    let hub = event_hub(
+        Arc::clone(&store) as _,
+        Arc::new(SystemClock::new()),
+        Arc::new(SystemRandom),
+        HubParts::default(),
+    );
+    let retained = match dry_run {
+        true => hub.removable(&policy).await,
+        false => hub.retain(&policy).await,
+    };
+    let retained = retained.map_err(|error| RuntimeError::from_part(&error))?;
+    let (through, events) = (retained.removed_through, retained.events);
+    let held_back = match retained.held_back {
+        true => "; a consumer that is behind holds back more",
+        false => "",
+    };
     if dry_run {
-        let value = json!({ "through": through, "events": events, "applied": false });
-        output.print(|| format!("{events} events would go"), &value);
+        let value = json!({
+            "through": through, "events": events, "held_back": retained.held_back,
+            "applied": false,
+        });
+        output.print(|| format!("{events} events would go{held_back}"), &value);
         store.close().await?;
         return Ok(Exit::Done);
     }
     if events > 0 {
         let message = format!("retention removed the events up to position {through}");
-        let commit = fresh_commit().event(diagnostic(message));
         store
-            .commit(commit.remove(Removal::Through(through)))
+            .commit(fresh_commit().event(diagnostic(message)))
             .await?;
     }
     let swept = store
@@ -304,13 +307,13 @@ pub(crate) async fn retention(
         .await?;
     store.close().await?;
     let value = json!({
-        "through": through, "events": events, "applied": true,
+        "through": through, "events": events, "held_back": retained.held_back, "applied": true,
         "attachments": swept, "cleaned": cleaned,
     });
     output.print(
         || {
             format!(
-                "{events} events and {swept} attachments removed; the log had {} bytes and has {}",
+                "{events} events and {swept} attachments removed{held_back}; the log had {} bytes and has {}",
                 cleaned.bytes_before, cleaned.bytes_after
             )
         },

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use runtime_effects::LeaseConfig;
+use runtime_events::RetentionPolicy;
 use runtime_turn::TurnBudgets;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,10 @@ pub struct RuntimeConfig {
     pub lease: LeaseConfig,
     /// How deep sub-agents may start sub-agents.
     pub sub_agent_depth_max: u32,
+    /// What is kept of the log; all of it if none (V9). Live workers forget nothing by it.
+    pub retention: Option<RetentionPolicy>,
+    /// How often it is looked at what may go.
+    pub retention_interval: Duration,
     /// The conversations kept in memory; others are read from the store when needed.
     pub resident_sessions_max: usize,
 }
@@ -132,6 +137,8 @@ impl Default for RuntimeConfig {
             drive_pause: Duration::from_millis(100),
             lease: LeaseConfig::default(),
             sub_agent_depth_max: 4,
+            retention: None,
+            retention_interval: Duration::from_secs(60),
             resident_sessions_max: 256,
         }
     }

@@ -2,15 +2,16 @@
 
 use runtime_core::{
     Classified, Digest, EffectOutcome, EffectOutput, ErrorClass, ExecutionScope, ToolCall,
-    ToolDefinition, Topic, WaitIdentity, WireError,
+    ToolDefinition, WaitIdentity, WireError, WorkerId,
 };
 use runtime_effects::PendingPromise;
-use runtime_store::{Page, Position, Store};
+use runtime_store::{Position, Store};
 use runtime_turn::RecordedEffect;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::RuntimeError;
+use crate::carried::Said;
 
 /// A call that somebody is asked about.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -41,28 +42,20 @@ impl TurnCalls {
         let (Some(session), Some(turn)) = (scope.session(), scope.turn()) else {
             return Ok(read);
         };
-        let topic = Topic::Turn {
-            session: session.clone(),
-            turn: turn.clone(),
+        let worker = WorkerId::from(session);
+        let said = Said {
+            worker: &worker,
+            turn: Some(turn),
         };
-        let stream = topic.stream_key();
         let mut catalogue = None;
-        let mut after = Position(0);
-        loop {
-            let page = Page::after(after, store.capabilities().limits.page_entries_max);
-            let page = store.events(stream.as_ref(), page).await?;
-            for event in &page.events {
-                let recorded = RecordedEffect::from_event(&event.decode()?.draft);
-                let recorded = recorded.map_err(|error| error.to_wire())?;
-                if let Some(recorded) = recorded {
-                    read.take(recorded, &mut catalogue);
-                }
+        said.each(store, Position(0), |_, event| {
+            let recorded = RecordedEffect::from_event(event);
+            if let Some(recorded) = recorded.map_err(|error| error.to_wire())? {
+                read.take(recorded, &mut catalogue);
             }
-            after = page.next;
-            if !page.has_more {
-                break;
-            }
-        }
+            Ok(())
+        })
+        .await?;
         if let Some(catalogue) = catalogue {
             let bytes = store.attachment(&catalogue).await;
             let bytes = bytes.map_err(|error| error.to_wire())?;

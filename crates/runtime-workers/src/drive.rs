@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use runtime_agent::{Farewell, InputQueue, TurnProjector, TurnRun, cancel_calls, drive_turn};
 use runtime_core::{
     Classified, ErrorClass, EventDraft, EventId, EventKind, ExecutionScope, JoinedMessage, Message,
-    SessionId, Timestamp, Topic, TurnId, WireError, WorkerId,
+    Timestamp, TurnId, WireError, WorkerId,
 };
 use runtime_effects::{EffectHost, Interrupt, Lease, ScopeOpening, crashes, with_crashes};
 use runtime_store::{
@@ -19,6 +19,7 @@ use runtime_turn::{AbandonedCall, ContextMark, TurnEnd, TurnStart};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::carried::Said;
 use crate::instance::Instance;
 use crate::intake::contended;
 use crate::peers::FIRST;
@@ -287,6 +288,11 @@ impl Instance {
         record.status = TurnStatus::Running;
         self.sessions.release(&record.worker);
         let context = self.history(&record.worker).await?.conversation.mark();
+        if context.messages < state.context.messages {
+            // Events were removed past the runtime: better no turn than one that has forgotten.
+            let worker = record.worker.clone();
+            return Err(RuntimeError::ConversationPruned { worker });
+        }
         let start = self.turn_start(state, context, &record, input).await?;
         let commit = self
             .new_commit(None)
@@ -561,25 +567,17 @@ impl Instance {
 
     /// Names the effects of a turn that began, must not happen twice, and have no known end.
     async fn in_doubt_of(&self, record: &TurnRecord) -> Result<Vec<Value>, RuntimeError> {
-        let topic = Topic::Turn {
-            session: SessionId::from(&record.worker),
-            turn: record.turn.clone(),
+        let said = Said {
+            worker: &record.worker,
+            turn: Some(&record.turn),
         };
-        let stream = topic.stream_key();
         let mut open: BTreeMap<String, Value> = BTreeMap::new();
-        let mut after = Position(0);
-        loop {
-            let limit = self.store.capabilities().limits.page_entries_max;
-            let page = Page::after(after, limit);
-            let page = self.store.events(stream.as_ref(), page).await?;
-            for event in &page.events {
-                note_doubt(&mut open, &event.decode()?.draft);
-            }
-            after = page.next;
-            if !page.has_more {
-                return Ok(open.into_values().collect());
-            }
-        }
+        said.each(&*self.store, Position(0), |_, event| {
+            note_doubt(&mut open, event);
+            Ok(())
+        })
+        .await?;
+        Ok(open.into_values().collect())
     }
 
     /// Tells tools that nobody waits for their work any more; the end of the turn says which could

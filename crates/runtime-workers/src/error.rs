@@ -1,10 +1,10 @@
 //! Why an operation of the runtime failed.
 
 use runtime_core::{
-    Classified, ErrorClass, IdError, RuntimeId, SchemaViolation, WireError, WorkerId,
+    Classified, ErrorClass, IdError, RuntimeId, SchemaViolation, TurnId, WireError, WorkerId,
 };
 use runtime_store::{CommitError, ReadError};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::WorkerStatus;
 
@@ -41,6 +41,25 @@ pub enum RuntimeError {
         worker: WorkerId,
         /// Its status.
         status: WorkerStatus,
+    },
+    /// Events that the worker's conversation is made of were removed, and not by retention as the
+    /// runtime does it, which saves them.
+    #[error("what worker {worker} has said was removed from the log; create another worker")]
+    ConversationPruned {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Retention removed entries of the transcript of a worker that says nothing any more.
+    #[error("entries of the transcript were removed; the oldest that follow are from {oldest} on")]
+    TranscriptPruned {
+        /// The sequence from which on it is whole; past its end if nothing is left.
+        oldest: u64,
+    },
+    /// Retention removed what the turn has answered.
+    #[error("the events of turn {turn} were removed by retention; ask again")]
+    TurnPruned {
+        /// The turn.
+        turn: TurnId,
     },
     /// The request id is taken by another request.
     #[error("request {request} was made with other content; use a new id")]
@@ -187,6 +206,9 @@ impl Classified for RuntimeError {
             Self::WorkerNotRunning { .. } => "worker_not_running",
             Self::WorkerStatus { .. } => "worker_status_final",
             Self::NotPurgeable { .. } => "worker_not_purgeable",
+            Self::ConversationPruned { .. } => "conversation_pruned",
+            Self::TranscriptPruned { .. } => "transcript_pruned",
+            Self::TurnPruned { .. } => "turn_pruned",
             Self::RequestConflict { .. } => "request_conflict",
             Self::WorkerExists { .. } => "worker_exists",
             Self::OtherRuntime { .. } => "runtime_other",
@@ -236,6 +258,9 @@ impl Classified for RuntimeError {
             Self::Busy { .. } | Self::Contended { .. } | Self::TurnParked { .. } => {
                 ErrorClass::Busy
             }
+            Self::ConversationPruned { .. }
+            | Self::TranscriptPruned { .. }
+            | Self::TurnPruned { .. } => ErrorClass::Gap,
             Self::TurnNotCompleted(_) => ErrorClass::Terminal,
             Self::Closed => ErrorClass::Unavailable,
             Self::Id(error) => error.class(),
@@ -248,6 +273,7 @@ impl Classified for RuntimeError {
     fn details(&self) -> Option<Value> {
         match self {
             Self::Part(error) | Self::TurnNotCompleted(error) => error.details.clone(),
+            Self::TranscriptPruned { oldest } => Some(json!({ "oldest": oldest })),
             _ => None,
         }
     }

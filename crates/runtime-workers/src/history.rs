@@ -1,10 +1,11 @@
 //! The conversation of a session: a fold of its events, kept up to date as they come.
 
-use runtime_core::{Classified, EventDraft, EventId, SessionId, Topic, WireError, WorkerId};
-use runtime_store::{Page, Position};
+use runtime_core::{EventDraft, EventId, WorkerId};
+use runtime_store::Position;
 use runtime_turn::{Conversation, TurnError};
 
 use crate::RuntimeError;
+use crate::carried::Said;
 use crate::instance::Instance;
 
 /// A conversation and the last event that it has taken in.
@@ -17,7 +18,7 @@ pub(crate) struct SessionHistory {
 }
 
 impl SessionHistory {
-    pub(crate) fn apply(&mut self, id: EventId, event: &EventDraft) -> Result<(), WireError> {
+    pub(crate) fn apply(&mut self, id: EventId, event: &EventDraft) -> Result<(), TurnError> {
         // A turn that was cancelled while it was queued has never started.
         let started = self.conversation.open_turn().map(|start| &start.turn);
         let ends = event.kind.ends_turn();
@@ -29,8 +30,7 @@ impl SessionHistory {
             self.conversation.history().len(),
             self.conversation.waiting(),
         );
-        let applied = self.conversation.apply(event);
-        applied.map_err(|error: TurnError| error.to_wire())?;
+        self.conversation.apply(event)?;
         let messages = match ends {
             true => self.conversation.history().len() - history - waiting,
             false => self.conversation.open_messages(),
@@ -52,22 +52,14 @@ impl Instance {
     /// read is not read again.
     pub(crate) async fn history(&self, worker: &WorkerId) -> Result<SessionHistory, RuntimeError> {
         let mut history = self.sessions.take_history(worker).unwrap_or_default();
-        let stream = Topic::Session {
-            session: SessionId::from(worker),
-        }
-        .stream_key();
-        loop {
-            let limit = self.store.capabilities().limits.page_entries_max;
-            let page = Page::after(history.position, limit);
-            let page = self.store.events(stream.as_ref(), page).await?;
-            for event in &page.events {
-                history.apply(event.id, &event.decode()?.draft)?;
-            }
-            history.position = page.next;
-            if !page.has_more {
-                break;
-            }
-        }
+        let said = Said { worker, turn: None };
+        let after = history.position;
+        history.position = said
+            .each(&*self.store, after, |id, event| {
+                let applied = history.apply(id, event);
+                applied.map_err(|error| unsaid(worker, &error))
+            })
+            .await?;
         self.sessions
             .keep(worker, history.clone(), self.config.resident_sessions_max);
         Ok(history)
@@ -85,7 +77,19 @@ impl Instance {
             "only the end of a turn moves the conversation"
         );
         let mut history = self.history(worker).await?;
-        history.apply(id, event)?;
+        let applied = history.apply(id, event);
+        applied.map_err(|error| unsaid(worker, &error))?;
         Ok(history)
+    }
+}
+
+/// A turn that knows more messages than there are: they were removed past the runtime.
+fn unsaid(worker: &WorkerId, error: &TurnError) -> RuntimeError {
+    match error {
+        TurnError::HistoryMismatch { expected, found } if expected.messages > found.messages => {
+            let worker = worker.clone();
+            RuntimeError::ConversationPruned { worker }
+        }
+        error => RuntimeError::from_part(error),
     }
 }

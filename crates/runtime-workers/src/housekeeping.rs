@@ -35,6 +35,34 @@ impl Instance {
         });
     }
 
+    /// Lets go by itself of what the policy no longer keeps (V9), if there is one. A failure that
+    /// lasts is reported once; nothing is removed then.
+    pub(crate) fn start_retention(self: &Arc<Self>) {
+        let Some(policy) = self.config.retention else {
+            return;
+        };
+        let instance = Arc::clone(self);
+        self.spawn(async move {
+            let interval = instance.config.retention_interval;
+            while instance
+                .until_closed(instance.clock.sleep(interval))
+                .await
+                .is_some()
+            {
+                let Some(retained) = instance.until_closed(instance.hub.retain(&policy)).await
+                else {
+                    return;
+                };
+                if let Err(error) = retained {
+                    let error = error.to_wire();
+                    if !instance.is_reported(&error) {
+                        instance.report_failure(None, error);
+                    }
+                }
+            }
+        });
+    }
+
     async fn look_after(self: &Arc<Self>) -> Result<(), RuntimeError> {
         for worker in self.sessions.take_retries(self.clock.monotonic()) {
             self.wake(&worker, Wake::News);

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
 
+use crate::carried::event_hub;
 use crate::delegate::SubAgents;
 use crate::entity::{Settings, Standing};
 use crate::runtime::{CloseReport, RuntimeParts};
@@ -137,9 +138,10 @@ impl Instance {
             clock,
             random,
             config,
+            events,
             ..
         } = parts;
-        let hub = EventHub::new(store, Arc::clone(&clock), Arc::clone(&random));
+        let hub = event_hub(store, Arc::clone(&clock), Arc::clone(&random), events);
         // Everything is committed through the hub's store, so that watchers hear of it.
         let store = hub.store();
         let limits = EffectLimits {

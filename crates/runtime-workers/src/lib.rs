@@ -37,6 +37,7 @@
 
 mod agents;
 mod answers;
+mod carried;
 mod catalogue;
 mod command;
 mod config;
@@ -64,6 +65,7 @@ mod worker;
 pub use agents::{
     Admission, AgentFactory, AgentLease, AgentResolver, CachedAgents, unknown_profile,
 };
+pub use carried::event_hub;
 pub use command::{Command, CommandAnswer, InDoubtRuling};
 pub use config::{RuntimeConfig, RuntimeLimits};
 pub use delegate::Parent;

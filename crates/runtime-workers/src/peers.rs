@@ -151,6 +151,10 @@ impl Instance {
         loop {
             let limit = self.store.capabilities().limits.page_entries_max;
             let page = self.store.events(None, Page::after(after, limit)).await?;
+            if page.pruned > after {
+                // Nobody can say any more what was in them: look at everything that is open.
+                self.look_at_open_turns().await?;
+            }
             for event in &page.events {
                 self.heard(&event.decode()?.draft).await?;
             }
@@ -159,6 +163,18 @@ impl Instance {
                 return Ok(after);
             }
         }
+    }
+
+    /// What may have been heard of, had retention not been faster.
+    async fn look_at_open_turns(self: &Arc<Self>) -> Result<(), RuntimeError> {
+        let mut last = None;
+        for turn in crate::view::unfinished_turns(&*self.store, None).await? {
+            if last.as_ref() != Some(&turn.worker) {
+                self.heard_status(&turn.worker).await?;
+            }
+            last = Some(turn.worker);
+        }
+        Ok(())
     }
 
     async fn heard(self: &Arc<Self>, event: &EventDraft) -> Result<(), RuntimeError> {

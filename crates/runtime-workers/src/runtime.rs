@@ -9,12 +9,15 @@ use runtime_core::{
     Clock, EffectOutcome, EffectOutput, ErrorClass, EventDraft, EventKind, Random, RuntimeId,
     SessionId, SubmissionId, Topic, TurnId, WireError, WorkerId, WorkerRef,
 };
-use runtime_events::{Cursor, EventRead, EventStream, StreamItem};
+use runtime_events::{
+    Cursor, EventHub, EventRead, EventStream, HubParts, Retained, RetentionPolicy, StreamItem,
+};
 use runtime_store::{Position, Store, SystemClock, SystemRandom};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::agents::OneAgent;
+use crate::carried::Said;
 use crate::instance::Instance;
 use crate::session::Wake;
 use crate::view::{PendingItem, WorkerPage};
@@ -37,6 +40,8 @@ pub struct RuntimeParts {
     pub random: Arc<dyn Random>,
     /// How this instance works.
     pub config: RuntimeConfig,
+    /// How the log is watched: bounds, live fan-out, who may read what.
+    pub events: HubParts,
     /// What people call the runtime; none keeps what is stored.
     pub display_name: Option<String>,
     /// What the runtime accepts; none keeps what is stored, at first the defaults.
@@ -61,6 +66,7 @@ impl RuntimeParts {
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
             config: RuntimeConfig::default(),
+            events: HubParts::default(),
             display_name: None,
             limits: None,
             resume: true,
@@ -102,6 +108,7 @@ impl Runtime {
         instance.open_entity(display_name, limits).await?;
         let runtime = Self { instance };
         runtime.instance.start_housekeeping();
+        runtime.instance.start_retention();
         if resume {
             runtime.instance.deliver_due_reports().await?;
             runtime.resume_unfinished().await?;
@@ -375,8 +382,11 @@ impl Runtime {
     /// [`RuntimeError::TurnParked`] when the turn waits for somebody,
     /// [`RuntimeError::TurnNotCompleted`] when it failed or was cancelled.
     pub async fn ask(&self, worker: &WorkerId, text: &str) -> Result<String, RuntimeError> {
+        // Before the input is sent: its turn may have failed when the wait for it begins.
+        let mut failed = self.instance.failures_changed();
+        let seen = *failed.borrow_and_update();
         let receipt = self.send(worker, text).await?;
-        self.answer(worker, &receipt.turn).await
+        self.answer_after(worker, &receipt.turn, failed, seen).await
     }
 
     /// Waits for a turn and returns the text of its last message.
@@ -384,15 +394,26 @@ impl Runtime {
     /// # Errors
     /// As [`ask`](Self::ask).
     pub async fn answer(&self, worker: &WorkerId, turn: &TurnId) -> Result<String, RuntimeError> {
+        // A failure of before this call concerns another wait, or an earlier try of this turn.
+        let mut failed = self.instance.failures_changed();
+        let seen = *failed.borrow_and_update();
+        self.answer_after(worker, turn, failed, seen).await
+    }
+
+    /// Waits for a turn, or for a failure of its worker after the one of number `seen`.
+    async fn answer_after(
+        &self,
+        worker: &WorkerId,
+        turn: &TurnId,
+        mut failed: watch::Receiver<u64>,
+        seen: u64,
+    ) -> Result<String, RuntimeError> {
         let topic = Topic::Turn {
             session: SessionId::from(worker),
             turn: turn.clone(),
         };
         let mut stream = self.subscribe(topic, None);
-        let mut failed = self.instance.failures_changed();
-        // A failure of before this call concerns another wait, or an earlier try of this turn.
-        let seen = *failed.borrow_and_update();
-        let mut text = String::new();
+        let mut said = SaidSoFar::default();
         loop {
             let failure = std::pin::pin!(failed.changed());
             let item = match select(stream.next(), failure).await {
@@ -406,34 +427,52 @@ impl Runtime {
                 return Err(RuntimeError::Closed);
             };
             let item = item.map_err(|error| RuntimeError::from_part(&error))?;
-            let StreamItem::Event(event) = item else {
-                continue;
-            };
-            match event.kind() {
-                EventKind::MessageCommitted => {
-                    if let Some(said) = message_text(&event.draft) {
-                        text = said;
+            let ended = match item {
+                StreamItem::Event(event) => {
+                    // It may have gone on since.
+                    if *event.kind() == EventKind::TurnParked
+                        && self.is_parked(worker, turn).await?
+                    {
+                        let reason = event.draft.payload["park"].to_string();
+                        return Err(RuntimeError::TurnParked { reason });
                     }
+                    said.take(&event.draft)
                 }
-                // It may have gone on since.
-                EventKind::TurnParked if self.is_parked(worker, turn).await? => {
-                    let reason = event.draft.payload["park"].to_string();
-                    return Err(RuntimeError::TurnParked { reason });
-                }
-                EventKind::TurnCompleted => {
-                    // It joined another turn, which has its answer.
-                    let joined = TurnId::deserialize(&event.draft.payload["joined_into"]);
-                    return match joined {
-                        Ok(turn) => Box::pin(self.answer(worker, &turn)).await,
-                        Err(_) => Ok(text),
-                    };
-                }
-                EventKind::TurnFailed | EventKind::TurnCancelled => {
-                    return Err(RuntimeError::TurnNotCompleted(turn_error(&event.draft)));
-                }
-                _ => {}
+                StreamItem::Gap { .. } => self.said_before(worker, turn, &mut said).await?,
+                _ => None,
+            };
+            match ended {
+                None => {}
+                Some(Ended::Answered) => return Ok(said.text),
+                Some(Ended::Joined(turn)) => return Box::pin(self.answer(worker, &turn)).await,
+                Some(Ended::Failed(error)) => return Err(RuntimeError::TurnNotCompleted(error)),
             }
         }
+    }
+
+    /// What a turn has said of whose events retention removed some: it is carried forward.
+    async fn said_before(
+        &self,
+        worker: &WorkerId,
+        turn: &TurnId,
+        said: &mut SaidSoFar,
+    ) -> Result<Option<Ended>, RuntimeError> {
+        let unfinished = crate::view::unfinished_turns(self.store(), Some(worker)).await?;
+        let goes_on = unfinished.iter().any(|open| open.turn == *turn);
+        let mut ended = None;
+        let of = Said {
+            worker,
+            turn: Some(turn),
+        };
+        of.each(self.store(), Position(0), |_, event| {
+            ended = said.take(event).or(ended.take());
+            Ok(())
+        })
+        .await?;
+        if ended.is_none() && !goes_on {
+            return Err(RuntimeError::TurnPruned { turn: turn.clone() });
+        }
+        Ok(ended)
     }
 
     async fn is_parked(&self, worker: &WorkerId, turn: &TurnId) -> Result<bool, RuntimeError> {
@@ -473,6 +512,32 @@ impl Runtime {
     pub async fn pending(&self) -> Result<Vec<PendingItem>, RuntimeError> {
         let instance = &self.instance;
         crate::view::pending_items(&*instance.store, &instance.host, &instance.promises).await
+    }
+
+    /// Returns the hub of the runtime's events: filtered subscriptions and whom they are for,
+    /// durable consumers, retention, a bridge for events of the host's own.
+    ///
+    /// Retention through it makes no live worker forget what was said (V9).
+    #[must_use]
+    pub fn events(&self) -> &EventHub {
+        &self.instance.hub
+    }
+
+    /// Removes what a policy lets go, now: see [`EventHub::retain`]. A policy of
+    /// [`RuntimeConfig::retention`] is kept to without asking.
+    ///
+    /// What a live worker has said is carried forward first, so that it forgets nothing; a
+    /// cancelled or deleted one's may go, which its transcript tells.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when the store could not be read or refused; after class Indeterminate it
+    /// may have happened.
+    ///
+    /// # Cancel safety
+    /// As [`EventHub::retain`].
+    pub async fn retain(&self, policy: &RetentionPolicy) -> Result<Retained, RuntimeError> {
+        let retained = self.instance.hub.retain(policy).await;
+        retained.map_err(|error| RuntimeError::from_part(&error))
     }
 
     /// Follows a topic: what is stored from the cursor on (from the first event, without one),
@@ -563,6 +628,43 @@ impl Failures {
             if let Some(error) = self.instance.newest_failure() {
                 return error;
             }
+        }
+    }
+}
+
+/// What a turn has answered so far.
+#[derive(Debug, Default)]
+struct SaidSoFar {
+    /// The text of its last message.
+    text: String,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+enum Ended {
+    Answered,
+    /// It joined another turn, which has its answer.
+    Joined(TurnId),
+    Failed(WireError),
+}
+
+impl SaidSoFar {
+    fn take(&mut self, event: &EventDraft) -> Option<Ended> {
+        match event.kind {
+            EventKind::MessageCommitted => {
+                if let Some(text) = message_text(event) {
+                    self.text = text;
+                }
+                None
+            }
+            EventKind::TurnCompleted => Some(
+                TurnId::deserialize(&event.payload["joined_into"])
+                    .map_or(Ended::Answered, Ended::Joined),
+            ),
+            EventKind::TurnFailed | EventKind::TurnCancelled => {
+                Some(Ended::Failed(turn_error(event)))
+            }
+            _ => None,
         }
     }
 }

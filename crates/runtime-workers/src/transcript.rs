@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use runtime_core::{
-    EventDraft, EventId, EventKind, Message, SessionId, Timestamp, Topic, TurnId, WorkerId,
-};
+use runtime_core::{EventDraft, EventId, EventKind, Message, Timestamp, TurnId, WorkerId};
 use runtime_store::{Page, Position, RowChange, RowKey, RowQuery, Store};
 use runtime_turn::{RecordedEffect, TurnStart, messages_of_turn};
 use serde::{Deserialize, Serialize};
 
+use crate::carried::Said;
 use crate::drive::corrupt;
 use crate::worker::worker_scope;
 use crate::{RuntimeError, WorkerRecord};
@@ -169,13 +168,19 @@ pub(crate) async fn read(
                 index,
                 event,
                 time,
-            } => TranscriptItem {
-                sequence,
-                event,
-                time,
-                message: turns.message(&turn, index).await?,
-                turn: Some(turn),
-            },
+            } => {
+                let Some(message) = turns.message(&turn, index).await? else {
+                    let oldest = turns.oldest_after(sequence).await?;
+                    return Err(RuntimeError::TranscriptPruned { oldest });
+                };
+                TranscriptItem {
+                    sequence,
+                    event,
+                    time,
+                    message,
+                    turn: Some(turn),
+                }
+            }
         };
         transcript.items.push(item);
     }
@@ -200,44 +205,73 @@ impl<'a> Turns<'a> {
         }
     }
 
-    async fn message(&mut self, turn: &TurnId, index: usize) -> Result<Arc<Message>, RuntimeError> {
+    /// Reads a message of a turn; none if retention removed the turn.
+    async fn message(
+        &mut self,
+        turn: &TurnId,
+        index: usize,
+    ) -> Result<Option<Arc<Message>>, RuntimeError> {
         if !self.read.contains_key(turn) {
             let messages = self.messages(turn).await?;
             self.read.insert(turn.clone(), messages);
         }
         let messages = &self.read[turn];
-        let message = messages.get(index).cloned();
-        message.ok_or_else(|| corrupt("a transcript row", "names a message that is not there"))
+        match messages.get(index) {
+            Some(message) => Ok(Some(Arc::clone(message))),
+            // What is not even known to have started was removed.
+            None if messages.is_empty() => Ok(None),
+            None => Err(corrupt(
+                "a transcript row",
+                "names a message that is not there",
+            )),
+        }
     }
 
-    async fn messages(&self, turn: &TurnId) -> Result<Vec<Arc<Message>>, RuntimeError> {
-        let topic = Topic::Turn {
-            session: SessionId::from(self.worker),
-            turn: turn.clone(),
-        };
-        let stream = topic.stream_key();
-        let mut start: Option<TurnStart> = None;
-        let mut outcomes = Vec::new();
-        let mut after = Position(0);
+    /// Finds where the transcript is whole after an entry that retention removed: retention takes
+    /// the oldest turns, so all after the first that is left are there.
+    async fn oldest_after(&mut self, mut removed: u64) -> Result<u64, RuntimeError> {
+        let query = RowQuery::scope("transcript", worker_scope(self.worker));
+        let mut after = Some(entry_key(self.worker, removed));
+        let mut sequence = removed;
         loop {
-            let limit = self.store.capabilities().limits.page_entries_max;
-            let page = self
-                .store
-                .events(stream.as_ref(), Page::after(after, limit))
-                .await?;
-            for event in &page.events {
-                let draft = event.decode()?.draft;
-                match draft.kind {
-                    EventKind::TurnStarted => start = Some(start_of(&draft)?),
-                    _ => outcomes.extend(recorded(&draft)?),
+            let page = Page::after(after, TRANSCRIPT_PAGE_MAX);
+            let page = self.store.rows(query.clone(), page).await?;
+            for row in &page.rows {
+                sequence += 1;
+                let Source::Turn { turn, index, .. } = crate::view::decode(row)? else {
+                    continue;
+                };
+                match self.message(&turn, index).await? {
+                    Some(_) => return Ok(removed + 1),
+                    None => removed = sequence,
                 }
             }
-            after = page.next;
-            if !page.has_more {
-                break;
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(removed + 1),
             }
         }
-        let start = start.ok_or_else(|| corrupt("a turn of the transcript", "has no start"))?;
+    }
+
+    /// Reads the messages of a turn; of a turn that retention removed there are none.
+    async fn messages(&self, turn: &TurnId) -> Result<Vec<Arc<Message>>, RuntimeError> {
+        let said = Said {
+            worker: self.worker,
+            turn: Some(turn),
+        };
+        let mut start: Option<TurnStart> = None;
+        let mut outcomes = Vec::new();
+        said.each(self.store, Position(0), |_, event| {
+            match event.kind {
+                EventKind::TurnStarted => start = Some(start_of(event)?),
+                _ => outcomes.extend(recorded(event)?),
+            }
+            Ok(())
+        })
+        .await?;
+        let Some(start) = start else {
+            return Ok(Vec::new());
+        };
         messages_of_turn(&start, outcomes).map_err(|error| RuntimeError::from_part(&error))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use runtime_agent::Agent;
 use runtime_core::{Classified, ErrorClass, Random, RuntimeId, WireError};
+use runtime_events::{HubParts, RetentionPolicy};
 use runtime_store::{MemoryStore, Store, SystemClock, SystemRandom};
 use runtime_workers::{
     AgentResolver, Runtime, RuntimeConfig, RuntimeError, RuntimeLimits, RuntimeParts,
@@ -18,6 +19,8 @@ pub fn builder() -> Builder {
         store: Storage::Memory,
         agents: None,
         config: RuntimeConfig::default(),
+        retention: None,
+        events: HubParts::default(),
         limits: None,
         resume: true,
     }
@@ -46,6 +49,8 @@ pub struct Builder {
     store: Storage,
     agents: Option<Agents>,
     config: RuntimeConfig,
+    retention: Option<RetentionPolicy>,
+    events: HubParts,
     limits: Option<RuntimeLimits>,
     resume: bool,
 }
@@ -158,6 +163,21 @@ impl Builder {
         self
     }
 
+    /// Says what is kept of the log, whatever [`config`](Self::config) says; what is older goes by
+    /// itself, and no live worker forgets what was said (V9). Without it everything is kept.
+    #[must_use]
+    pub const fn retention(mut self, keeps: RetentionPolicy) -> Self {
+        self.retention = Some(keeps);
+        self
+    }
+
+    /// Sets how events are watched: bounds, live fan-out, who may read what.
+    #[must_use]
+    pub fn events(mut self, parts: HubParts) -> Self {
+        self.events = parts;
+        self
+    }
+
     /// Sets the limits of what users send. They are kept with the runtime: without any, a
     /// runtime that exists keeps its own.
     #[must_use]
@@ -208,6 +228,8 @@ impl Builder {
             parts.clock = clock;
         }
         parts.config = self.config;
+        parts.config.retention = self.retention.or(parts.config.retention);
+        parts.events = self.events;
         parts.limits = self.limits;
         parts.resume = self.resume;
         Ok(Runtime::open(parts).await?)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use runtime::agent::{Agent, ToolOutputLimits};
 use runtime::core::{ApprovalPolicy, RetryPolicy};
+use runtime::events::RetentionPolicy;
 use runtime::mcp::McpServerConfig;
 use runtime::workers::{RuntimeConfig, RuntimeLimits};
 use serde::Deserialize;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use super::error::Problem;
 use super::keys::{self, Kind};
 use super::values::Values;
+use crate::store_care::policy;
 
 /// The name of the model that needs nothing.
 pub(crate) const SCRIPTED: &str = "scripted";
@@ -28,6 +30,7 @@ pub(crate) struct Settings {
     pub(crate) mcp_servers: BTreeMap<String, Value>,
     pub(crate) model: ModelSettings,
     pub(crate) profiles: BTreeMap<String, ProfileSettings>,
+    pub(crate) retention: RetentionSettings,
     pub(crate) store: StoreSettings,
     pub(crate) workers: BTreeMap<String, WorkerSettings>,
 }
@@ -97,6 +100,16 @@ pub(crate) struct LimitSettings {
     tool_attempts_max: Option<u32>,
     tool_output_bytes_max: Option<usize>,
     tool_output_lines_max: Option<usize>,
+}
+
+/// What is kept of the log while a process has the runtime open; all of it without a bound.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RetentionSettings {
+    age_days: Option<u64>,
+    bytes_max: Option<u64>,
+    events_max: Option<u64>,
+    interval_ms: Option<u64>,
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -270,6 +283,16 @@ impl Settings {
         put(&mut budgets.calls_max, limits.calls_max);
         put(&mut budgets.identical_calls_max, limits.identical_calls_max);
         budgets.tokens_max = limits.tokens_max.or(budgets.tokens_max);
+        let RetentionSettings {
+            age_days,
+            bytes_max,
+            events_max,
+            interval_ms,
+        } = self.retention;
+        let policy = policy(age_days, events_max, bytes_max);
+        let keeps_all = RetentionPolicy::default();
+        config.retention = (policy != keeps_all).then_some(policy);
+        put(&mut config.retention_interval, milliseconds(interval_ms));
         config
     }
 

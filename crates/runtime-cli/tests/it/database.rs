@@ -48,6 +48,13 @@ fn t4_a_killed_turn_goes_on_in_another_process() {
     assert_eq!(verify.json()[0]["error"]["code"], "store_not_files");
 }
 
+#[test]
+fn v4_tail_follow_goes_on_over_a_database_while_a_writer_is_killed_and_restarted() {
+    if let Some(url) = database() {
+        crate::processes::follow_through_a_kill(&["--store", &url]);
+    }
+}
+
 /// A tail on one process follows a turn that runs on another.
 #[test]
 fn v4_a_tail_follows_a_turn_of_another_process() {

@@ -155,18 +155,31 @@ fn a_worker_answers_and_a_repeated_submission_is_accepted_once() {
 
 #[test]
 fn v4_tail_follow_goes_on_while_a_writer_is_killed_and_restarted() {
+    follow_through_a_kill(&[]);
+}
+
+/// A `tail --follow` beside a writer that is killed and started again shows, byte for byte, what
+/// is read later: no gap, no repetition, no other order (V4).
+pub(crate) fn follow_through_a_kill(store: &[&str]) {
     use std::io::{BufRead, BufReader};
     let home = Home::new();
-    home.run(&["demo"]).expect(3);
-    let mut tail = home.spawn(&["tail", "--json", "--from", "start", "--follow"]);
-    home.command(&["demo", "--yes", "--crash-at", "before-tool"])
-        .output()
-        .expect("starts");
-    home.run(&["demo", "--yes"]).expect(0);
-    let whole = home
-        .run(&["tail", "--json", "--from", "start"])
-        .expect(0)
-        .stdout;
+    let with = |arguments: &[&'static str]| -> Vec<String> {
+        let arguments = arguments.iter().chain(store);
+        arguments.map(|argument| (*argument).to_owned()).collect()
+    };
+    let run = |arguments: &[&'static str]| {
+        let arguments = with(arguments);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        home.run(&arguments)
+    };
+    run(&["demo"]).expect(3);
+    let tail = with(&["tail", "--json", "--from", "start", "--follow"]);
+    let tail: Vec<&str> = tail.iter().map(String::as_str).collect();
+    let mut tail = home.spawn(&tail);
+    let killed = run(&["demo", "--yes", "--crash-at", "before-tool"]);
+    assert_eq!(killed.code, None, "it kills itself: {}", killed.stderr);
+    run(&["demo", "--yes"]).expect(0);
+    let whole = run(&["tail", "--json", "--from", "start"]).expect(0).stdout;
     let followed = BufReader::new(tail.stdout.take().expect("piped"));
     let followed = followed.lines().take(whole.lines().count());
     let followed: Vec<String> = followed.map(|line| line.expect("UTF-8")).collect();

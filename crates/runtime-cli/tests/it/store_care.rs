@@ -133,3 +133,32 @@ fn v9_retention_and_purge_remove_what_they_say() {
     home.run(&["verify"]).expect(0);
     home.run(&["run", "--worker", "new", "hello"]).expect(0);
 }
+
+/// V9: with bounds in the configuration it happens by itself while a process works, readers are
+/// told, and the worker goes on.
+#[test]
+fn v9_retention_of_the_configuration_happens_by_itself() {
+    let home = Home::new();
+    let keeps = "retention.events_max=1";
+    let often = "retention.interval_ms=1";
+    let gone = |home: &Home| {
+        let read = home.run(&["tail", "--json", "--from", "start"]);
+        read.code == Some(1) && read.json()[0]["error"]["code"] == "cursor_pruned"
+    };
+    for run in 0..50 {
+        let said = format!("hello {run}");
+        home.run(&[
+            "run", "--worker", "one", &said, "--set", keeps, "--set", often,
+        ])
+        .expect(0);
+        if gone(&home) {
+            break;
+        }
+    }
+    assert!(gone(&home), "nothing was removed in 50 runs");
+    // The command as well: a live worker loses its events, and nothing that it said.
+    home.run(&["retention", "--events", "0"]).expect(0);
+    home.run(&["run", "--worker", "one", "goodbye"]).expect(0);
+    let refused = home.run(&["--set", "retention.events_max=many", "workers", "--json"]);
+    refused.expect(1);
+}

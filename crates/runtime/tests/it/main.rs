@@ -13,6 +13,8 @@ mod suite;
 mod workflow;
 
 #[cfg(feature = "postgres")]
+mod database;
+#[cfg(feature = "postgres")]
 mod shared;
 
 use std::sync::Arc;

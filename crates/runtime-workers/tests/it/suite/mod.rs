@@ -10,6 +10,7 @@ mod desk;
 mod inputs;
 mod life;
 mod outside;
+mod retention;
 mod seams;
 mod transcript;
 
@@ -22,6 +23,7 @@ pub(crate) use desk::*;
 pub(crate) use inputs::*;
 pub(crate) use life::*;
 pub(crate) use outside::*;
+pub(crate) use retention::*;
 pub(crate) use seams::*;
 pub(crate) use transcript::*;
 
@@ -74,7 +76,14 @@ macro_rules! suite_over {
             u3_a_runtime_that_was_not_closed_leaves_a_diagnostic,
             w1_a_transcript_is_dense_and_read_in_pages,
             w1_a_system_input_joins_the_next_turn_and_starts_none,
-            w1_a_system_input_between_queued_turns_is_heard_once
+            w1_a_system_input_between_queued_turns_is_heard_once,
+            v9_a_live_worker_remembers_what_retention_removed,
+            v9_a_parked_turn_goes_on_after_its_events_are_gone,
+            v9_what_a_final_worker_said_goes_and_is_told,
+            v9_retention_happens_by_itself_and_waits_for_consumers,
+            v9_a_worker_whose_past_was_cut_off_says_so,
+            v2_a_provider_is_a_topic_of_its_own,
+            v8_a_reader_that_leaves_cancels_nothing
         );
 
         /// R4: every commit of a golden turn, each with every fault.
