@@ -4,14 +4,21 @@ use anyhow::Result;
 use xshell::Shell;
 
 use crate::steps::{self, Step};
-use crate::{audit, conformance, deps, lint, mcp_servers, reliability, schedules, test};
+use crate::{
+    audit, conformance, deps, examples, lint, mcp_servers, picture, release, reliability,
+    schedules, semver, test,
+};
 
 const STEPS: &[Step] = &[
     ("lint", lint::run),
     ("deps", deps::run),
     ("audit", audit::step),
+    ("release", release::step),
+    ("semver", semver::run),
     ("mcp-servers", mcp_servers::step),
     ("test", test::run),
+    ("examples", examples::run),
+    ("picture", picture::check),
     ("conformance", conformance::step),
     ("reliability", reliability::run),
     ("schedules", schedules::run),

@@ -73,7 +73,11 @@ enum Command {
     /// The programs of the README: their lengths, compiled, run, and shown as they are.
     Examples,
     /// Records the picture of the README anew, from real runs.
-    Picture,
+    Picture {
+        /// Only compare the picture that is there with what the runs print.
+        #[arg(long)]
+        check: bool,
+    },
     /// The oldest Rust that the manifests promise compiles everything.
     Msrv,
     /// A published interface does not break by accident.
@@ -147,7 +151,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             None => audit::step(&shell),
         },
         Command::Examples => examples::run(&shell),
-        Command::Picture => picture::run(&shell),
+        Command::Picture { check: true } => picture::check(&shell),
+        Command::Picture { check: false } => picture::run(&shell),
         Command::Msrv => msrv::run(&shell),
         Command::Semver => semver::run(&shell),
         Command::Release { dry_run } => release::run(&shell, dry_run),

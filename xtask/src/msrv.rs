@@ -17,13 +17,29 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
         }
     }
     let promised = promised.context("there is no crate")?;
-    // The commands of this workspace may run with a later one; rustup has the promised one.
-    let toolchain = promised.to_string();
-    println!("checking with Rust {toolchain}");
-    cmd!(
-        shell,
-        "rustup run {toolchain} cargo check --workspace --all-targets --quiet"
-    )
-    .run()?;
+    let pinned = pinned()?;
+    if pinned.starts_with(&format!("{promised}.")) || pinned == promised.to_string() {
+        println!("checking with Rust {pinned}, which this workspace is built with");
+        cmd!(shell, "cargo check --workspace --all-targets --quiet").run()?;
+    } else {
+        let toolchain = promised.to_string();
+        println!("checking with Rust {toolchain}; everything else is built with {pinned}");
+        cmd!(
+            shell,
+            "rustup run {toolchain} cargo check --workspace --all-targets --quiet"
+        )
+        .run()?;
+    }
     Ok(())
+}
+
+/// The Rust that everything is built with.
+fn pinned() -> Result<String> {
+    let text = std::fs::read_to_string(workspace::root().join("rust-toolchain.toml"))?;
+    let file: toml::Table = text.parse()?;
+    let channel = file.get("toolchain").and_then(|table| table.get("channel"));
+    let channel = channel.and_then(toml::Value::as_str);
+    Ok(channel
+        .context("rust-toolchain.toml names no channel")?
+        .to_owned())
 }

@@ -45,6 +45,11 @@ pub(crate) fn run(shell: &Shell, dry_run: bool) -> Result<()> {
     Ok(())
 }
 
+/// As a step of `ci`: everything but the leaving.
+pub(crate) fn step(shell: &Shell) -> Result<()> {
+    run(shell, true)
+}
+
 fn is_published(package: &Package) -> bool {
     package
         .publish

@@ -34,6 +34,11 @@ pub(crate) fn metadata() -> Result<Metadata> {
         .context("cargo metadata failed")
 }
 
+/// Returns the folder that cargo builds into.
+pub(crate) fn target() -> Result<PathBuf> {
+    Ok(metadata()?.target_directory.into_std_path_buf())
+}
+
 /// Returns every feature of every crate but [`SIMULATION`], as `--features` takes them.
 pub(crate) fn ordinary_features() -> Result<String> {
     let metadata = metadata()?;
@@ -46,6 +51,18 @@ pub(crate) fn ordinary_features() -> Result<String> {
             ordinary.map(|name| format!("{}/{name}", package.name))
         });
     Ok(features.collect::<Vec<_>>().join(","))
+}
+
+/// Builds every program and example as the tests have them, so that after those nothing is left to
+/// build; returns where they are.
+pub(crate) fn programs(shell: &Shell) -> Result<PathBuf> {
+    let features = ordinary_features()?;
+    cmd!(
+        shell,
+        "cargo build --quiet --workspace --bins --examples --features {features}"
+    )
+    .run()?;
+    Ok(target()?.join("debug"))
 }
 
 /// Returns the crates that can run in a simulated world.

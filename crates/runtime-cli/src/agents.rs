@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use runtime::agent::Agent;
 use runtime::agent_cache::{AgentCache, AgentKey, Build, DropIt};
 use runtime::core::{Classified, CommitId, ErrorClass, ToolDefinition, WireError};
-use runtime::mcp::McpSource;
+use runtime::mcp::{McpError, McpSource};
 use runtime::store::{SystemClock, SystemRandom};
 use runtime::tools::{
     Resumption, SourceListing, Tool, ToolContext, ToolError, ToolOutput, ToolSource,
@@ -137,8 +137,7 @@ impl Maker {
                 continue;
             }
             let source = self.servers.source(&entry.key, entry.config);
-            let source = source
-                .map_err(|error| self.configuration.problem(&entry.key, error.to_string()))?;
+            let source = source.map_err(|error| self.server_problem(&entry.key, &error))?;
             agent.sources.push(Arc::new(Governed {
                 source,
                 configuration: Arc::clone(&self.configuration),
@@ -146,6 +145,23 @@ impl Maker {
         }
         settings.limit(&mut agent);
         Ok(agent)
+    }
+
+    /// What is wrong with a server entry, by the member that is.
+    fn server_problem(&self, entry: &str, error: &McpError) -> Problem {
+        let (member, message) = match error {
+            McpError::InvalidConfig { member, .. } => (member.as_deref(), error.to_string()),
+            McpError::Unsupported { feature, .. } => {
+                let message = format!(
+                    "this program was built without servers of this type: build it with \
+                     `--features mcp-{feature}`"
+                );
+                (Some("type"), message)
+            }
+            _ => (None, error.to_string()),
+        };
+        let key = member.map_or_else(|| entry.to_owned(), |member| format!("{entry}.{member}"));
+        self.configuration.problem(&key, message)
     }
 
     /// The profile of a worker, if it has one of the configuration.

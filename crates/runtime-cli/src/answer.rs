@@ -13,7 +13,7 @@ use runtime::core::{
 use runtime::events::{EventHub, EventStream, StreamItem};
 use runtime::store::{SystemClock, SystemRandom};
 use runtime::turn::ApprovalDecision;
-use runtime::workers::{Command, InDoubtRuling, view};
+use runtime::workers::{Command, CommandAnswer, InDoubtRuling, view};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Ruling};
@@ -65,12 +65,61 @@ fn json_argument(text: &str) -> anyhow::Result<Value> {
     })
 }
 
-/// Carries a command out, here or by the process that has the store open.
+/// Who carried a command out.
+#[derive(Debug)]
+pub(crate) enum Answered {
+    /// This process; and what a person reads of it.
+    Here {
+        answer: CommandAnswer,
+        done: &'static str,
+    },
+    /// The process that has the store open; its event tells of it.
+    There(Arc<RuntimeEvent>),
+    /// Nobody yet: it lies in the inbox.
+    Left(CommitId),
+}
+
+impl Answered {
+    /// What a person reads.
+    pub(crate) fn line(&self) -> String {
+        match self {
+            Self::Here { done, .. } => (*done).to_owned(),
+            Self::There(event) => {
+                let position = event.position;
+                format!("done by the process that has the store open, as event {position}")
+            }
+            Self::Left(_) => {
+                "left in the inbox; the process that has the store open has not taken it yet"
+                    .to_owned()
+            }
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Here { answer, .. } => json!(answer),
+            Self::There(event) => json!({ "answer": "done", "event": event.position }),
+            Self::Left(id) => json!({ "answer": "left", "command": id }),
+        }
+    }
+}
+
+/// Carries a command out, here or by the process that has the store open, and prints the answer.
 pub(crate) async fn carry_out(
     common: &Common,
     output: Output,
     command: Command,
 ) -> anyhow::Result<Exit> {
+    let answered = answer(common, command).await?;
+    output.print(|| answered.line(), &answered.value());
+    Ok(match answered {
+        Answered::Left(_) => Exit::Busy,
+        _ => Exit::Done,
+    })
+}
+
+/// Carries a command out, here or by the process that has the store open.
+pub(crate) async fn answer(common: &Common, command: Command) -> anyhow::Result<Answered> {
     view::check(open::read_only(common).await?, &command).await?;
     let done = match &command {
         Command::Host { .. } => "done",
@@ -80,17 +129,18 @@ pub(crate) async fn carry_out(
         Ok(runtime) => {
             let answer = runtime.apply(command).await;
             runtime.close().await?;
-            let answer = answer?;
-            output.print(|| done.to_owned(), &json!(answer));
-            Ok(Exit::Done)
+            Ok(Answered::Here {
+                answer: answer?,
+                done,
+            })
         }
-        Err(error) if open::is_busy(&error) => leave(common, output, &command).await,
+        Err(error) if open::is_busy(&error) => leave(common, &command).await,
         Err(error) => Err(error),
     }
 }
 
 /// Leaves a command in the inbox and waits for the event that tells what became of it.
-async fn leave(common: &Common, output: Output, command: &Command) -> anyhow::Result<Exit> {
+async fn leave(common: &Common, command: &Command) -> anyhow::Result<Answered> {
     let clock = Arc::new(SystemClock::new());
     let id = CommitId::generate(clock.now(), SystemRandom.ten());
     let store = open::read_only(common).await?;
@@ -100,16 +150,8 @@ async fn leave(common: &Common, output: Output, command: &Command) -> anyhow::Re
     let body = serde_json::to_vec(command).expect("a command is plain data");
     open::submit(common, id, &body)?;
     match tokio::time::timeout(PATIENCE, caused_by(events, id)).await {
-        Ok(event) => told(output, event?.as_ref()),
-        Err(_) => {
-            let said =
-                "left in the inbox; the process that has the store open has not taken it yet";
-            output.print(
-                || said.to_owned(),
-                &json!({ "answer": "left", "command": id }),
-            );
-            Ok(Exit::Busy)
-        }
+        Ok(event) => told(event?),
+        Err(_) => Ok(Answered::Left(id)),
     }
 }
 
@@ -126,26 +168,12 @@ async fn caused_by(mut events: EventStream, id: CommitId) -> anyhow::Result<Arc<
     }
 }
 
-fn told(output: Output, event: &RuntimeEvent) -> anyhow::Result<Exit> {
-    if *event.kind() == EventKind::CommandRefused {
-        let error = event
-            .draft
-            .payload
-            .get("error")
-            .cloned()
-            .unwrap_or_default();
-        let error: WireError =
-            serde_json::from_value(error).context("the refusal is unreadable")?;
-        return Err(RuntimeError::Part(error).into());
+fn told(event: Arc<RuntimeEvent>) -> anyhow::Result<Answered> {
+    if *event.kind() != EventKind::CommandRefused {
+        return Ok(Answered::There(event));
     }
-    output.print(
-        || {
-            format!(
-                "done by the process that has the store open, as event {}",
-                event.position
-            )
-        },
-        &json!({ "answer": "done", "event": event.position }),
-    );
-    Ok(Exit::Done)
+    let error = event.draft.payload.get("error");
+    let error = error.cloned().unwrap_or_default();
+    let error: WireError = serde_json::from_value(error).context("the refusal is unreadable")?;
+    Err(RuntimeError::Part(error).into())
 }

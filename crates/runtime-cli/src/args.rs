@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::catalogue::WorkerCommand;
 use crate::config::Configuration;
+use crate::style::ColourChoice;
 
 /// Durable agents from the command line.
 #[derive(Debug, Parser)]
@@ -19,8 +20,16 @@ pub(crate) struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
+Examples:
+  agent-runtime demo                           a durable turn, with nothing configured
+  agent-runtime run --worker desk \"Good day\"   send an input and follow its turn
+  agent-runtime pending                        what waits for somebody
+  agent-runtime approve CALL                   answer it, from any process
+  agent-runtime resume                         let everything unfinished go on
+  agent-runtime watch                          watch it all, and answer with a key
+
 Exit codes: 0 done, 1 error, 2 usage, 3 parked (waits for a person, or an effect is in doubt), \
-4 store busy.";
+4 store busy, 130 aborted by a second Ctrl-C.";
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
@@ -44,6 +53,9 @@ pub(crate) struct Flags {
     /// Print one JSON object per line.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// When to print colours.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColourChoice,
 }
 
 /// What every command works with.
@@ -76,6 +88,11 @@ pub(crate) enum Command {
     ///
     /// An unfinished demo turn goes on instead of a new one. Nothing is needed: no key, no
     /// network, no service.
+    #[command(after_help = "\
+Examples:
+  agent-runtime demo                                  asks before it writes to its ledger
+  agent-runtime demo --yes --crash-at after-record    is killed in the middle
+  agent-runtime demo --yes                            goes on, and repeats nothing")]
     Demo {
         /// Approve without asking.
         #[arg(long)]
@@ -90,6 +107,11 @@ pub(crate) enum Command {
     ///
     /// Without a configured model it is the scripted one: it looks something up, and if the text
     /// has the word "ledger", it asks for approval and appends a line to the demo ledger.
+    #[command(after_help = "\
+Examples:
+  agent-runtime run --worker desk \"What is a log good for?\"
+  agent-runtime run --worker desk --submission mail-17 \"…\"   twice is once
+  agent-runtime run --worker desk --wait \"…\"                stays for answers from elsewhere")]
     Run {
         /// The worker.
         #[arg(long, value_name = "NAME")]
@@ -110,11 +132,19 @@ pub(crate) enum Command {
     /// List the workers.
     Workers,
     /// Show a worker: what it did, what it waits for, and what a restart would do.
+    #[command(after_help = "\
+Examples:
+  agent-runtime show desk")]
     Show {
         /// The worker.
         worker: String,
     },
     /// Print the events of a worker, or of the whole runtime.
+    #[command(after_help = "\
+Examples:
+  agent-runtime tail desk                     what happened to one worker
+  agent-runtime tail --follow                 and what happens from now on
+  agent-runtime --json tail --from CURSOR     go on where --cursors said")]
     Tail {
         /// The worker; without one, the whole runtime.
         worker: Option<String>,
@@ -130,7 +160,27 @@ pub(crate) enum Command {
     },
     /// List what waits for somebody: approvals, other waits, effects in doubt.
     Pending,
+    /// Watch the workers, their turns and what waits, live; answer with a key.
+    ///
+    /// It reads beside whoever has the runtime open. With `--json` it prints an object whenever
+    /// something has changed.
+    #[command(after_help = "\
+Keys: up and down choose what waits, a approves, d denies, r lets an effect in doubt run again,
+f lets it fail, q quits.
+
+Examples:
+  agent-runtime watch
+  agent-runtime --json watch --once     what there is now, as one object")]
+    Watch {
+        /// Show what there is now, and end.
+        #[arg(long)]
+        once: bool,
+    },
     /// Approve a call.
+    #[command(after_help = "\
+Examples:
+  agent-runtime approve weather-1
+  agent-runtime approve TOKEN --arguments '{\"amount\": 30}'     run it with other arguments")]
     Approve {
         /// The token, or the id of the call.
         target: String,
@@ -154,6 +204,11 @@ pub(crate) enum Command {
         value: String,
     },
     /// Rule on an effect of which nobody knows whether it happened.
+    #[command(after_help = "\
+Examples:
+  agent-runtime in-doubt CALL done '\"appended\"'     you looked: it happened
+  agent-runtime in-doubt CALL run-again            it did not happen, or may happen twice
+  agent-runtime in-doubt CALL fail")]
     InDoubt {
         /// The id of the call.
         call: String,
@@ -212,6 +267,10 @@ pub(crate) enum Command {
     /// Let a stopped runtime take changes again; its workers are resumed one by one.
     Reopen,
     /// Check the configuration, or show it.
+    #[command(after_help = "\
+Examples:
+  agent-runtime config check
+  agent-runtime --set limits.iterations_max=8 config show")]
     Config {
         #[command(subcommand)]
         action: ConfigAction,
@@ -234,6 +293,9 @@ pub(crate) enum Command {
         file: PathBuf,
     },
     /// Copy the store, also while it is written to, into a directory that does not exist.
+    #[command(after_help = "\
+Examples:
+  agent-runtime backup /srv/backup/monday     also while the store is written to")]
     Backup {
         /// The directory of the copy, to be given as `--dir` later.
         target: PathBuf,
@@ -273,6 +335,32 @@ pub(crate) enum Command {
         /// Do it; without this it is only said what would go.
         #[arg(long)]
         yes: bool,
+    },
+    /// Look at this place: file system, room, store, tier, lock, versions, configuration.
+    #[command(after_help = "\
+Examples:
+  agent-runtime doctor             0 if all is well, 1 if something would go wrong
+  agent-runtime --json doctor      the same, a check per line")]
+    Doctor,
+    /// Print the completions of a shell.
+    #[command(after_help = "\
+Examples:
+  agent-runtime completions bash > ~/.local/share/bash-completion/completions/agent-runtime
+  agent-runtime completions zsh > ~/.zfunc/_agent-runtime
+  agent-runtime completions fish > ~/.config/fish/completions/agent-runtime.fish")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one for every command.
+    #[command(after_help = "\
+Examples:
+  agent-runtime man > agent-runtime.1 && man ./agent-runtime.1
+  agent-runtime man --all ~/.local/share/man/man1")]
+    Man {
+        /// Write a page for every command into this folder instead.
+        #[arg(long, value_name = "FOLDER")]
+        all: Option<PathBuf>,
     },
     /// Serve the demo's tools over standard input and output.
     #[command(hide = true)]

@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Parked = 3,
     /// Another process has the store.
     Busy = 4,
+    /// A second Ctrl-C ended it at once.
+    Aborted = 130,
 }
 
 impl From<Exit> for ExitCode {

@@ -6,7 +6,7 @@ use std::io::BufRead;
 use futures_util::StreamExt;
 use runtime::core::{EventKind, RuntimeEvent, SessionId, Topic, WorkerId};
 use runtime::effects::PendingKind;
-use runtime::events::{Cursor, DeltaTarget, StreamItem};
+use runtime::events::{Cursor, DeltaTarget, EventStream, StreamItem};
 use runtime::turn::ApprovalDecision;
 use runtime::workers::view::{self, PendingItem};
 use runtime::workers::{Command, TurnStatus};
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::exit::Exit;
 use crate::inspect::{pending_line, pending_value};
+use crate::interrupt::Interrupts;
 use crate::output::Output;
 
 /// What the person is asked.
@@ -39,6 +40,7 @@ pub(crate) struct Follower<'a> {
     wait: bool,
     /// Whose turns; without one, everybody's.
     worker: Option<&'a WorkerId>,
+    stream: EventStream,
     seen: Cursor,
     /// Tokens of the approvals that were answered from here.
     answered: HashSet<String>,
@@ -51,37 +53,37 @@ pub(crate) struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    /// Starts after a cursor. With `wait` it stays when turns wait for others.
-    pub(crate) fn new(
+    /// Follows what happens from now on, to one worker or to all. It has joined when this
+    /// returns: no piece of an answer to what is sent afterwards is missed. With `wait` it stays
+    /// when turns wait for others.
+    pub(crate) async fn join(
         runtime: &'a Runtime,
         output: Output,
         approver: Approver,
         wait: bool,
-        seen: Cursor,
-    ) -> Self {
-        Self {
+        worker: Option<&'a WorkerId>,
+    ) -> anyhow::Result<Self> {
+        let seen = runtime.cursor_now().await?;
+        let mut stream = runtime.subscribe(topic(worker), Some(seen));
+        let joined = stream.join().await;
+        joined.map_err(|error| RuntimeError::from_part(&error))?;
+        Ok(Self {
             runtime,
             output,
             approver,
             wait,
-            worker: None,
+            worker,
+            stream,
             seen,
             answered: HashSet::new(),
             asked: None,
             in_line: false,
             exit: Exit::Done,
-        }
-    }
-
-    /// Follows one worker only.
-    pub(crate) const fn of(mut self, worker: &'a WorkerId) -> Self {
-        self.worker = Some(worker);
-        self
+        })
     }
 
     /// Shows what happens until there is nothing left to follow.
-    pub(crate) async fn follow(mut self) -> anyhow::Result<Exit> {
-        let mut stream = self.runtime.subscribe(self.topic(), Some(self.seen));
+    pub(crate) async fn follow(mut self, interrupts: &mut Interrupts) -> anyhow::Result<Exit> {
         let mut lines = self.lines();
         let mut failures = self.runtime.failures();
         // Whether something has happened since the last look at what is left.
@@ -89,12 +91,11 @@ impl<'a> Follower<'a> {
         loop {
             tokio::select! {
                 biased;
-                interrupted = tokio::signal::ctrl_c() => {
-                    interrupted?;
+                () = interrupts.next() => {
                     self.output.say("\ninterrupted; what is unfinished goes on when run again");
                     return Ok(Exit::Error);
                 }
-                item = stream.next() => {
+                item = self.stream.next() => {
                     let Some(item) = item else { return Err(RuntimeError::Closed.into()) };
                     self.show(item.map_err(|error| RuntimeError::from_part(&error))?).await?;
                     look = true;
@@ -111,15 +112,6 @@ impl<'a> Follower<'a> {
                     }
                 }
             }
-        }
-    }
-
-    fn topic(&self) -> Topic {
-        match self.worker {
-            Some(worker) => Topic::Session {
-                session: SessionId::from(worker),
-            },
-            None => Topic::Runtime,
         }
     }
 
@@ -214,7 +206,10 @@ impl<'a> Follower<'a> {
     /// Shows what is stored and has not come through the stream yet.
     async fn show_rest(&mut self) -> anyhow::Result<()> {
         loop {
-            let read = self.runtime.read(self.topic(), self.seen, 256).await?;
+            let read = self
+                .runtime
+                .read(topic(self.worker), self.seen, 256)
+                .await?;
             for event in &read.events {
                 self.event(event).await?;
             }
@@ -228,8 +223,10 @@ impl<'a> Follower<'a> {
     fn tell_parked(&self, pending: &[PendingItem]) {
         self.output.say("\nparked; it waits for:");
         for item in pending {
-            self.output
-                .print(|| pending_line(item), &pending_value(item));
+            self.output.print(
+                || pending_line(item, self.output.paint()),
+                &pending_value(item),
+            );
         }
         if pending.is_empty() {
             let line = "  a tool server that is required and cannot be listed (`tools` says why); \
@@ -264,8 +261,8 @@ impl<'a> Follower<'a> {
             }
             if self.approver == Approver::Person {
                 self.end_line();
-                self.output
-                    .stream(&format!("{}\n{QUESTION}", pending_line(&item)));
+                let line = pending_line(&item, self.output.paint());
+                self.output.stream(&format!("{line}\n{QUESTION}"));
                 self.asked = Some(item);
                 return Ok(());
             }
@@ -300,5 +297,14 @@ impl<'a> Follower<'a> {
             Ok(_) | Err(RuntimeError::NothingPending { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+fn topic(worker: Option<&WorkerId>) -> Topic {
+    match worker {
+        Some(worker) => Topic::Session {
+            session: SessionId::from(worker),
+        },
+        None => Topic::Runtime,
     }
 }

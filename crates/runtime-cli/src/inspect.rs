@@ -9,20 +9,23 @@ use runtime::effects::PendingKind;
 use runtime::events::{Cursor, EventHub, StreamItem};
 use runtime::store::{Position, Store, SystemClock, SystemRandom};
 use runtime::workers::view::{self, PendingItem};
-use runtime::workers::{ParkReason, TurnRecord, TurnStatus, WorkerRecord};
+use runtime::workers::{ParkReason, TurnRecord, TurnStatus, WorkerRecord, WorkerStatus};
 use serde_json::{Value, json};
 
 use crate::args::Common;
 use crate::exit::Exit;
+use crate::interrupt::Interrupts;
 use crate::open;
-use crate::output::{Output, event_line, event_value};
+use crate::output::{Output, event_line, event_value, since, when};
+use crate::style::{Paint, Tone};
 use crate::tools::hidden;
 
 /// `workers`
 pub(crate) async fn workers(common: &Common, output: Output) -> anyhow::Result<Exit> {
     let store = open::read_only(common).await?;
     for worker in view::workers(&*store).await? {
-        output.print(|| worker_line(&worker), &worker_value(&worker));
+        let line = || worker_line(&worker, output.paint());
+        output.print(line, &worker_value(&worker));
     }
     Ok(Exit::Done)
 }
@@ -37,7 +40,8 @@ pub(crate) async fn show(common: &Common, output: Output, name: &str) -> anyhow:
     let mut value = worker_value(&worker);
     value["turns"] = json!(turns.iter().map(turn_value).collect::<Vec<_>>());
     value["pending"] = json!(pending.iter().map(pending_value).collect::<Vec<_>>());
-    output.print(|| show_lines(&worker, &turns, &pending), &value);
+    let lines = || show_lines(&worker, &turns, &pending, output.paint());
+    output.print(lines, &value);
     Ok(Exit::Done)
 }
 
@@ -45,7 +49,8 @@ pub(crate) async fn show(common: &Common, output: Output, name: &str) -> anyhow:
 pub(crate) async fn pending(common: &Common, output: Output) -> anyhow::Result<Exit> {
     let store = open::read_only(common).await?;
     for item in pending_of(store, None).await? {
-        output.print(|| pending_line(&item), &pending_value(&item));
+        let line = || pending_line(&item, output.paint());
+        output.print(line, &pending_value(&item));
     }
     Ok(Exit::Done)
 }
@@ -117,7 +122,12 @@ impl TailOutput<'_> {
         let cursor = self.hub.cursor_after(Position(event.position));
         let mut value = event_value(event);
         value["cursor"] = json!(cursor);
-        let line = || format!("{}  cursor {cursor}", event_line(event));
+        let line = || {
+            format!(
+                "{}  cursor {cursor}",
+                event_line(event, self.output.paint())
+            )
+        };
         self.output.print(line, &value);
     }
 }
@@ -147,13 +157,11 @@ async fn follow_topic(
     topic: Topic,
     cursor: Cursor,
 ) -> anyhow::Result<Exit> {
+    let mut interrupts = Interrupts::listen()?;
     let mut stream = hub.subscribe(topic, cursor);
     loop {
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                return Ok(Exit::Done);
-            }
+            () = interrupts.next() => return Ok(Exit::Done),
             item = stream.next() => match item {
                 None => return Ok(Exit::Done),
                 Some(Ok(StreamItem::Event(event))) => output.event(&event),
@@ -169,7 +177,7 @@ async fn follow_topic(
 }
 
 /// The line of something that waits.
-pub(crate) fn pending_line(item: &PendingItem) -> String {
+pub(crate) fn pending_line(item: &PendingItem, paint: Paint) -> String {
     let worker = item
         .worker
         .as_ref()
@@ -181,7 +189,16 @@ pub(crate) fn pending_line(item: &PendingItem) -> String {
         .map(ToString::to_string)
         .unwrap_or_default();
     let tool = item.tool.as_deref().unwrap_or("");
-    let mut line = format!("{:<9} {worker:<8} {tool} call {call}", kind_name(item.kind));
+    let kind = paint.text(Tone::Notice, format!("{:<9}", kind_name(item.kind)));
+    let tool = paint.text(Tone::Strong, tool);
+    let mut line = format!("{kind} {worker:<8} {tool} call {call}");
+    line.push_str(&format!("\n          since {}", since(item.since)));
+    if let Some(due) = item.due {
+        line.push_str(&format!(
+            "\n          until {}, then it goes on by itself",
+            when(due)
+        ));
+    }
     if let Some(asks) = &item.asks {
         line.push_str(&format!("\n          asks  {}", visible(asks)));
     }
@@ -215,7 +232,7 @@ pub(crate) fn visible(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-fn kind_name(kind: PendingKind) -> &'static str {
+pub(crate) fn kind_name(kind: PendingKind) -> &'static str {
     match kind {
         PendingKind::Approval => "approval",
         PendingKind::InDoubt => "in doubt",
@@ -232,7 +249,7 @@ pub(crate) fn pending_value(item: &PendingItem) -> Value {
     value
 }
 
-fn worker_value(worker: &WorkerRecord) -> Value {
+pub(crate) fn worker_value(worker: &WorkerRecord) -> Value {
     json!({
         "worker": worker.id(),
         "status": worker.status,
@@ -244,11 +261,16 @@ fn worker_value(worker: &WorkerRecord) -> Value {
     })
 }
 
-fn worker_line(worker: &WorkerRecord) -> String {
+pub(crate) fn worker_line(worker: &WorkerRecord, paint: Paint) -> String {
+    let tone = match worker.status {
+        WorkerStatus::Running => Tone::Good,
+        WorkerStatus::Stopped => Tone::Notice,
+        _ => Tone::Faint,
+    };
     format!(
-        "{:<16} {:<10} {} inputs, {} unfinished, {} messages, {} tokens",
-        worker.id(),
-        worker.status.as_str(),
+        "{} {} {} inputs, {} unfinished, {} messages, {} tokens",
+        paint.text(Tone::Strong, format!("{:<16}", worker.id())),
+        paint.text(tone, format!("{:<10}", worker.status.as_str())),
         worker.inputs,
         worker.unfinished,
         worker.context.messages,
@@ -256,7 +278,7 @@ fn worker_line(worker: &WorkerRecord) -> String {
     )
 }
 
-fn turn_value(turn: &TurnRecord) -> Value {
+pub(crate) fn turn_value(turn: &TurnRecord) -> Value {
     let mut value = json!(turn);
     value["on_restart"] = json!(on_restart(&turn.status));
     value
@@ -276,23 +298,60 @@ fn on_restart(status: &TurnStatus) -> &'static str {
     }
 }
 
-fn show_lines(worker: &WorkerRecord, turns: &[TurnRecord], pending: &[PendingItem]) -> String {
-    let mut lines = vec![worker_line(worker)];
+fn show_lines(
+    worker: &WorkerRecord,
+    turns: &[TurnRecord],
+    pending: &[PendingItem],
+    paint: Paint,
+) -> String {
+    let mut lines = vec![worker_line(worker, paint)];
     for turn in turns {
-        let status = match &turn.status {
-            TurnStatus::Queued => "queued".to_owned(),
-            TurnStatus::Running => "running".to_owned(),
-            TurnStatus::Parked { since, .. } => format!("parked since {since}"),
-            _ => "unfinished".to_owned(),
-        };
-        lines.push(format!("  turn {} {status}", turn.turn));
+        lines.push(format!("  turn {} {}", turn.turn, turn_status(turn, paint)));
         lines.push(format!(
             "    after a restart it {}",
             on_restart(&turn.status)
         ));
+        let waits = pending
+            .iter()
+            .filter(|item| item.turn.as_ref() == Some(&turn.turn));
+        for item in waits {
+            lines.push(format!("  waits for {}", pending_line(item, paint)));
+        }
     }
-    for item in pending {
-        lines.push(format!("  waits for {}", pending_line(item)));
+    let others = |item: &&PendingItem| {
+        !turns
+            .iter()
+            .any(|turn| item.turn.as_ref() == Some(&turn.turn))
+    };
+    for item in pending.iter().filter(others) {
+        lines.push(format!("  waits for {}", pending_line(item, paint)));
     }
     lines.join("\n")
+}
+
+/// Where a turn stands, and since when it waits.
+pub(crate) fn turn_status(turn: &TurnRecord, paint: Paint) -> String {
+    match &turn.status {
+        TurnStatus::Queued => "queued".to_owned(),
+        TurnStatus::Running if turn.let_go => {
+            paint.text(Tone::Notice, "unfinished; nobody drives it")
+        }
+        TurnStatus::Running => paint.text(Tone::Work, "running"),
+        TurnStatus::Parked { reason, since: at } => {
+            let why = match reason {
+                ParkReason::Waiting { .. } => "parked, waits".to_owned(),
+                ParkReason::InDoubt { .. } => "parked, an effect is in doubt".to_owned(),
+                ParkReason::Conflict { error } => {
+                    format!("parked by a conflict: {}", error.message)
+                }
+                ParkReason::CrashLoop { error } => {
+                    format!("parked, processes died in it: {}", error.message)
+                }
+                ParkReason::Stalled { error } => format!("parked, needs repair: {}", error.message),
+                _ => "parked".to_owned(),
+            };
+            format!("{}, since {}", paint.text(Tone::Notice, why), since(*at))
+        }
+        _ => "unfinished".to_owned(),
+    }
 }

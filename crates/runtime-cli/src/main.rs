@@ -8,17 +8,23 @@ mod config;
 mod crash;
 mod database;
 mod demo_agent;
+mod doctor;
 mod exit;
 mod follow;
 mod inspect;
+mod interrupt;
 mod ledger;
+mod manual;
 mod mcp_server;
 mod open;
 mod output;
 mod provider;
 mod store_care;
+mod style;
+mod terminal;
 mod tool_servers;
 mod tools;
+mod watch;
 mod work;
 
 use std::process::ExitCode;
@@ -33,6 +39,7 @@ use crate::args::{Arguments, Command, Common, ConfigAction, Flags};
 use crate::config::Configuration;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::style::ColourChoice;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -40,7 +47,7 @@ async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    let output = Output::new(arguments.flags.json);
+    let output = Output::new(arguments.flags.json, arguments.flags.color);
     let exit = match execute(arguments, output).await {
         Ok(exit) => exit,
         Err(error) => {
@@ -62,7 +69,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         let message = error.to_string();
         let message = message.trim().trim_start_matches("error: ");
         let error = WireError::new("command_usage", ErrorClass::Invalid, message.to_owned());
-        Output::new(true).error(&error);
+        Output::new(true, ColourChoice::Never).error(&error);
     } else {
         // The stream may be closed; there is nobody left to tell.
         let _ = error.print();
@@ -93,10 +100,16 @@ fn common(flags: Flags) -> anyhow::Result<Common> {
 }
 
 async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    // The demo's own tool server, started by us, has nothing to configure.
-    if matches!(arguments.command, Command::McpServer) {
-        mcp_server::serve().await?;
-        return Ok(Exit::Done);
+    // What needs no configuration works with a wrong one too.
+    match &arguments.command {
+        Command::McpServer => {
+            mcp_server::serve().await?;
+            return Ok(Exit::Done);
+        }
+        Command::Completions { shell } => return manual::completions(output, *shell),
+        Command::Man { all } => return manual::man(output, all.as_deref()),
+        Command::Doctor => return Ok(doctor::doctor(arguments.flags, output).await),
+        _ => {}
     }
     let common = &common(arguments.flags)?;
     let command = match arguments.command {
@@ -145,6 +158,7 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
             digest,
         } => return tools::approve(common, output, server, tool, &digest).await,
         Command::Pending => return inspect::pending(common, output).await,
+        Command::Watch { once } => return watch::watch(common, output, once).await,
         Command::Verify => return store_care::verify(common, output),
         Command::Export { file } => return store_care::export(common, output, &file),
         Command::Import { file } => return store_care::import(common, output, &file),
@@ -182,7 +196,12 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
                 ConfigAction::Show => config::show(configuration, &common.dir, output),
             };
         }
-        Command::McpServer => unreachable!("served above"),
+        Command::McpServer
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Doctor => {
+            unreachable!("done above, without a configuration")
+        }
         Command::Approve { target, arguments } => answer::approve(target, arguments.as_deref())?,
         Command::Deny { target, reason } => {
             let decision = runtime::turn::ApprovalDecision::Deny { reason };

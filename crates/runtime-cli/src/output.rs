@@ -1,23 +1,42 @@
 //! What is printed: for people, or one JSON object per line.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, SystemTime};
 
-use runtime::core::{Classified, EventKind, RuntimeEvent, WireError};
+use runtime::core::{Classified, Clock, EventKind, RuntimeEvent, Timestamp, WireError};
+use runtime::store::SystemClock;
 use serde_json::{Value, json};
+
+use crate::style::{ColourChoice, Paint, Tone};
 
 /// Where a command prints.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     json: bool,
     terminal: bool,
+    paint: Paint,
+    /// For standard error, which may be somewhere else.
+    paint_errors: Paint,
 }
 
 impl Output {
-    pub(crate) fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool, colour: ColourChoice) -> Self {
         Self {
             json,
             terminal: io::stdout().is_terminal(),
+            paint: Paint(!json && colour.is_on(&io::stdout())),
+            paint_errors: Paint(!json && colour.is_on(&io::stderr())),
         }
+    }
+
+    /// The colours of standard output.
+    pub(crate) const fn paint(self) -> Paint {
+        self.paint
+    }
+
+    /// Whether one JSON object per line is wanted.
+    pub(crate) const fn is_json(self) -> bool {
+        self.json
     }
 
     /// Whether a person sits before it.
@@ -51,7 +70,7 @@ impl Output {
     }
 
     pub(crate) fn event(self, event: &RuntimeEvent) {
-        self.print(|| event_line(event), &event_value(event));
+        self.print(|| event_line(event, self.paint), &event_value(event));
     }
 
     pub(crate) fn error(self, error: &WireError) {
@@ -59,7 +78,11 @@ impl Output {
             self.write(&json!({ "error": error }).to_string());
         } else {
             // Standard error may be closed; there is nobody left to tell.
-            let _ = writeln!(io::stderr(), "error: {} [{}]", error.message, error.code);
+            let word = self.paint_errors.text(Tone::Bad, "error:");
+            let code = self
+                .paint_errors
+                .text(Tone::Faint, format!("[{}]", error.code));
+            let _ = writeln!(io::stderr(), "{word} {} {code}", error.message);
         }
     }
 
@@ -86,16 +109,16 @@ pub(crate) fn event_value(event: &RuntimeEvent) -> Value {
 }
 
 /// The line of an event.
-pub(crate) fn event_line(event: &RuntimeEvent) -> String {
-    let place = format!("{:>5}  {:<22}", event.position, event.kind().as_str());
-    let session = event
-        .draft
-        .session
-        .as_ref()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+pub(crate) fn event_line(event: &RuntimeEvent, paint: Paint) -> String {
+    let kind = event.kind();
+    let place = paint.text(Tone::Faint, format!("{:>5}", event.position));
+    let name = paint.text(Tone::of(kind), format!("{:<22}", kind.as_str()));
+    let session = event.draft.session.as_ref();
+    let session = session.map(ToString::to_string).unwrap_or_default();
     let told = event.draft.message.clone().unwrap_or_else(|| told(event));
-    format!("{place} {session:<8} {told}").trim_end().to_owned()
+    format!("{place}  {name} {session:<8} {told}")
+        .trim_end()
+        .to_owned()
 }
 
 fn told(event: &RuntimeEvent) -> String {
@@ -114,6 +137,23 @@ fn told(event: &RuntimeEvent) -> String {
         _ => None,
     };
     told.unwrap_or_default()
+}
+
+/// A time as people and programs read it.
+pub(crate) fn when(at: Timestamp) -> String {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis());
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// A time that is over, and how long that is ago.
+pub(crate) fn since(at: Timestamp) -> String {
+    format!("{} ({} ago)", when(at), ago(at, SystemClock::new().now()))
+}
+
+/// How long a time is over.
+pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.since(at).as_secs();
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
 /// The wire form of whatever a command failed with.

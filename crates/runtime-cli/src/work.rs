@@ -14,6 +14,7 @@ use crate::args::{Common, CrashPoint, Patience};
 use crate::crash::CrashStore;
 use crate::exit::Exit;
 use crate::follow::{Approver, Follower};
+use crate::interrupt::Interrupts;
 use crate::ledger::LEDGER;
 use crate::output::Output;
 use crate::tool_servers::ToolServers;
@@ -33,13 +34,14 @@ pub(crate) struct Demo {
 /// `demo`
 pub(crate) async fn demo(common: &Common, output: Output, demo: Demo) -> anyhow::Result<Exit> {
     let runtime = open_demo(common, demo.crash_at).await?;
+    let mut interrupts = Interrupts::listen()?;
     let approver = if demo.yes {
         Approver::Yes
     } else {
         person(output)
     };
-    let ended = demo_turn(&runtime, output, approver, demo.patience).await;
-    close(&runtime, ended).await
+    let ended = demo_turn(&runtime, output, approver, demo.patience, &mut interrupts).await;
+    close(&runtime, ended, &mut interrupts).await
 }
 
 async fn demo_turn(
@@ -47,9 +49,10 @@ async fn demo_turn(
     output: Output,
     approver: Approver,
     patience: Patience,
+    interrupts: &mut Interrupts,
 ) -> anyhow::Result<Exit> {
     let worker = demo_worker(runtime).await?;
-    let seen = runtime.cursor_now().await?;
+    let follower = Follower::join(runtime, output, approver, patience.wait, Some(&worker)).await?;
     if view::unfinished_turns(runtime.store(), Some(&worker))
         .await?
         .is_empty()
@@ -59,10 +62,7 @@ async fn demo_turn(
         output.say("an unfinished turn goes on");
         runtime.insist(&worker);
     }
-    Follower::new(runtime, output, approver, patience.wait, seen)
-        .of(&worker)
-        .follow()
-        .await
+    follower.follow(interrupts).await
 }
 
 /// The first of `demo`, `demo-2`, `demo-3`, … that takes inputs: a cancelled worker never does
@@ -107,21 +107,21 @@ pub(crate) async fn run(
     let submission = submission_id(submission)?;
     let worker: WorkerId = worker.parse().map_err(RuntimeError::from)?;
     let runtime = open_runtime(common).await?;
+    let mut interrupts = Interrupts::listen()?;
     let ended = async {
-        let seen = runtime.cursor_now().await?;
         let handle = runtime.worker(worker.as_str()).await?;
+        let approver = person(output);
+        let follower = Follower::join(&runtime, output, approver, patience.wait, Some(&worker));
+        let follower = follower.await?;
         let receipt = handle.submit(submission, text).await?;
         if receipt.repeated {
             output.say(&format!("accepted before, as turn {}", receipt.turn));
         }
         runtime.insist(&worker);
-        Follower::new(&runtime, output, person(output), patience.wait, seen)
-            .of(&worker)
-            .follow()
-            .await
+        follower.follow(&mut interrupts).await
     };
     let ended = ended.await;
-    close(&runtime, ended).await
+    close(&runtime, ended, &mut interrupts).await
 }
 
 /// `resume`
@@ -133,15 +133,15 @@ pub(crate) async fn resume(
     // Only an existing runtime can go on: do not make a new one by a mistyped directory.
     open::existing(common)?;
     let runtime = open_runtime(common).await?;
+    let mut interrupts = Interrupts::listen()?;
     let ended = async {
-        let seen = runtime.cursor_now().await?;
+        let follower = Follower::join(&runtime, output, person(output), patience.wait, None);
+        let follower = follower.await?;
         runtime.resume_unfinished().await?;
-        Follower::new(&runtime, output, person(output), patience.wait, seen)
-            .follow()
-            .await
+        follower.follow(&mut interrupts).await
     };
     let ended = ended.await;
-    close(&runtime, ended).await
+    close(&runtime, ended, &mut interrupts).await
 }
 
 fn person(output: Output) -> Approver {
@@ -206,9 +206,17 @@ fn warn(line: &str) {
     let _ = writeln!(std::io::stderr(), "warning: {line}");
 }
 
-/// Closes whatever happened; the first error counts.
-async fn close(runtime: &Runtime, ended: anyhow::Result<Exit>) -> anyhow::Result<Exit> {
-    let closed = runtime.close().await;
+/// Closes whatever happened; the first error counts. Ctrl-C while it closes is an abort (U3): the
+/// process ends at once, as after a kill, and what was under way goes on when it is run again.
+pub(crate) async fn close(
+    runtime: &Runtime,
+    ended: anyhow::Result<Exit>,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<Exit> {
+    let closed = tokio::select! {
+        closed = runtime.close() => closed,
+        () = interrupts.next() => std::process::exit(Exit::Aborted as i32),
+    };
     let exit = ended?;
     closed?;
     Ok(exit)

@@ -59,6 +59,16 @@ impl Delta {
         }
     }
 
+    /// Returns what of it belongs to the answer that a person reads: nothing of reasoning, nor of
+    /// the arguments of calls.
+    #[must_use]
+    pub fn answer_text(&self) -> &str {
+        match self.target {
+            DeltaTarget::Text => &self.text,
+            _ => "",
+        }
+    }
+
     /// Says whether `next` can be made one with this delta within a bound of text.
     pub(crate) fn takes(&self, next: &Self, bytes_max: usize) -> bool {
         self.turn == next.turn

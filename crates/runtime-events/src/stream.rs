@@ -1,6 +1,7 @@
 //! One reader: replay, join and live as one stream.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -156,6 +157,44 @@ impl EventStream {
     #[must_use]
     pub const fn topic(&self) -> &Topic {
         &self.subscription.topic
+    }
+
+    /// Joins the live side and reads the first page now rather than at the first poll, so that no
+    /// delta from here on is missed, however late the first poll comes. Events need no such care:
+    /// they are in the log.
+    ///
+    /// # Errors
+    /// [`SubscribeError`], as the first poll would give it: an error whose class says that trying
+    /// again may help leaves the stream as it was, any other ends it.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped; the next poll goes on.
+    pub async fn join(&mut self) -> Result<(), SubscribeError> {
+        poll_fn(|cx| {
+            while !self.has_joined() {
+                if let Err(error) = ready!(self.poll_step(cx)) {
+                    return Poll::Ready(Err(self.failed(error)));
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    const fn has_joined(&self) -> bool {
+        match &self.step {
+            Step::Opening(_) => false,
+            Step::Reading { first, .. } | Step::Pausing { first, .. } => !*first,
+            Step::Deciding | Step::Ended => true,
+        }
+    }
+
+    /// Ends the stream, unless it only pauses.
+    fn failed(&mut self, error: SubscribeError) -> SubscribeError {
+        if !matches!(self.step, Step::Pausing { .. }) {
+            self.end();
+        }
+        error
     }
 
     fn end(&mut self) {
@@ -402,12 +441,7 @@ impl EventStream {
             match ready!(self.poll_step(cx)) {
                 Ok(None) => {}
                 Ok(Some(item)) => return Poll::Ready(Some(Ok(item))),
-                Err(error) => {
-                    if !matches!(self.step, Step::Pausing { .. }) {
-                        self.end();
-                    }
-                    return Poll::Ready(Some(Err(error)));
-                }
+                Err(error) => return Poll::Ready(Some(Err(self.failed(error)))),
             }
         }
     }

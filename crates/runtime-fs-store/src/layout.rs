@@ -13,7 +13,8 @@ use crate::fs::{self, Kind};
 use crate::keys;
 use crate::segment::{BASE, SEGMENT_HEADER_BYTES, SegmentHeader};
 
-pub(crate) const SCHEMA: u32 = 1;
+/// The version of the files that this crate writes; it reads this and every earlier one (S1).
+pub const SCHEMA: u32 = 1;
 pub(crate) const FORMAT: &str = "format";
 pub(crate) const KEYS: &str = "keys";
 pub(crate) const SEGMENTS: &str = "segments";

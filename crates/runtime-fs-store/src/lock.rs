@@ -33,6 +33,27 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Says who has a store open for writing, if anybody; a store that does not exist has nobody.
+///
+/// It looks and does not wait. Only where the last holder still runs is the lock tried, for as
+/// long as that takes: an instance that opens the store in that very moment is told Busy.
+///
+/// # Errors
+/// [`OpenError::Io`] when the lock file cannot be read.
+pub fn holder(directory: &Path) -> Result<Option<Holder>, OpenError> {
+    let path = directory.join("lock");
+    let file = match fs::open_read(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::io("open", &path, error)),
+    };
+    let Some(holder) = read_holder(&file).filter(is_alive) else {
+        return Ok(None);
+    };
+    let free = fs::try_lock(&file).map_err(|e| OpenError::io("lock", &path, e))?;
+    Ok((!free).then_some(holder))
+}
+
 /// A held lock; dropping it, or the end of the process, lets go.
 #[derive(Debug)]
 pub(crate) struct Lock {

@@ -112,6 +112,19 @@ pub struct McpServerConfig {
     pub result_bytes_max: usize,
 }
 
+/// The member of an entry that is wrong, and what to change.
+type Wrong = (String, &'static str);
+
+fn wrong(member: impl Into<String>, reason: &'static str) -> Wrong {
+    (member.into(), reason)
+}
+
+/// The first member of which it is true.
+fn first<const N: usize>(members: [(&str, bool); N], reason: &'static str) -> Option<Wrong> {
+    let found = members.into_iter().find(|(_, is_wrong)| *is_wrong)?;
+    Some(wrong(found.0, reason))
+}
+
 impl Default for McpServerConfig {
     fn default() -> Self {
         Self {
@@ -219,57 +232,94 @@ impl McpServerConfig {
 
     /// Checks what can be checked before anything is started.
     pub(crate) fn check(&self) -> Result<(), McpError> {
-        let refuse = |reason: &str| {
-            Err(McpError::InvalidConfig {
-                server: self.name.clone(),
-                reason: reason.to_owned(),
-            })
-        };
-        if self.name.trim().is_empty() || self.name.chars().any(char::is_control) {
-            return refuse("give it a name without control characters");
-        }
-        let wrong = match self.server_type {
+        let wrong = self.wrong_name().or_else(|| match self.server_type {
             ServerType::Stdio => self.wrong_command(),
             ServerType::Http => self.wrong_target(),
-        };
-        if let Some(reason) = wrong {
-            return refuse(reason);
+        });
+        match wrong.or_else(|| self.wrong_bound()) {
+            None => Ok(()),
+            Some((member, reason)) => Err(McpError::InvalidConfig {
+                server: self.name.clone(),
+                member: Some(member),
+                reason: reason.to_owned(),
+            }),
         }
-        let timeouts = [self.discovery_timeout_ms, self.call_timeout_ms];
-        if timeouts.contains(&0) || self.message_bytes_max == 0 || self.result_bytes_max == 0 {
-            return refuse("timeouts and sizes must be at least 1");
-        }
-        Ok(())
     }
 
-    fn wrong_command(&self) -> Option<&'static str> {
-        if !self.url.is_empty() || !self.headers.is_empty() || self.auth.is_some() {
-            return Some("url, headers and auth are for servers of type http");
-        }
-        let variable = |(name, value): (&String, &String)| argv::variable_refusal(name, value);
-        argv::refusal(&self.command, &self.args)
-            .or_else(|| self.env.iter().find_map(variable))
+    fn wrong_name(&self) -> Option<Wrong> {
+        let bad = self.name.trim().is_empty() || self.name.chars().any(char::is_control);
+        bad.then(|| wrong("name", "give it a name without control characters"))
+    }
+
+    fn wrong_bound(&self) -> Option<Wrong> {
+        let bounds = [
+            ("discovery_timeout_ms", self.discovery_timeout_ms == 0),
+            ("call_timeout_ms", self.call_timeout_ms == 0),
+            ("message_bytes_max", self.message_bytes_max == 0),
+            ("result_bytes_max", self.result_bytes_max == 0),
+        ];
+        first(bounds, "timeouts and sizes must be at least 1")
+    }
+
+    fn wrong_command(&self) -> Option<Wrong> {
+        let of_http = [
+            ("url", !self.url.is_empty()),
+            ("headers", !self.headers.is_empty()),
+            ("auth", self.auth.is_some()),
+        ];
+        let of_http = first(
+            of_http,
+            "url, headers and auth are for servers of type http",
+        );
+        let command = || {
+            let reason = argv::refusal(&self.command, &self.args)?;
+            Some(wrong("command", reason))
+        };
+        let mut set = self.env.iter();
+        let variable = |(name, value): (&String, &String)| {
+            let reason = argv::variable_refusal(name, value)?;
+            Some(wrong(format!("env.{name}"), reason))
+        };
+        let mut inherited = self.env_allow.iter();
+        of_http
+            .or_else(command)
+            .or_else(|| set.find_map(variable))
             .or_else(|| {
-                let mut names = self.env_allow.iter();
-                names.find_map(|name| argv::variable_refusal(name, ""))
+                let reason = inherited.find_map(|name| argv::variable_refusal(name, ""))?;
+                Some(wrong("env_allow", reason))
             })
     }
 
-    fn wrong_target(&self) -> Option<&'static str> {
-        let starts = !self.command.is_empty() || !self.args.is_empty() || !self.env.is_empty();
-        if starts {
-            return Some("command, args and env are for servers of type stdio");
-        }
-        if self.url.trim().is_empty() {
-            return Some("give it a url");
-        }
-        let header = |(name, value): (&String, &String)| argv::header_refusal(name, value);
-        let twice = self.auth.is_some()
-            && (self.headers.keys()).any(|name| name.eq_ignore_ascii_case("authorization"));
-        self.headers
-            .iter()
-            .find_map(header)
-            .or_else(|| twice.then_some("the credential is given twice: in auth and in a header"))
+    fn wrong_target(&self) -> Option<Wrong> {
+        let of_stdio = [
+            ("command", !self.command.is_empty()),
+            ("args", !self.args.is_empty()),
+            ("env", !self.env.is_empty()),
+        ];
+        let of_stdio = first(
+            of_stdio,
+            "command, args and env are for servers of type stdio",
+        );
+        let mut headers = self.headers.iter();
+        let header = |(name, value): (&String, &String)| {
+            let reason = argv::header_refusal(name, value)?;
+            Some(wrong(format!("headers.{name}"), reason))
+        };
+        let twice = || {
+            let given = self.headers.keys();
+            let both = self.auth.is_some() && { given }
+                .any(|name| name.eq_ignore_ascii_case("authorization"));
+            both.then(|| {
+                wrong(
+                    "auth",
+                    "the credential is given twice: in auth and in a header",
+                )
+            })
+        };
+        of_stdio
+            .or_else(|| first([("url", self.url.trim().is_empty())], "give it a url"))
+            .or_else(|| headers.find_map(header))
+            .or_else(twice)
     }
 
     /// Lays sets of entries over each other, from the widest (the runtime's) to the narrowest

@@ -17,6 +17,8 @@ pub enum McpError {
     InvalidConfig {
         /// The server.
         server: String,
+        /// The member of the entry that is wrong, such as `headers.x-tenant`, if it is one.
+        member: Option<String>,
         /// What to change.
         reason: String,
     },

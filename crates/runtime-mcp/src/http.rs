@@ -129,17 +129,18 @@ impl HttpTransport {
         clock: Arc<dyn Clock>,
         ending: Arc<Ending>,
     ) -> Result<Self, McpError> {
-        let wrong = |reason: &str| McpError::InvalidConfig {
+        let wrong = |member: &str, reason: &str| McpError::InvalidConfig {
             server: config.name.clone(),
+            member: Some(member.to_owned()),
             reason: reason.to_owned(),
         };
-        let url = Url::parse(&config.url).map_err(|_| wrong("its url is none"))?;
+        let url = Url::parse(&config.url).map_err(|_| wrong("url", "its url is none"))?;
         let mut headers = HeaderMap::new();
         for (name, value) in &config.headers {
             let name = HeaderName::try_from(name.as_str());
             let value = HeaderValue::try_from(value.as_str());
             let (Ok(name), Ok(mut value)) = (name, value) else {
-                return Err(wrong("a header is none"));
+                return Err(wrong("headers", "a header is none"));
             };
             value.set_sensitive(true);
             headers.insert(name, value);

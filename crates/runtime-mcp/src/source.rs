@@ -666,6 +666,7 @@ fn url_endpoint(config: &McpServerConfig) -> Result<Endpoint, McpError> {
 
     let wrong = |reason: String| McpError::InvalidConfig {
         server: config.name.clone(),
+        member: Some("url".to_owned()),
         reason,
     };
     let egress = crate::egress::Egress {
@@ -676,7 +677,11 @@ fn url_endpoint(config: &McpServerConfig) -> Result<Endpoint, McpError> {
         .check_url(&url)
         .map_err(|error| wrong(error.to_string()))?;
     let client = crate::http_client::HttpClient::new(egress);
-    let client = client.map_err(|error| wrong(error.to_string()))?;
+    let client = client.map_err(|error| McpError::InvalidConfig {
+        server: config.name.clone(),
+        member: None,
+        reason: error.to_string(),
+    })?;
     let provider = config.auth.as_ref().map(|auth| match auth {
         AuthConfig::BearerEnv { variable } => Arc::new(EnvironmentToken {
             variable: variable.clone(),

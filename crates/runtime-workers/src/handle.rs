@@ -128,14 +128,19 @@ impl Worker {
         self.runtime.ask(self.id(), text).await
     }
 
-    /// Sends an input and follows its turn to its end. No event of it is missed; deltas are live
-    /// only, so the first of them may be over before the stream is joined.
+    /// Sends an input and follows its turn to its end. No event of it is missed, and the stream
+    /// has joined before the input is sent, so that a reader who reads sees its first delta as
+    /// well; one that falls behind may lose deltas, never events (V3).
     ///
     /// # Errors
     /// As [`Runtime::submit`].
     pub async fn stream(&self, text: &str) -> Result<TurnStream, RuntimeError> {
         let from = self.runtime.cursor_now().await?;
-        let session = self.subscribe(Some(from));
+        let mut session = self.subscribe(Some(from));
+        session
+            .join()
+            .await
+            .map_err(|error| RuntimeError::from_part(&error))?;
         let turn = self.send(text).await?.turn;
         let items = stream::unfold(Some((session, turn)), |state| async {
             let (mut session, turn) = state?;

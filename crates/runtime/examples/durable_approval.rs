@@ -18,7 +18,7 @@ fn agent() -> Agent {
     let pay = FunctionTool::new("pay", "Pays.", pay).approval(ApprovalPolicy::Always);
     let payment = serde_json::json!({"to": "Ada", "amount": 40});
     let call = ScriptStep::text("I pay.").tool_call("1", "pay", payment);
-    let steps = vec![call, ScriptStep::text("Done.")];
+    let steps = vec![call, ScriptStep::text("Done: {last_tool_result}.")];
     let model = Arc::new(ScriptedModel::new("scripted", steps));
     Agent::builder("1", model).tool(Arc::new(pay)).build()
 }
@@ -27,11 +27,9 @@ fn agent() -> Agent {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let builder = runtime::builder().directory("./.approval");
     let runtime = builder.clone().agent(agent()).open().await?;
-    let parked = runtime.worker("desk").await?.ask("Pay Ada.").await;
-    println!(
-        "{}",
-        parked.err().map_or(String::new(), |why| why.to_string())
-    );
+    let desk = runtime.worker("desk").await?;
+    let turn = desk.send("Pay Ada.").await?.turn;
+    runtime.settled().await;
     runtime.close().await?;
 
     // Here the process may end; another one, days later, goes on.
@@ -42,6 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         runtime.apply(Command::Decide { target, decision }).await?;
     }
     runtime.settled().await;
+    println!("{}", runtime.answer(desk.id(), &turn).await?);
     runtime.close().await?;
     Ok(())
 }

@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut stream = runtime.worker("desk").await?.stream("Oslo").await?;
     while let Some(item) = stream.next().await {
         if let StreamItem::Delta(delta) = item? {
-            print!("{}", delta.text);
+            print!("{}", delta.answer_text());
         }
     }
     Ok(runtime.close().await.map(|_| println!())?)

@@ -43,7 +43,7 @@ pub(crate) fn check(
 }
 
 /// A file that holds a key should not be everybody's to read.
-fn warnings(configuration: &Configuration) -> Vec<String> {
+pub(crate) fn warnings(configuration: &Configuration) -> Vec<String> {
     let Some(file) = &configuration.file else {
         return Vec::new();
     };

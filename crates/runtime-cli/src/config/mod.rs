@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use runtime::agent_cache::{AgentCacheConfig, EnvironmentSettings, SettingError};
 
-pub(crate) use command::{check, show};
+pub(crate) use command::{check, show, warnings};
 pub(crate) use error::{ConfigError, Problem};
 pub(crate) use settings::{ModelSettings, ServerEntry, Settings};
 #[cfg(feature = "genai")]

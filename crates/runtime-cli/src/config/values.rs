@@ -145,23 +145,10 @@ impl Values {
     pub(crate) fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
         let path: Vec<String> = key.split('.').map(str::to_owned).collect();
         let message = message.into();
-        let nearest = self
-            .0
-            .get(&path)
-            .or_else(|| {
-                self.0
-                    .iter()
-                    .find(|(other, _)| other.starts_with(&path))
-                    .map(|(_, e)| e)
-            })
-            .or_else(|| {
-                let table = &path[..path.len().saturating_sub(1)];
-                let inside = |other: &[String]| !table.is_empty() && other.starts_with(table);
-                self.0
-                    .iter()
-                    .find(|(other, _)| inside(other))
-                    .map(|(_, entry)| entry)
-            });
+        let table = &path[..path.len().saturating_sub(1)];
+        let nearest = (self.0.get(&path))
+            .or_else(|| self.first_below(&path))
+            .or_else(|| self.first_below(table));
         match nearest {
             Some(entry) => problem_at(&entry.origin, key.to_owned(), message),
             None => Problem {
@@ -171,6 +158,19 @@ impl Values {
                 message,
             },
         }
+    }
+
+    /// What stands first in the file of a table; what is in no file comes after all that is.
+    fn first_below(&self, table: &[String]) -> Option<&Entry> {
+        let below = self.0.iter();
+        let below = below.filter(|(path, _)| !table.is_empty() && path.starts_with(table));
+        let line = |entry: &Entry| match entry.origin {
+            Origin::File { line, .. } => line,
+            _ => usize::MAX,
+        };
+        below
+            .map(|(_, entry)| entry)
+            .min_by_key(|entry| line(entry))
     }
 }
 

@@ -148,7 +148,7 @@ fn a_mistake_names_file_line_and_key() {
         (
             "[mcp_servers.files]\ntrusted = true\n",
             2,
-            "mcp_servers.files",
+            "mcp_servers.files.command",
             "command",
         ),
         (
@@ -308,4 +308,175 @@ fn t3_the_approval_policy_of_the_file_counts() {
         fs::read_to_string(ledger).expect("written").lines().count(),
         1
     );
+}
+
+/// An entry of a server over HTTP (M11), with everything that may hold a credential.
+const HTTP_ENTRY: &str = r#"
+[mcp_servers.search]
+type = "http"
+url = "https://user:canary-1@search.example.org/mcp?key=canary-2"
+headers = { X-Api-Key = "canary-3", X-Tenant = "canary-4" }
+auth = { type = "bearer_env", variable = "canary-5" }
+trusted = true
+required = true
+lifecycle = "handshake"
+allow_private_addresses = false
+call_timeout_ms = 5000
+"#;
+
+/// X2, M11: an entry over HTTP is shown member by member, and nothing of it that may be a secret.
+#[test]
+fn x2_an_entry_over_http_is_shown_without_its_secrets() {
+    let folder = Folder::new(HTTP_ENTRY);
+    let (url, origin) = folder.shown("mcp_servers.search.url", &[], &[]);
+    assert_eq!(url, "https://[redacted]@search.example.org/mcp?[redacted]");
+    assert_eq!(origin, "agent-runtime.toml:4");
+    for (key, line) in [
+        ("headers.X-Api-Key", 5),
+        ("headers.X-Tenant", 5),
+        ("auth.type", 6),
+        ("auth.variable", 6),
+    ] {
+        let (value, origin) = folder.shown(&format!("mcp_servers.search.{key}"), &[], &[]);
+        assert_eq!(value, "[redacted]", "{key}");
+        assert_eq!(origin, format!("agent-runtime.toml:{line}"), "{key}");
+    }
+    let (timeout, _) = folder.shown("mcp_servers.search.call_timeout_ms", &[], &[]);
+    assert_eq!(timeout, 5000);
+    for arguments in [
+        &["config", "show"][..],
+        &["--json", "config", "show"],
+        &["config", "check"],
+        &["--json", "config", "check"],
+        &["doctor"],
+    ] {
+        let ended = folder.run(arguments);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(!said.contains("canary"), "{arguments:?}: {said}");
+    }
+}
+
+/// A wrong entry over HTTP names file, line and key, in whatever layer it stands, and repeats no
+/// secret.
+#[cfg(feature = "mcp-http")]
+#[test]
+fn m11_a_wrong_entry_over_http_names_file_line_and_key() {
+    Folder::new(&HTTP_ENTRY.replace("user:canary-1@", ""))
+        .run(&["config", "check"])
+        .expect(0);
+    for (entry, line, key, words) in [
+        ("url = \"\"\n", 3, "url", "give it a url"),
+        ("trusted = true\n", 2, "url", "give it a url"),
+        ("url = \"no url\"\n", 3, "url", "url"),
+        ("url = \"ftp://example.org/x\"\n", 3, "url", "http"),
+        ("url = \"http://127.0.0.1:9/mcp\"\n", 3, "url", "private"),
+        (
+            "url = \"http://169.254.169.254/mcp\"\n",
+            3,
+            "url",
+            "private",
+        ),
+        (
+            "url = \"https://a.org\"\ncommand = \"x\"\n",
+            4,
+            "command",
+            "stdio",
+        ),
+        (
+            "url = \"https://a.org\"\nenv = { A = \"canary\" }\n",
+            4,
+            "env",
+            "stdio",
+        ),
+        (
+            "url = \"https://a.org\"\nheaders = { Host = \"canary\" }\n",
+            4,
+            "headers.Host",
+            "set by the client",
+        ),
+        (
+            "url = \"https://a.org\"\nheaders = { X-A = \"canary\\nX-B: 1\" }\n",
+            4,
+            "headers.X-A",
+            "plain ASCII",
+        ),
+        (
+            "url = \"https://a.org\"\nheaders = { X-A = 5 }\n",
+            4,
+            "headers.X-A",
+            "text",
+        ),
+        (
+            "url = \"https://a.org\"\nheaders = { Authorization = \"canary\" }\nauth = { type = \"bearer_env\", variable = \"T\" }\n",
+            5,
+            "auth",
+            "twice",
+        ),
+        (
+            "url = \"https://a.org\"\nauth = { type = \"bearer\", token = \"canary\" }\n",
+            4,
+            "auth",
+            "text",
+        ),
+        (
+            "url = \"https://a.org\"\ncall_timeout_ms = 0\n",
+            4,
+            "call_timeout_ms",
+            "at least 1",
+        ),
+        (
+            "url = \"https://a.org\"\nlifecycle = \"new\"\n",
+            4,
+            "lifecycle",
+            "unknown variant",
+        ),
+        (
+            "url = \"https://a.org\"\nhaeders = {}\n",
+            4,
+            "haeders",
+            "no such key",
+        ),
+        (
+            "url = \"https://a.org\"\ntrusted = \"canary\"\n",
+            4,
+            "trusted",
+            "boolean",
+        ),
+    ] {
+        for table in [
+            "mcp_servers.search",
+            "profiles.night.mcp_servers.search",
+            "workers.desk.mcp_servers.search",
+        ] {
+            let folder = Folder::new(&format!("[{table}]\ntype = \"http\"\n{entry}"));
+            let ended = folder.run(&["config", "check"]).expect(1);
+            let place = format!("agent-runtime.toml:{line}: {table}.{key}");
+            assert!(
+                ended.stderr.contains(&place),
+                "{table} {entry}\n{}",
+                ended.stderr
+            );
+            assert!(
+                ended.stderr.contains(words),
+                "{table} {entry}\n{}",
+                ended.stderr
+            );
+            let secret = ended.stderr.contains("canary") && !entry.contains("trusted");
+            assert!(!secret, "{}", ended.stderr);
+        }
+    }
+}
+
+/// A build without HTTP says so, and what to do.
+#[cfg(not(feature = "mcp-http"))]
+#[test]
+fn m11_an_entry_over_http_needs_a_build_with_it() {
+    let folder = Folder::new("[mcp_servers.search]\nurl = \"https://a.org\"\ntype = \"http\"\n");
+    let ended = folder.run(&["config", "check"]).expect(1);
+    let said = &ended.stderr;
+    assert!(
+        said.contains("agent-runtime.toml:3: mcp_servers.search.type"),
+        "{said}"
+    );
+    assert!(said.contains("feature"), "{said}");
 }

@@ -5,6 +5,8 @@ mod command_line;
 mod configuration;
 mod crash_points;
 mod database;
+mod doctor;
+mod every_command;
 #[cfg(feature = "genai")]
 mod kept_servers;
 mod kills;
@@ -13,5 +15,6 @@ mod processes;
 mod real_model;
 mod refusals;
 mod store_care;
+mod terminal;
 #[cfg(feature = "genai")]
 mod tool_servers;

@@ -1,7 +1,7 @@
 //! A model over HTTP: a turn through it survives the same kills as the scripted one.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -58,6 +58,14 @@ fn has_result(request: &ProviderRequest) -> bool {
 
 impl Desk {
     fn new(answers: impl Fn(&ProviderRequest) -> ProviderResponse + Send + Sync + 'static) -> Self {
+        Self::with("", answers)
+    }
+
+    /// With further settings of the model.
+    fn with(
+        model: &str,
+        answers: impl Fn(&ProviderRequest) -> ProviderResponse + Send + Sync + 'static,
+    ) -> Self {
         let desk = Self {
             home: Home::new(),
             server: ProviderServer::start(answers),
@@ -65,7 +73,7 @@ impl Desk {
         fs::create_dir_all(desk.home.path()).expect("the folder can be made");
         let program = env!("CARGO_BIN_EXE_agent-runtime");
         let text = format!(
-            "[model]\nname = \"openai::fake\"\nbase_url = {:?}\n\
+            "[model]\nname = \"openai::fake\"\nbase_url = {:?}\n{model}\n\
              [approval]\ndefault = \"never\"\n\
              [limits]\nbackoff_initial_ms = 10\nbackoff_max_ms = 50\n\
              [mcp_servers.demo]\ncommand = {program:?}\nargs = [\"mcp-server\"]\n\
@@ -210,6 +218,121 @@ fn t4_a_kill_in_the_middle_of_a_streamed_answer_repeats_at_most_that_call() {
     }
 }
 
+/// The same kills as the scripted turn survives: after any line that the program prints. What is
+/// in doubt is ruled by what the tool wrote. Each call of the model is made at most twice, and the
+/// tool runs once.
+#[test]
+fn t4_a_turn_over_http_survives_a_kill_after_any_line() {
+    let mut kills = 0;
+    for lines in 1.. {
+        let desk = Desk::new(|request| answer(request, None));
+        let words = [
+            "--json",
+            "run",
+            "--worker",
+            "desk",
+            "--submission",
+            "one",
+            "milk",
+        ];
+        let mut child = desk.command(&words).spawn().expect("the program starts");
+        let out = child.stdout.take().expect("piped");
+        let printed = std::io::BufReader::new(out).lines().take(lines).count();
+        child.kill().expect("the child is ours");
+        child.wait().expect("the child is ours");
+        if printed < lines {
+            break;
+        }
+        kills += 1;
+        let at = format!("killed after line {lines}");
+        let again = desk.run(&["resume"]);
+        if again.code == Some(3) {
+            let written = ["in-doubt", "call_note", "done", "\"written\""];
+            let not = ["in-doubt", "call_note", "run-again"];
+            let ruling = if desk.notes() == 1 {
+                &written[..]
+            } else {
+                &not
+            };
+            desk.run(ruling).expect(0);
+            desk.run(&["resume"]).expect(0);
+        } else {
+            again.expect(0);
+        }
+        let keys = desk.keys();
+        let calls: std::collections::BTreeSet<&String> = keys.iter().collect();
+        assert_eq!(calls.len(), 2, "{at}: two calls of the model");
+        assert!(keys.len() <= 3, "{at}: at most the cut one was made again");
+        assert_eq!(desk.notes(), 1, "{at}: the tool ran once");
+        desk.ended_once();
+    }
+    assert!(kills >= 8, "only {kills} kills");
+}
+
+/// Starts a turn and waits until a piece of its answer has been printed; the answer never ends.
+fn in_mid_turn() -> (Desk, Arc<AtomicBool>, Child, std::process::ChildStdout) {
+    let well = Arc::new(AtomicBool::new(false));
+    let is_well = Arc::clone(&well);
+    let desk = Desk::new(move |request| {
+        let hang = (!is_well.load(Ordering::SeqCst)).then_some(1);
+        answer(request, hang)
+    });
+    let mut child = desk.start();
+    let mut out = child.stdout.take().expect("piped");
+    let (mut seen, mut byte) = (Vec::new(), [0]);
+    while !seen.ends_with(b"I ") {
+        out.read_exact(&mut byte).expect("the answer is printed");
+        seen.push(byte[0]);
+    }
+    (desk, well, child, out)
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("the child is ours");
+}
+
+/// Ctrl-C in mid-turn, then start: it goes on; the call that was cut off is made again once.
+#[test]
+fn u3_an_interrupted_turn_goes_on_when_it_is_started_again() {
+    let (desk, well, mut child, _out) = in_mid_turn();
+    interrupt(&child);
+    let ended = child.wait().expect("the child is ours");
+    assert_eq!(ended.code(), Some(1));
+    well.store(true, Ordering::SeqCst);
+    desk.run(&["resume"]).expect(0);
+    assert_eq!((desk.keys().len(), desk.notes()), (3, 1));
+    assert_eq!(desk.keys()[0], desk.keys()[1], "the same call");
+    desk.ended_once();
+}
+
+/// A second Ctrl-C does not wait for what is under way, and loses nothing either.
+#[test]
+fn u3_a_second_interrupt_aborts_at_once() {
+    let (desk, well, mut child, mut out) = in_mid_turn();
+    interrupt(&child);
+    let (mut seen, mut byte) = (Vec::new(), [0]);
+    while !seen.ends_with(b"interrupted") {
+        out.read_exact(&mut byte).expect("it says so");
+        seen.push(byte[0]);
+    }
+    let started = Instant::now();
+    // The first one closes, which takes its time since the answer never ends.
+    while child.try_wait().expect("the child is ours").is_none() {
+        interrupt(&child);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "it did not drain"
+    );
+    assert_eq!(child.wait().expect("the child is ours").code(), Some(130));
+    well.store(true, Ordering::SeqCst);
+    desk.run(&["resume"]).expect(0);
+    assert_eq!((desk.keys().len(), desk.notes()), (3, 1));
+    desk.ended_once();
+}
+
 /// Killed while the tool runs: it is not declared safe to repeat, so it is in doubt and runs no
 /// second time; no call of the model is paid again.
 #[test]
@@ -236,24 +359,151 @@ fn e7_a_kill_in_the_middle_of_a_tool_leaves_it_in_doubt() {
     desk.ended_once();
 }
 
-/// Every kind of broken answer ends in an error that names provider, model and attempt; once the
-/// server is well again the turn goes on by itself.
+/// An answer that is none, what it is called, and how often it is tried.
+type Broken = (fn() -> ProviderResponse, &'static str, usize);
+
+/// What real servers, and what stands before them, send instead of an answer.
+const BROKEN: &[Broken] = &[
+    (
+        || started().step(ProviderStep::Break),
+        "model_connection_lost",
+        3,
+    ),
+    (ProviderResponse::silence, "model_connection_lost", 3),
+    (|| started().end(), "model_stream_incomplete", 3),
+    (|| status(429, "slow down"), "model_rate_limited", 3),
+    (|| status(500, "oops"), "model_unavailable", 3),
+    (|| status(503, "<html>"), "model_unavailable", 3),
+    (|| status(200, "<html>"), "model_response_malformed", 3),
+    (|| status(200, ""), "model_response_malformed", 3),
+    (
+        || started().event("{\"choices\": [").done(),
+        "model_response_malformed",
+        3,
+    ),
+    (
+        || started().raw(b"data: \xff\xfe\n\n").done(),
+        "model_connection_lost",
+        3,
+    ),
+    (
+        || started().event("{\"error\": \"overloaded\"}").done(),
+        "model_unavailable",
+        3,
+    ),
+    (half_a_call, "model_tool_call_malformed", 3),
+    (
+        || started().reason("tool_calls").done(),
+        "model_tool_call_malformed",
+        3,
+    ),
+    (
+        || ProviderResponse::silence().step(ProviderStep::Hang),
+        "model_timed_out",
+        3,
+    ),
+    (|| started().step(ProviderStep::Hang), "model_timed_out", 3),
+    (alive_for_ever, "model_timed_out", 3),
+    (flood, "model_answer_too_large", 1),
+    (|| status(400, "{}"), "model_request_refused", 1),
+    (|| status(401, "{}"), "model_unauthorised", 1),
+    (|| status(404, "{}"), "model_not_found", 1),
+];
+
+fn started() -> ProviderResponse {
+    ProviderResponse::stream().text("Hel")
+}
+
+fn status(status: u16, body: &str) -> ProviderResponse {
+    ProviderResponse::status(status, &[("retry-after", "0")], body)
+}
+
+fn half_a_call() -> ProviderResponse {
+    let function = json!({"name": "demo__note", "arguments": "{\"text\": \"mi"});
+    let call = json!({"tool_calls": [{"index": 0, "id": "call_a", "function": function}]});
+    ProviderResponse::stream()
+        .delta(&call)
+        .reason("tool_calls")
+        .done()
+}
+
+fn alive_for_ever() -> ProviderResponse {
+    let beat = ProviderStep::Repeat(b": alive\n\n".to_vec(), Duration::from_millis(10));
+    started().step(beat)
+}
+
+fn flood() -> ProviderResponse {
+    let text = "x".repeat(1_000);
+    let chunk = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
+    let flood = ProviderStep::Repeat(chunk.into_bytes(), Duration::ZERO);
+    ProviderResponse::stream().step(flood)
+}
+
+/// Bounds that a test can wait for.
+const SHORT: &str = "timeout_first_byte_ms = 300\ntimeout_idle_ms = 300\n\
+                     timeout_total_ms = 900\nanswer_bytes_max = 100000";
+
+/// The errors of the attempts of the model's calls, in order.
+fn attempts_of(events: &[Value]) -> Vec<Value> {
+    let failed = events
+        .iter()
+        .filter_map(|event| match event["kind"].as_str()? {
+            "effect_attempt_failed" => Some(&event["payload"]["error"]),
+            "model_call_failed" => {
+                let error = &event["payload"]["outcome"]["value"];
+                // The end of several attempts has the last of them.
+                Some(error.pointer("/details/last").unwrap_or(error))
+            }
+            _ => None,
+        });
+    failed.cloned().collect()
+}
+
+/// Each answer that is none ends in an error of its own code that names provider, model and
+/// attempt; the call was made as often as its class allows, always with one key, and no tool ran.
 #[test]
-fn t6_a_broken_answer_is_tried_again_and_names_who() {
-    let broken: [fn() -> ProviderResponse; 6] = [
-        || {
-            ProviderResponse::stream()
-                .text("Hel")
-                .step(ProviderStep::Break)
-        },
-        || ProviderResponse::stream().text("Hel").end(),
-        || ProviderResponse::status(429, &[("retry-after", "0")], "slow down"),
-        || ProviderResponse::status(500, &[], "oops"),
-        || ProviderResponse::status(200, &[], "<html>"),
-        || ProviderResponse::stream().event("{\"choices\": [").done(),
-    ];
-    for response in broken {
-        let desk = Desk::new(move |request| match request.number {
+fn t6_every_broken_answer_names_provider_model_and_attempt() {
+    for (number, (response, code, attempts)) in BROKEN.iter().enumerate() {
+        let (code, attempts) = (*code, *attempts);
+        let at = format!("{number}: {code}");
+        let desk = Desk::with(SHORT, move |_| response());
+        let ended = desk.run(&["run", "--worker", "desk", "milk"]).expect(1);
+        let events = desk.run(&["--json", "tail", "desk"]).expect(0).json();
+        let told = attempts_of(&events);
+        assert_eq!(told.len(), attempts, "{at}: {told:?}");
+        for (index, told) in told.iter().enumerate() {
+            assert_eq!(told["code"], code, "{at}");
+            let message = told["message"].as_str().unwrap_or_default();
+            let who = format!("openai fake, attempt {}: ", index + 1);
+            assert!(message.starts_with(&who), "{at}: {message}");
+            let details = &told["details"];
+            assert_eq!(
+                (&details["provider"], &details["model"]),
+                (&json!("openai"), &json!("fake"))
+            );
+            assert_eq!(details["attempt"], index + 1, "{at}");
+        }
+        let keys = desk.keys();
+        assert_eq!(keys.len(), attempts, "{at}\n{}", ended.stdout);
+        assert!(
+            keys.iter().all(|key| *key == keys[0]),
+            "{at}: one call, one key"
+        );
+        assert_eq!(desk.notes(), 0, "{at}");
+        let kinds = desk.kinds();
+        let ends = kinds.iter().filter(|kind| *kind == "turn_failed").count();
+        assert_eq!(ends, 1, "{at}: the turn ended once");
+    }
+}
+
+/// Once the server is well again the turn goes on by itself.
+#[test]
+fn t6_a_turn_goes_on_once_the_server_answers() {
+    for (response, _, attempts) in BROKEN {
+        if *attempts == 1 {
+            continue;
+        }
+        let desk = Desk::with(SHORT, move |request| match request.number {
             1 => response(),
             _ => answer(request, None),
         });
@@ -261,17 +511,6 @@ fn t6_a_broken_answer_is_tried_again_and_names_who() {
         let keys = desk.keys();
         assert_eq!((keys.len(), desk.notes()), (3, 1));
         assert_eq!(keys[0], keys[1], "the same call");
-
-        let never = Desk::new(move |_| response());
-        let ended = never.run(&["run", "--worker", "desk", "milk"]);
-        assert_ne!(ended.code, Some(0));
-        assert_eq!(
-            never.server.requests().len(),
-            3,
-            "as often as the policy says"
-        );
-        let said = never.run(&["--json", "tail", "desk"]).expect(0).stdout;
-        assert!(said.contains("openai fake, attempt 3: "), "{said}");
     }
 }
 
@@ -297,4 +536,44 @@ fn a_configured_model_is_checked_before_anything_runs() {
         "model.base_url=http://127.0.0.1:9/v1",
     ])
     .expect(0);
+}
+
+/// Every row of the guide works as it says: the provider is known, its key comes from the
+/// variable that is named, and without it the message names that variable.
+#[test]
+fn t6_each_provider_of_the_guide_takes_two_variables() {
+    const GUIDE: &str = include_str!("../../../../docs/guides/real-model.md");
+    let folder = Home::new();
+    let check = |model: &str, key: Option<&str>| {
+        let mut command = folder.command(&["config", "check"]);
+        command.env_clear().env("AGENT_RUNTIME_MODEL", model);
+        if let Some(variable) = key {
+            command.env(variable, "canary");
+        }
+        let output = command.output().expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let mut providers = 0;
+    for row in GUIDE
+        .lines()
+        .filter(|line| line.contains("::") && line.starts_with("| "))
+    {
+        let mut quoted = row.split('`').skip(1).step_by(2);
+        let model = quoted.next().expect("a model");
+        let key = quoted.next();
+        assert_eq!(check(model, key), (Some(0), String::new()), "{row}");
+        if let Some(variable) = key {
+            let (code, said) = check(model, None);
+            assert_eq!(code, Some(1), "{row}");
+            assert!(said.contains(variable), "{row}: {said}");
+        }
+        providers += 1;
+    }
+    assert!(providers >= 8, "the guide lists {providers}");
+    let (_, said) = check("nobody::model", None);
+    assert!(
+        said.contains("openai") && said.contains("anthropic"),
+        "{said}"
+    );
 }

@@ -8,8 +8,12 @@
 )]
 
 // Written once, beside the crate that it tests; that crate may not name the store on files.
+mod limits;
+mod streaming;
 #[path = "../../../runtime-workers/tests/it/suite/mod.rs"]
 mod suite;
+#[cfg(all(feature = "genai", feature = "mcp-oauth", feature = "postgres"))]
+mod upstream;
 mod workflow;
 
 #[cfg(feature = "postgres")]
