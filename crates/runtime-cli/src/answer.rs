@@ -13,10 +13,10 @@ use runtime::core::{
 use runtime::events::{EventHub, EventStream, StreamItem};
 use runtime::store::{SystemClock, SystemRandom};
 use runtime::turn::ApprovalDecision;
-use runtime::workers::{Command, CommandAnswer, InDoubtRuling, view};
+use runtime::workers::{self, Command, CommandAnswer, InDoubtRuling, view};
 use serde_json::{Value, json};
 
-use crate::args::{Common, Ruling};
+use crate::args::{Common, ConflictRuling, Ruling};
 use crate::exit::Exit;
 use crate::open;
 use crate::output::Output;
@@ -56,6 +56,16 @@ pub(crate) fn in_doubt(call: String, ruling: Ruling) -> anyhow::Result<Command> 
         Ruling::Fail => InDoubtRuling::Fail,
     };
     Ok(Command::RuleInDoubt { call, ruling })
+}
+
+/// `conflict EFFECT …`
+pub(crate) fn conflict(effect: String, ruling: ConflictRuling) -> Command {
+    let ruling = match ruling {
+        ConflictRuling::AcceptRecorded => workers::ConflictRuling::AcceptRecorded,
+        ConflictRuling::Fork => workers::ConflictRuling::Fork,
+        ConflictRuling::Fail => workers::ConflictRuling::Fail,
+    };
+    Command::RuleConflict { effect, ruling }
 }
 
 fn json_argument(text: &str) -> anyhow::Result<Value> {

@@ -210,7 +210,7 @@ Examples:
   agent-runtime in-doubt CALL run-again            it did not happen, or may happen twice
   agent-runtime in-doubt CALL fail")]
     InDoubt {
-        /// The id of the call.
+        /// The id of the call, or the effect as `pending` names it.
         call: String,
         #[command(subcommand)]
         ruling: Ruling,
@@ -226,6 +226,13 @@ Examples:
         tool: String,
         /// The digest of the definition as it was shown, or its first digits (at least 8).
         digest: String,
+    },
+    /// Rule on an effect that is not the one recorded under its key, so that its turn is parked.
+    Conflict {
+        /// The id of the call, or the effect as `pending` names it.
+        effect: String,
+        #[command(subcommand)]
+        ruling: ConflictRuling,
     },
     /// Cancel a worker and what it does.
     Cancel {
@@ -407,6 +414,17 @@ pub(crate) enum Ruling {
         value: String,
     },
     /// Treat it as failed.
+    Fail,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ConflictRuling {
+    /// What is recorded is the outcome of what is asked for now; nothing runs.
+    AcceptRecorded,
+    /// Set aside what is recorded from that effect on, and run it anew. What it did outside stays
+    /// done.
+    Fork,
+    /// Treat what is asked for now as failed.
     Fail,
 }
 

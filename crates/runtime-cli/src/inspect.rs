@@ -199,6 +199,13 @@ pub(crate) fn pending_line(item: &PendingItem, paint: Paint) -> String {
             when(due)
         ));
     }
+    if matches!(item.kind, PendingKind::InDoubt | PendingKind::Conflict) {
+        line.push_str(&format!("\n          effect {}#{}", item.scope, item.key));
+    }
+    if let Some(mismatch) = &item.mismatch {
+        let paths = mismatch.paths.join(", ");
+        line.push_str(&format!("\n          differs at {}", visible(&paths)));
+    }
     if let Some(asks) = &item.asks {
         line.push_str(&format!("\n          asks  {}", visible(asks)));
     }
@@ -236,6 +243,7 @@ pub(crate) fn kind_name(kind: PendingKind) -> &'static str {
     match kind {
         PendingKind::Approval => "approval",
         PendingKind::InDoubt => "in doubt",
+        PendingKind::Conflict => "conflict",
         _ => "wait",
     }
 }
@@ -292,6 +300,12 @@ fn on_restart(status: &TurnStatus) -> &'static str {
         TurnStatus::Parked { reason, .. } => match reason {
             ParkReason::Waiting { .. } => "waits again, or goes on if the answer has come",
             ParkReason::InDoubt { .. } => "stays parked until somebody rules by `in-doubt`",
+            ParkReason::OtherDeployment { .. } => {
+                "goes on if it started under the deployment that is here then, or the policy says so"
+            }
+            ParkReason::Conflict { .. } => {
+                "asks again, and stays parked until somebody rules by `conflict` if it still differs"
+            }
             _ => "stays parked",
         },
         _ => "goes on",

@@ -209,6 +209,7 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
         }
         Command::Resolve { token, value } => answer::resolve(token, &value)?,
         Command::InDoubt { call, ruling } => answer::in_doubt(call, ruling)?,
+        Command::Conflict { effect, ruling } => answer::conflict(effect, ruling),
         Command::Cancel { worker, reason } => {
             let worker = worker.parse().map_err(RuntimeError::from)?;
             RuntimeCommand::CancelWorker { worker, reason }

@@ -119,6 +119,9 @@ event_kinds! {
     EffectInDoubt => "effect_in_doubt",
     /// A person ruled on an effect in doubt.
     InDoubtRuled => "in_doubt_ruled",
+    /// A person ruled on an effect that is not the one recorded under its key; names the effects
+    /// whose record is set aside.
+    ConflictRuled => "conflict_ruled",
     /// A process is known: its registration.
     ProcessRegistered => "process_registered",
     /// A process has started.

@@ -34,6 +34,9 @@ pub(crate) enum EffectState {
     Released,
     /// Somebody ruled its outcome, which is in the event; not yet told by its projector.
     Ruled,
+    /// Somebody ruled that what is recorded counts no more: it is as unknown as if it had never
+    /// run (E4).
+    SetAside,
     /// It ended; the outcome is in the event.
     Done,
 }
@@ -49,6 +52,10 @@ pub(crate) struct EffectRow {
     /// The digest of the last ruling, so that repeating it can be told from contradicting it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ruling: Option<Digest>,
+    /// How often what was recorded was set aside; commits of an effect that runs anew have other
+    /// ids.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) revision: u32,
     #[serde(flatten)]
     pub(crate) state: EffectState,
 }
@@ -60,6 +67,7 @@ impl EffectRow {
             digest,
             attempts,
             ruling: None,
+            revision: 0,
             state,
         }
     }
@@ -69,9 +77,19 @@ impl EffectRow {
         self
     }
 
+    pub(crate) const fn with_revision(mut self, revision: u32) -> Self {
+        self.revision = revision;
+        self
+    }
+
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("an effect row is plain data")
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(revision: &u32) -> bool {
+    *revision == 0
 }
 
 /// What is recorded of an effect: its row and the payload of the row's event.
@@ -98,7 +116,7 @@ impl Recorded {
             payload: draft.payload,
             version: row.version,
         };
-        match recorded.contradiction() {
+        match recorded.contradiction(&row.key.name) {
             None => Ok(recorded),
             Some(reason) => Err(corrupt(row.key.name.as_ref(), reason)),
         }
@@ -106,9 +124,15 @@ impl Recorded {
 
     /// Says what is wrong when the row and its event do not tell of the same step of the same
     /// effect: then one of them was changed or took the other's place, and neither is believed.
-    fn contradiction(&self) -> Option<&'static str> {
+    fn contradiction(&self, key: &str) -> Option<&'static str> {
         if self.row.schema > ROW_SCHEMA {
             return Some("its form is of a later version");
+        }
+        if self.row.state == EffectState::SetAside {
+            let mut set_aside = self.payload["set_aside"].as_array().into_iter().flatten();
+            let named = json!({ "key": key, "digest": self.row.digest });
+            let is_named = set_aside.any(|effect| *effect == named);
+            return (!is_named).then_some("its event sets other effects aside");
         }
         if EffectEnvelope::identity_digest(self.identity()) != self.row.digest {
             return Some("its event is that of another effect");
@@ -131,6 +155,8 @@ impl Recorded {
             EffectState::Released => self.payload["ruling"] == "run_again",
             EffectState::Ruled => has("ruling") && has("outcome"),
             EffectState::Done => has("outcome") && !has("ruling"),
+            // Of several effects at once.
+            EffectState::SetAside => false,
         }
     }
 
@@ -199,6 +225,9 @@ pub(crate) fn decide(
             Decision::Run { attempt: 1 }
         });
     };
+    if recorded.row.state == EffectState::SetAside {
+        return decide(None, requested);
+    }
     if recorded.row.digest != requested.digest {
         return Ok(Decision::Conflict(mismatch(recorded, requested)));
     }
@@ -223,7 +252,9 @@ pub(crate) fn decide(
             recorded: true,
         },
         EffectState::Ruled => Decision::Adopt(recorded.outcome(requested.key.as_str())?),
-        EffectState::Done => Decision::Replay(recorded.outcome(requested.key.as_str())?),
+        EffectState::Done | EffectState::SetAside => {
+            Decision::Replay(recorded.outcome(requested.key.as_str())?)
+        }
     })
 }
 
@@ -382,6 +413,7 @@ mod tests {
             (EffectState::Released, false, Decision::Run { attempt: 3 }),
             (EffectState::Ruled, false, Decision::Adopt(ended())),
             (EffectState::Done, false, Decision::Replay(ended())),
+            (EffectState::SetAside, false, Decision::Run { attempt: 1 }),
         ];
         for (state, retry_safe, expected) in table {
             let record = recorded(2, state.clone());

@@ -18,8 +18,8 @@
 //! Where several instances share a store, each keeps one lease ([`LeaseKeeper`]); what a dead one
 //! drove is taken over by the others.
 //!
-//! Not here: what a turn does next (`runtime-turn`), and who drives it (`runtime-agent`). Not
-//! yet: deadlines that a promise carries itself. Limits: [`EffectLimits`].
+//! Not here: what a turn does next (`runtime-turn`), and who drives it (`runtime-agent`).
+//! Limits: [`EffectLimits`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -94,6 +94,7 @@
 mod attempt;
 mod cancellation;
 mod claims;
+mod conflict;
 mod controller;
 mod executor;
 mod interrupt;
@@ -104,6 +105,7 @@ mod limits;
 mod pending;
 mod process;
 mod promise;
+mod promise_deadline;
 mod recording;
 mod registry;
 mod ruling;
@@ -114,6 +116,7 @@ mod token;
 mod wait;
 mod workflow;
 
+pub use conflict::{ConflictRuling, conflict_of, forgets_conflict};
 pub use controller::{
     Addressing, Concurrency, EffectController, EffectHost, Projection, Projector, ScopeOpening,
     ScopedEffectController, WaitRequest,
@@ -130,6 +133,7 @@ pub use process::{
     ProcessStart, ProcessView, ProcessWake, Processes, SignalAnswer, Subscription,
 };
 pub use promise::{AwaitEvents, ResolveAnswer, ResolveError, Revocation, TokenError};
+pub use promise_deadline::PromiseDeadline;
 pub use ruling::{Ruling, RulingAnswer, RulingError};
 pub use store_host::{DueScope, StoreEffectHost};
 pub use token::{Token, TokenRights, VerifiedToken};

@@ -1,4 +1,4 @@
-//! What waits for somebody: approvals, other waits, effects in doubt.
+//! What waits for somebody: approvals, other waits, effects in doubt, conflicts.
 
 use std::sync::Arc;
 
@@ -8,6 +8,8 @@ use runtime_core::{
 };
 use runtime_store::{Page, ReadError, Row, RowKey, RowQuery, Store};
 use serde::{Deserialize, Serialize};
+
+use crate::Mismatch;
 
 /// The space of the index of what waits.
 pub(crate) const PENDING_SPACE: &str = "pending";
@@ -23,6 +25,8 @@ pub enum PendingKind {
     Wait,
     /// A ruling on an effect in doubt (E7).
     InDoubt,
+    /// A ruling on an effect that is not the one recorded under its key (E4).
+    Conflict,
 }
 
 /// One promise that would end a wait.
@@ -75,6 +79,9 @@ pub struct PendingEffect {
     /// Why it is in doubt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<WireError>,
+    /// How it differs from what is recorded: paths, never values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mismatch: Option<Mismatch>,
 }
 
 /// A page of what waits.
@@ -111,11 +118,26 @@ impl PendingEffect {
     pub(crate) fn in_doubt(envelope: &EffectEnvelope, since: Timestamp, reason: WireError) -> Self {
         let mut pending = Self::of(envelope, PendingKind::InDoubt, since);
         pending.reason = Some(reason);
+        pending.of_call(envelope)
+    }
+
+    pub(crate) fn conflict(
+        envelope: &EffectEnvelope,
+        since: Timestamp,
+        mismatch: Mismatch,
+    ) -> Self {
+        let mut pending = Self::of(envelope, PendingKind::Conflict, since);
+        pending.mismatch = Some(mismatch);
+        pending.of_call(envelope)
+    }
+
+    /// Names the tool call that it is, if it is one.
+    fn of_call(mut self, envelope: &EffectEnvelope) -> Self {
         if let EffectCommand::ToolCall(command) = envelope.command() {
-            pending.call = Some(command.call.clone());
-            pending.tool = Some(command.tool.clone());
+            self.call = Some(command.call.clone());
+            self.tool = Some(command.tool.clone());
         }
-        pending
+        self
     }
 
     fn of(envelope: &EffectEnvelope, kind: PendingKind, since: Timestamp) -> Self {
@@ -131,6 +153,7 @@ impl PendingEffect {
             promises: Vec::new(),
             processes: Vec::new(),
             reason: None,
+            mismatch: None,
         }
     }
 

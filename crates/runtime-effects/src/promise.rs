@@ -4,7 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use runtime_core::{
     CanonicalEncoder, Classified, CommitId, ErrorClass, EventDraft, EventId, EventKind,
-    ExecutionScope, Resolution, RuntimeId, ScopeId, SessionId, Timestamp, WaitIdentity, WireError,
+    ExecutionScope, ProcessId, Resolution, RuntimeId, ScopeId, SessionId, Timestamp, WaitIdentity,
+    WireError,
 };
 use runtime_store::{
     Commit, CommitError, Found, Guard, KeyRing, NewEvent, Page, ReadError, Row, RowChange, RowKey,
@@ -13,9 +14,11 @@ use runtime_store::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::Interrupt;
+use crate::process::{grants_of, held_processes, process_scope};
+use crate::promise_deadline::{forgets_deadline, settle_if_due};
 use crate::store_host::Shared;
 use crate::token::{self, Token, TokenKey, TokenRights, VerifiedToken};
+use crate::{Grant, Interrupt};
 
 /// Resolutions and single revocations, by public name.
 const PROMISE_SPACE: &str = "promise";
@@ -66,6 +69,12 @@ pub enum ResolveError {
         /// The limit.
         max: usize,
     },
+    /// There is no such promise any more: its scope is not there, or it is settled or revoked.
+    #[error("scope {scope} has no such promise to be settled")]
+    Unknown {
+        /// The scope.
+        scope: ScopeId,
+    },
     /// The scope changed hands each time that this was tried.
     #[error("scope {scope} is changing hands; try again")]
     Contended {
@@ -85,6 +94,7 @@ impl Classified for ResolveError {
         match self {
             Self::TooLarge { .. } => "resolution_too_large",
             Self::QuotaReached { .. } => "promise_quota_reached",
+            Self::Unknown { .. } => "promise_unknown",
             Self::Contended { .. } => "promise_contended",
             Self::Commit(error) => error.code(),
             Self::Read(error) => error.code(),
@@ -94,6 +104,7 @@ impl Classified for ResolveError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::TooLarge { .. } => ErrorClass::Invalid,
+            Self::Unknown { .. } => ErrorClass::NotFound,
             Self::QuotaReached { .. } | Self::Contended { .. } => ErrorClass::Busy,
             Self::Commit(error) => error.class(),
             Self::Read(error) => error.class(),
@@ -154,7 +165,8 @@ pub enum Revocation {
     },
     /// All promises of one scope.
     Scope(ExecutionScope),
-    /// All promises of the turns of one session.
+    /// All promises of one session: of its turns, and of its processes that no live grant of
+    /// another session holds.
     Session(SessionId),
 }
 
@@ -164,7 +176,7 @@ pub enum Revocation {
 /// or resolves it, and as long as its scope does.
 #[derive(Debug, Clone)]
 pub struct AwaitEvents {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     keys: Arc<RwLock<Arc<[TokenKey]>>>,
     /// Lets early resolutions of this process pass one by one, so that the quota holds.
     early: Arc<tokio::sync::Mutex<()>>,
@@ -314,7 +326,7 @@ impl AwaitEvents {
             Err(CommitError::Rejected { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
-        self.wake_revoked(&revocation);
+        self.wake_revoked(&revocation).await?;
         Ok(true)
     }
 
@@ -357,7 +369,7 @@ impl AwaitEvents {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
-    fn fresh_id(&self) -> CommitId {
+    pub(crate) fn fresh_id(&self) -> CommitId {
         let shared = &self.shared;
         let time = shared.store.id_time(shared.clock.now());
         CommitId::generate(time, shared.random.ten())
@@ -386,7 +398,7 @@ impl AwaitEvents {
             || is_owner_revoked(&self.shared, scope).await?)
     }
 
-    fn check_size(&self, resolution: &Resolution) -> Result<(), ResolveError> {
+    pub(crate) fn check_size(&self, resolution: &Resolution) -> Result<(), ResolveError> {
         let encoded = serde_json::to_vec(resolution).expect("a resolution is plain data");
         let max = self.shared.limits.resolution_bytes_max;
         if encoded.len() > max {
@@ -413,6 +425,7 @@ impl AwaitEvents {
         let Some(epoch) = store.row(&epoch_key).await? else {
             return Ok(Some(ResolveAnswer::UnknownOrRevoked));
         };
+        settle_if_due(&self.shared, &id, &name).await?;
         if let Some(row) = store.row(&promise_key(&id, &name)).await? {
             return settled_answer(&row).map(Some);
         }
@@ -464,16 +477,9 @@ impl AwaitEvents {
             }));
         draft.caused_by = command.map(|command| command.to_string());
         Commit::new(id, self.shared.clock.now())
-            .guard(Guard::Absent(key.clone()))
-            .row(RowChange::Put {
-                key,
-                body: json!({ "state": "resolved" })
-                    .to_string()
-                    .into_bytes()
-                    .into(),
-                event: Some(0),
-                due: None,
-            })
+            .guard(Guard::Absent(key))
+            .row(settled_row(&scope.scope_id(), name))
+            .row(forgets_deadline(&scope.scope_id(), name))
             .event(NewEvent::from_draft(event_id(id), &draft))
     }
 
@@ -531,7 +537,7 @@ impl AwaitEvents {
         }
     }
 
-    fn wake_revoked(&self, revocation: &Revocation) {
+    async fn wake_revoked(&self, revocation: &Revocation) -> Result<(), ReadError> {
         let registry = &self.shared.registry;
         match revocation {
             Revocation::Promise { scope, identity } => {
@@ -541,11 +547,21 @@ impl AwaitEvents {
                 let scope = scope.scope_id();
                 registry.wake_where(|(waiting, _)| *waiting == scope);
             }
-            Revocation::Session(session) => registry.wake_where(|(waiting, _)| {
-                let scope = ExecutionScope::from_scope_id(waiting);
-                scope.is_ok_and(|scope| scope.session() == Some(session))
-            }),
+            Revocation::Session(session) => {
+                registry.wake_where(|(waiting, _)| {
+                    let scope = ExecutionScope::from_scope_id(waiting);
+                    scope.is_ok_and(|scope| scope.session() == Some(session))
+                });
+                for process in held_processes(&self.shared, session).await? {
+                    let scope = process_scope(&process);
+                    if is_owner_revoked(&self.shared, &scope).await? {
+                        let scope = scope.scope_id();
+                        registry.wake_where(|(waiting, _)| *waiting == scope);
+                    }
+                }
+            }
         }
+        Ok(())
     }
 }
 
@@ -556,7 +572,18 @@ fn derive_keys(ring: &KeyRing, runtime: &RuntimeId) -> Arc<[TokenKey]> {
         .collect()
 }
 
-fn event_id(commit: CommitId) -> EventId {
+/// The row of a promise that the event of the same commit tells of.
+pub(crate) fn settled_row(scope: &ScopeId, name: &str) -> RowChange {
+    let body = json!({ "state": "resolved" }).to_string().into_bytes();
+    RowChange::Put {
+        key: promise_key(scope, name),
+        body: body.into(),
+        event: Some(0),
+        due: None,
+    }
+}
+
+pub(crate) fn event_id(commit: CommitId) -> EventId {
     EventId::derived(CanonicalEncoder::new("promise-event").bytes(commit.as_uuid().as_bytes()))
 }
 
@@ -571,7 +598,7 @@ pub(crate) fn public_name(runtime: &RuntimeId, scope: &ScopeId, identity: &WaitI
     format!("promise-{}", &digest.to_string()[..32])
 }
 
-fn promise_key(scope: &ScopeId, name: &str) -> RowKey {
+pub(crate) fn promise_key(scope: &ScopeId, name: &str) -> RowKey {
     RowKey::new(PROMISE_SPACE, scope.clone(), name)
 }
 
@@ -594,15 +621,41 @@ fn revoked_session_key(session: &SessionId) -> RowKey {
     RowKey::new(REVOKED_SPACE, owner, "")
 }
 
-async fn is_owner_revoked(shared: &Shared, scope: &ExecutionScope) -> Result<bool, ReadError> {
+pub(crate) async fn is_owner_revoked(
+    shared: &Shared,
+    scope: &ExecutionScope,
+) -> Result<bool, ReadError> {
     if shared.store.row(&revoked_scope_key(scope)).await?.is_some() {
         return Ok(true);
     }
-    let Some(session) = scope.session() else {
-        return Ok(false);
-    };
+    match (scope.session(), scope) {
+        (Some(session), _) => is_session_revoked(shared, session).await,
+        (None, ExecutionScope::Process { process }) => {
+            is_every_holder_revoked(shared, process).await
+        }
+        _ => Ok(false),
+    }
+}
+
+async fn is_session_revoked(shared: &Shared, session: &SessionId) -> Result<bool, ReadError> {
     let row = shared.store.row(&revoked_session_key(session)).await?;
     Ok(row.is_some())
+}
+
+/// Says whether a process is held by revoked sessions alone; if nobody holds it any more, whether
+/// one of those that did is revoked.
+async fn is_every_holder_revoked(shared: &Shared, process: &ProcessId) -> Result<bool, ReadError> {
+    let grants = grants_of(shared, process).await?;
+    let is_held = grants.iter().any(Grant::is_live);
+    let mut revoked = false;
+    for grant in grants.iter().filter(|grant| grant.is_live() || !is_held) {
+        match is_session_revoked(shared, &grant.session).await? {
+            true => revoked = true,
+            false if is_held => return Ok(false),
+            false => {}
+        }
+    }
+    Ok(revoked)
 }
 
 /// Reads how a promise was settled; a revoked one is seen as cancelled.
@@ -613,6 +666,8 @@ pub(crate) async fn look_at_promise(
 ) -> Result<Option<Resolution>, Interrupt> {
     let id = scope.scope_id();
     let name = public_name(&shared.store.identity().runtime, &id, identity);
+    let settled = settle_if_due(shared, &id, &name).await;
+    settled.map_err(|error| Interrupt::Terminal(error.to_wire()))?;
     if let Some(row) = shared.row(&promise_key(&id, &name)).await? {
         if row.event.is_none() {
             return Ok(Some(Resolution::Cancelled));
@@ -651,7 +706,7 @@ fn recorded_resolution(row: &Row) -> Result<Resolution, WireError> {
 }
 
 /// Checks what the types do not: texts of a wait identity are bounded (C1), ordinals start at 1.
-fn check_identity(identity: &WaitIdentity) -> Result<(), TokenError> {
+pub(crate) fn check_identity(identity: &WaitIdentity) -> Result<(), TokenError> {
     let refuse = |reason: &str| {
         Err(TokenError::Identity {
             reason: reason.to_owned(),

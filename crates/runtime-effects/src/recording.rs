@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::journal::{EffectRow, EffectState};
 use crate::pending::{PendingEffect, pending_key};
 use crate::promise::waited_key;
-use crate::{Projection, Projector};
+use crate::{Mismatch, Projection, Projector};
 
 /// The space of effect rows.
 pub(crate) const EFFECT_SPACE: &str = "effect";
@@ -31,6 +31,8 @@ pub(crate) struct Subject {
     pub(crate) digest: Digest,
     /// The digest of the last ruling on it, carried from row to row.
     pub(crate) ruling: Option<Digest>,
+    /// How often its record was set aside, carried from row to row.
+    pub(crate) revision: u32,
 }
 
 impl Subject {
@@ -41,6 +43,7 @@ impl Subject {
             digest: EffectEnvelope::identity_digest(&identity),
             identity,
             ruling: None,
+            revision: 0,
             envelope,
         }
     }
@@ -50,11 +53,16 @@ impl Subject {
     }
 
     fn encoder(&self, domain: &str, phase: &str, number: u32) -> CanonicalEncoder {
-        CanonicalEncoder::new(domain)
+        let encoder = CanonicalEncoder::new(domain)
             .text(self.scope.as_str())
             .text(self.key().as_str())
             .text(phase)
-            .unsigned(u64::from(number))
+            .unsigned(u64::from(number));
+        match self.revision {
+            // Absent is not encoded (C2).
+            0 => encoder,
+            revision => encoder.unsigned(u64::from(revision)),
+        }
     }
 
     fn commit_id(&self, phase: &str, number: u32) -> CommitId {
@@ -69,7 +77,9 @@ impl Subject {
         event: usize,
         due: Option<Timestamp>,
     ) -> RowChange {
-        let row = EffectRow::new(self.digest, attempts, state).with_ruling(self.ruling);
+        let row = EffectRow::new(self.digest, attempts, state)
+            .with_ruling(self.ruling)
+            .with_revision(self.revision);
         RowChange::Put {
             key: effect_key(&self.scope, self.key()),
             body: row.to_bytes().into(),
@@ -134,6 +144,9 @@ impl Recorder<'_> {
                     all = all
                         .text(subject.key().as_str())
                         .unsigned(u64::from(*attempt));
+                    if subject.revision > 0 {
+                        all = all.text("revision").unsigned(u64::from(subject.revision));
+                    }
                 }
                 CommitId::derived(all)
             }
@@ -205,6 +218,21 @@ impl Recorder<'_> {
             .told(commit, phase, attempt, projection, payload)
             .row(row)
             .row(RowChange::put(index, pending.to_bytes()))
+    }
+
+    /// That an effect is not the one recorded; `note` is where whoever rules finds it.
+    pub(crate) fn conflict(
+        &self,
+        subject: &Subject,
+        mismatch: &Mismatch,
+        note: RowChange,
+    ) -> Commit {
+        let id = subject
+            .encoder("effect-commit", "conflict", 0)
+            .unsigned(self.epoch.0)
+            .bytes(mismatch.recorded.as_bytes())
+            .bytes(mismatch.requested.as_bytes());
+        self.start(CommitId::derived(id)).row(note)
     }
 
     /// A wait that begins; `due` has one entry for each source, `promises` the public names.

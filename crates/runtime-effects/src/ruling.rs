@@ -1,4 +1,4 @@
-//! Rulings on effects in doubt (E7).
+//! Rulings on effects in doubt (E7). Those on conflicts are in `conflict`.
 
 use runtime_core::{
     CanonicalEncoder, Classified, CommitId, EffectOutcome, ErrorClass, ExecutionScope, ReplayKey,
@@ -35,7 +35,7 @@ pub enum RulingAnswer {
     AlreadyRuled,
 }
 
-/// Why a ruling was not recorded.
+/// Why a ruling on an effect in doubt, or on a conflict, was not recorded.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RulingError {
@@ -50,6 +50,18 @@ pub enum RulingError {
     /// The effect is not in doubt.
     #[error("effect {key} is not in doubt; there is nothing to rule")]
     NotInDoubt {
+        /// The effect.
+        key: ReplayKey,
+    },
+    /// The effect is not in conflict with the record, as far as anybody who drove it found.
+    #[error("effect {key} is in no conflict; there is nothing to rule")]
+    NoConflict {
+        /// The effect.
+        key: ReplayKey,
+    },
+    /// The recorded effect has no outcome that could be accepted.
+    #[error("the effect recorded as {key} has no outcome to accept; fork or fail")]
+    NothingRecorded {
         /// The effect.
         key: ReplayKey,
     },
@@ -80,6 +92,8 @@ impl Classified for RulingError {
         match self {
             Self::NotFound { .. } => "ruling_effect_not_found",
             Self::NotInDoubt { .. } => "ruling_not_in_doubt",
+            Self::NoConflict { .. } => "ruling_no_conflict",
+            Self::NothingRecorded { .. } => "ruling_nothing_recorded",
             Self::RuledOtherwise { .. } => "ruling_contradicted",
             Self::WrongOutcome { .. } => "ruling_wrong_outcome",
             Self::Commit(error) => error.code(),
@@ -90,7 +104,10 @@ impl Classified for RulingError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::NotFound { .. } => ErrorClass::NotFound,
-            Self::NotInDoubt { .. } | Self::RuledOtherwise { .. } => ErrorClass::Conflict,
+            Self::NotInDoubt { .. }
+            | Self::NoConflict { .. }
+            | Self::NothingRecorded { .. }
+            | Self::RuledOtherwise { .. } => ErrorClass::Conflict,
             Self::WrongOutcome { .. } => ErrorClass::Invalid,
             Self::Commit(error) => error.class(),
             Self::Read(error) => error.class(),
@@ -134,8 +151,9 @@ pub(crate) async fn rule(
     } else {
         EffectState::Ruled
     };
-    let row =
-        EffectRow::new(recorded.row.digest, recorded.row.attempts, state).with_ruling(Some(digest));
+    let row = EffectRow::new(recorded.row.digest, recorded.row.attempts, state)
+        .with_ruling(Some(digest))
+        .with_revision(recorded.row.revision);
     let mut payload = json!({
         "identity": recorded.identity(), "key": key, "ruling": value["ruling"],
     });

@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::attempt::{AfterAttempt, AttemptEnd, after_attempt};
 use crate::cancellation::Cancellation;
 use crate::claims::Claim;
+use crate::conflict::{self, conflict_key};
 use crate::journal::{Decision, Recorded, Requested, decide};
 use crate::lease::crash_key;
 use crate::process::{Triggered, check_trigger, with_triggers};
@@ -27,7 +28,7 @@ use crate::recording::{Recorder, Subject, effect_key};
 use crate::store_host::Shared;
 use crate::{
     Addressing, AttemptContext, Concurrency, EffectController, EffectError, Interrupt,
-    LocalExecutor, ScopeOpening, TriggerReports, WaitRequest,
+    LocalExecutor, Mismatch, ScopeOpening, TriggerReports, WaitRequest,
 };
 
 /// Runs the effects of one opening of a scope.
@@ -64,6 +65,7 @@ impl Runnable<'_> {
 /// An effect after the look into the record.
 enum Prepared<'run> {
     Settled(Result<EffectOutcome, Interrupt>),
+    Conflict(Box<(Subject, Mismatch)>),
     Run(Box<Runnable<'run>>),
 }
 
@@ -85,6 +87,7 @@ impl EffectController for StoreController {
         // One effect needs none of what keeps a batch apart; each step of most turns is one.
         match self.prepare(envelope, executor).await {
             Prepared::Settled(result) => result,
+            Prepared::Conflict(conflict) => Err(self.conflict(&conflict.0, conflict.1).await),
             Prepared::Run(effect) => {
                 if effect.needs_intent_now() {
                     let commit = self
@@ -111,9 +114,14 @@ impl EffectController for StoreController {
         };
         let mut running: FuturesUnordered<_> = FuturesUnordered::new();
         let mut results: Vec<Option<Result<EffectOutcome, Interrupt>>> = Vec::new();
+        let mut conflicts = Vec::new();
         for (index, item) in prepared.drain(..).enumerate() {
             results.push(match (item, &intents) {
                 (Prepared::Settled(result), _) => Some(result),
+                (Prepared::Conflict(conflict), _) => {
+                    conflicts.push((index, conflict));
+                    None
+                }
                 (Prepared::Run(effect), Err(interrupt)) if effect.needs_intent_now() => {
                     Some(Err(interrupt.clone()))
                 }
@@ -126,9 +134,14 @@ impl EffectController for StoreController {
         while let Some((index, result)) = running.next().await {
             results[index] = Some(result);
         }
+        // Last: once a conflict is noted somebody may rule on it, and nothing of this scope may be
+        // recorded any more.
+        for (index, conflict) in conflicts {
+            results[index] = Some(Err(self.conflict(&conflict.0, conflict.1).await));
+        }
         let ended = results
             .into_iter()
-            .map(|result| result.expect("every effect that ran gave a result"));
+            .map(|result| result.expect("every effect gave a result"));
         ended.collect()
     }
 
@@ -179,8 +192,11 @@ impl StoreController {
         let row = self.shared.row(&key).await?;
         let recorded = row.as_ref().map(Recorded::decode).transpose();
         let recorded = recorded.map_err(Interrupt::Terminal)?;
-        subject.ruling = recorded.as_ref().and_then(|recorded| recorded.row.ruling);
-        let requested = Requested {
+        if let Some(recorded) = &recorded {
+            subject.ruling = recorded.row.ruling;
+            subject.revision = recorded.row.revision;
+        }
+        let mut requested = Requested {
             key: subject.envelope.key(),
             digest: subject.digest,
             identity: &subject.identity,
@@ -189,7 +205,36 @@ impl StoreController {
             strict: self.opening.strict_replay,
             now: self.shared.clock.now(),
         };
+        let decision = decide(recorded.as_ref(), &requested).map_err(Interrupt::Terminal)?;
+        let Decision::Conflict(mismatch) = &decision else {
+            return Ok(decision);
+        };
+        let accepted = conflict::is_accepted(&self.shared, &self.scope, mismatch).await;
+        if !accepted.map_err(|error| Interrupt::Terminal(error.to_wire()))? {
+            return Ok(decision);
+        }
+        requested.digest = mismatch.recorded;
         decide(recorded.as_ref(), &requested).map_err(Interrupt::Terminal)
+    }
+
+    /// Notes a conflict where whoever rules finds it. Nothing runs.
+    async fn conflict(&self, subject: &Subject, mismatch: Mismatch) -> Interrupt {
+        let recorder = self.recorder();
+        let noted = match self
+            .shared
+            .row(&conflict_key(&self.scope, subject.key()))
+            .await
+        {
+            Ok(noted) => noted,
+            Err(interrupt) => return interrupt,
+        };
+        if let Some(note) = conflict::note(subject, &mismatch, recorder.now, noted.as_ref()) {
+            let commit = recorder.conflict(subject, &mismatch, note);
+            if let Err(interrupt) = self.shared.record(commit).await {
+                return interrupt;
+            }
+        }
+        Interrupt::Conflict(mismatch)
     }
 
     async fn prepare<'run>(
@@ -215,6 +260,9 @@ impl StoreController {
         let (attempt, due) = match self.look_up(&mut subject).await? {
             Decision::Run { attempt } => (attempt, None),
             Decision::NotYetDue { attempt, due } => (attempt, Some(due)),
+            Decision::Conflict(mismatch) => {
+                return Ok(Prepared::Conflict(Box::new((subject, mismatch))));
+            }
             settled => {
                 let settled = self.settle(&subject, settled).await;
                 return Ok(Prepared::Settled(settled));
@@ -276,7 +324,7 @@ impl StoreController {
                     .await?;
                 Ok(outcome)
             }
-            Decision::Conflict(mismatch) => Err(Interrupt::Conflict(mismatch)),
+            Decision::Conflict(mismatch) => Err(self.conflict(subject, mismatch).await),
             Decision::Fenced => Err(Interrupt::Fenced),
             Decision::Missing => Err(EffectError::Missing {
                 key: subject.key().clone(),

@@ -10,6 +10,7 @@ use runtime_store::{
 
 use crate::cancellation::{Cancellation, Cancellations};
 use crate::claims::Claims;
+use crate::conflict::{self, ConflictRuling};
 use crate::journal::Recorded;
 use crate::pending::{self, PendingPage};
 use crate::promise::AwaitEvents;
@@ -201,6 +202,26 @@ impl StoreEffectHost {
         command: Option<runtime_core::CommitId>,
     ) -> Result<RulingAnswer, RulingError> {
         ruling::rule(&self.shared, scope, key, ruling, command).await
+    }
+}
+
+impl StoreEffectHost {
+    /// Rules on an effect that is not the one recorded under its key (E4). The next drive of its
+    /// scope obeys.
+    ///
+    /// With `command`, the identity of a request, repeating the request does nothing.
+    ///
+    /// # Errors
+    /// [`RulingError`]. A fork that would set aside more than one commit holds is refused by the
+    /// store (`commit_too_large`).
+    pub async fn rule_conflict(
+        &self,
+        scope: &ScopeId,
+        key: &ReplayKey,
+        ruling: ConflictRuling,
+        command: Option<runtime_core::CommitId>,
+    ) -> Result<RulingAnswer, RulingError> {
+        conflict::rule(&self.shared, scope, key, ruling, command).await
     }
 }
 

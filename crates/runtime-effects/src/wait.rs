@@ -14,6 +14,7 @@ use crate::journal::Decision;
 use crate::pending::{pending_key, processes_of, promises_of};
 use crate::process::{end_of, ended_key};
 use crate::promise::{early_key, look_at_promise, public_name};
+use crate::promise_deadline::deadline_of;
 use crate::recording::Subject;
 use crate::registry::Interest;
 use crate::store_controller::StoreController;
@@ -53,7 +54,7 @@ impl StoreController {
             }
             settled => return self.settle(&subject, settled).await,
         };
-        let seen = self.until_ready(&subject, &due, &interest).await?;
+        let seen = self.until_ready(&subject, &due, &names, &interest).await?;
         self.record_wait(&subject, &names, seen).await
     }
 
@@ -62,11 +63,18 @@ impl StoreController {
         &self,
         subject: &Subject,
         due: &[Option<Timestamp>],
+        names: &[String],
         interest: &Interest,
     ) -> Result<EffectOutput, Interrupt> {
         let shared = &self.shared;
         let park_at = shared.clock.monotonic() + shared.limits.park_after;
-        let earliest = due.iter().flatten().min().copied();
+        let mut earliest = due.iter().flatten().min().copied();
+        for name in names {
+            // One that comes later wakes, whoever sweeps.
+            let deadline = deadline_of(shared, &self.scope, name).await;
+            let deadline = deadline.map_err(|error| Interrupt::Terminal(error.to_wire()))?;
+            earliest = [earliest, deadline].into_iter().flatten().min();
+        }
         loop {
             let seen = self.watermark().await?;
             if let Some(resolved) = self.resolved(subject).await? {

@@ -105,6 +105,8 @@ pub struct Conversation {
     mark: ContextMark,
     compacted: Option<Compacted>,
     open: Option<Progress>,
+    /// The outcomes that the open turn has taken, so that some of them can be set aside (E4).
+    taken: Vec<Arc<RecordedEffect>>,
     waiting: Vec<Arc<Message>>,
 }
 
@@ -115,6 +117,7 @@ impl Default for Conversation {
             mark: ContextMark::empty(),
             compacted: None,
             open: None,
+            taken: Vec::new(),
             waiting: Vec::new(),
         }
     }
@@ -215,11 +218,39 @@ impl Conversation {
                 self.ended(event);
                 Ok(())
             }
+            EventKind::ConflictRuled if event.turn.is_some() => self.set_aside(event),
             _ => match RecordedEffect::from_event(event)? {
-                Some(recorded) => take(self.open_progress(event)?, &recorded),
+                Some(recorded) => {
+                    take(self.open_progress(event)?, &recorded)?;
+                    self.taken.push(Arc::new(recorded));
+                    Ok(())
+                }
                 None => Ok(()),
             },
         }
+    }
+
+    /// A person ruled that the record of some effects counts no more: the turn stands where it
+    /// stood before them.
+    fn set_aside(&mut self, event: &EventDraft) -> Result<(), TurnError> {
+        let set_aside = event.payload["set_aside"].as_array();
+        let keys: Vec<&str> = set_aside
+            .into_iter()
+            .flatten()
+            .filter_map(|effect| effect["key"].as_str())
+            .collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut progress = Progress::new(self.open_progress(event)?.start.clone())?;
+        let mut taken = self.taken.clone();
+        taken.retain(|recorded| !keys.contains(&recorded.key.as_str()));
+        for recorded in &taken {
+            take(&mut progress, recorded)?;
+        }
+        self.open = Some(progress);
+        self.taken = taken;
+        Ok(())
     }
 
     fn input(&mut self, event: &EventDraft) -> Result<(), TurnError> {
@@ -244,6 +275,7 @@ impl Conversation {
             });
         }
         self.open = Some(Progress::new(start)?);
+        self.taken.clear();
         Ok(())
     }
 
@@ -253,6 +285,7 @@ impl Conversation {
         if !self.open.as_ref().is_some_and(ends_open) {
             return;
         }
+        self.taken.clear();
         if let Some(mut progress) = self.open.take() {
             if let Some(compacted) = progress.compacted.take() {
                 self.compacted = Some(compacted);

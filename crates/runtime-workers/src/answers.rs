@@ -7,7 +7,7 @@ use runtime_core::{
     ExecutionScope, Resolution, ToolCallOutput, ToolResult, WireError, WorkerId, check_schema,
 };
 use runtime_effects::{
-    PendingEffect, PendingKind, PendingPromise, ResolveAnswer, Ruling, RulingAnswer,
+    PendingEffect, PendingKind, PendingPromise, ResolveAnswer, Ruling, RulingAnswer, RulingError,
     StoreEffectHost,
 };
 use runtime_turn::ApprovalDecision;
@@ -17,7 +17,9 @@ use crate::details::TurnCalls;
 use crate::instance::Instance;
 use crate::session::Wake;
 use crate::view::pending_effects;
-use crate::{Command, CommandAnswer, InDoubtRuling, RuntimeError, WhenBusy, WorkerStatus};
+use crate::{
+    Command, CommandAnswer, ConflictRuling, InDoubtRuling, RuntimeError, WhenBusy, WorkerStatus,
+};
 
 impl Instance {
     /// Carries out a command. `id` names it when it came from another process: the commit that
@@ -91,6 +93,10 @@ impl Instance {
             Command::RuleInDoubt { call, ruling } => {
                 self.check_changing().await?;
                 self.rule(&call, ruling, id).await
+            }
+            Command::RuleConflict { effect, ruling } => {
+                self.check_changing().await?;
+                self.rule_conflict(&effect, ruling, id).await
             }
         }
     }
@@ -224,7 +230,7 @@ impl Instance {
         ruling: InDoubtRuling,
         id: Option<CommitId>,
     ) -> Result<CommandAnswer, RuntimeError> {
-        let effect = in_doubt_named(&self.host, call).await?;
+        let effect = ruled_named(&self.host, PendingKind::InDoubt, call).await?;
         let ruling = match ruling {
             InDoubtRuling::RunAgain => Ruling::RunAgain,
             InDoubtRuling::Done { value } => Ruling::RecordOutcome(outcome_of(&effect, value)?),
@@ -239,9 +245,41 @@ impl Instance {
             .host
             .rule_in_doubt(&scope, &effect.key, ruling, id)
             .await;
+        self.ruled(&effect.scope, ruled)
+    }
+
+    async fn rule_conflict(
+        self: &Arc<Self>,
+        effect: &str,
+        ruling: ConflictRuling,
+        id: Option<CommitId>,
+    ) -> Result<CommandAnswer, RuntimeError> {
+        let effect = ruled_named(&self.host, PendingKind::Conflict, effect).await?;
+        let ruling = match ruling {
+            ConflictRuling::AcceptRecorded => runtime_effects::ConflictRuling::AcceptRecorded,
+            ConflictRuling::Fork => runtime_effects::ConflictRuling::Fork,
+            ConflictRuling::Fail => runtime_effects::ConflictRuling::Fail(WireError::new(
+                "ruled_failed",
+                ErrorClass::Terminal,
+                "it is not what was recorded; a person ruled that it failed",
+            )),
+        };
+        let scope = effect.scope.scope_id();
+        let ruled = self
+            .host
+            .rule_conflict(&scope, &effect.key, ruling, id)
+            .await;
+        self.ruled(&effect.scope, ruled)
+    }
+
+    fn ruled(
+        self: &Arc<Self>,
+        scope: &ExecutionScope,
+        ruled: Result<RulingAnswer, RulingError>,
+    ) -> Result<CommandAnswer, RuntimeError> {
         match ruled.map_err(|error| error.to_wire())? {
             RulingAnswer::Ruled => {
-                self.wake_scope(&effect.scope);
+                self.wake_scope(scope);
                 Ok(CommandAnswer::Done)
             }
             RulingAnswer::AlreadyRuled => Ok(CommandAnswer::AlreadyDone),
@@ -286,9 +324,10 @@ pub(crate) async fn approval_named(
     only(named, target).map(Some)
 }
 
-/// Finds the effect in doubt that a call, or a replay key, names.
-pub(crate) async fn in_doubt_named(
+/// Finds the effect of which a ruling speaks: by its call, its replay key, or `SCOPE#KEY`.
+pub(crate) async fn ruled_named(
     host: &StoreEffectHost,
+    kind: PendingKind,
     target: &str,
 ) -> Result<PendingEffect, RuntimeError> {
     let mut named = pending_effects(host).await?;
@@ -297,7 +336,11 @@ pub(crate) async fn in_doubt_named(
             .call
             .as_ref()
             .is_some_and(|call| call.as_str() == target);
-        effect.kind == PendingKind::InDoubt && (of_call || effect.key.as_str() == target)
+        let is_named = effect.key.as_str() == target
+            || target.split_once('#').is_some_and(|(scope, key)| {
+                effect.key.as_str() == key && effect.scope.scope_id().as_str() == scope
+            });
+        effect.kind == kind && (of_call || is_named)
     });
     only(named, target)
 }

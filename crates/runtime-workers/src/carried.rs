@@ -104,6 +104,7 @@ fn is_said(kind: &EventKind) -> bool {
                 | EventKind::EffectAttemptFailed
                 | EventKind::EffectInDoubt
                 | EventKind::InDoubtRuled
+                | EventKind::ConflictRuled
         )
 }
 

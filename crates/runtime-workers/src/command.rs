@@ -21,6 +21,19 @@ pub enum InDoubtRuling {
     Fail,
 }
 
+/// A person's ruling on an effect that is not the one recorded under its key (E4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ruling", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ConflictRuling {
+    /// The recorded outcome is the outcome of what is asked for now.
+    AcceptRecorded,
+    /// What is recorded from that effect on is set aside, and runs anew.
+    Fork,
+    /// What is asked for now is taken as failed.
+    Fail,
+}
+
 /// A command. Its id is the id of the commit that carries it out, so it is carried out once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -51,10 +64,19 @@ pub enum Command {
     },
     /// Rule on an effect in doubt.
     RuleInDoubt {
-        /// The id of the call.
+        /// The id of the call, or the effect: its replay key, or `SCOPE#KEY` where several scopes
+        /// have such a key.
         call: String,
         /// The ruling.
         ruling: InDoubtRuling,
+    },
+    /// Rule on an effect that is not the one recorded under its key.
+    RuleConflict {
+        /// The id of the call, or the effect: its replay key, or `SCOPE#KEY` where several scopes
+        /// have such a key.
+        effect: String,
+        /// The ruling.
+        ruling: ConflictRuling,
     },
     /// Give a worker a System input: it joins the conversation before the next turn.
     SystemInput {

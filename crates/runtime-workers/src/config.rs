@@ -7,7 +7,7 @@ use runtime_events::RetentionPolicy;
 use runtime_turn::TurnBudgets;
 use serde::{Deserialize, Serialize};
 
-use crate::RuntimeError;
+use crate::{OtherDeployment, RuntimeError};
 
 /// What a runtime accepts. Kept with the runtime: opening it again keeps what is stored unless
 /// other limits are given (W1).
@@ -113,6 +113,8 @@ pub struct RuntimeConfig {
     pub drive_pause: Duration,
     /// How long the lease of this instance lasts, where the store is shared by processes (E5).
     pub lease: LeaseConfig,
+    /// What becomes of an unfinished turn that started under another deployment (E17).
+    pub other_deployment: OtherDeployment,
     /// How deep sub-agents may start sub-agents.
     pub sub_agent_depth_max: u32,
     /// What is kept of the log; all of it if none (V9). Live workers forget nothing by it.
@@ -136,6 +138,7 @@ impl Default for RuntimeConfig {
             drive_attempts_max: 6,
             drive_pause: Duration::from_millis(100),
             lease: LeaseConfig::default(),
+            other_deployment: OtherDeployment::default(),
             sub_agent_depth_max: 4,
             retention: None,
             retention_interval: Duration::from_secs(60),

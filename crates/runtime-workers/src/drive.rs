@@ -11,7 +11,10 @@ use runtime_core::{
     Classified, ErrorClass, EventDraft, EventId, EventKind, ExecutionScope, JoinedMessage, Message,
     Timestamp, TurnId, WireError, WorkerId,
 };
-use runtime_effects::{EffectHost, Interrupt, Lease, ScopeOpening, crashes, with_crashes};
+use runtime_effects::{
+    EffectHost, Interrupt, Lease, PendingEffect, PendingKind, ScopeOpening, crashes,
+    forgets_conflict, with_crashes,
+};
 use runtime_store::{
     Commit, Epoch, Guard, NewEvent, Page, Position, Row, RowChange, RowKey, RowQuery,
 };
@@ -31,7 +34,7 @@ use crate::worker::{worker_key, worker_scope};
 use crate::{RuntimeError, WorkerRecord, WorkerStatus};
 
 /// What a look at a session led to.
-enum Step {
+pub(crate) enum Step {
     /// Something was done; look again.
     Again,
     /// There is nothing to do until somebody wakes the session.
@@ -39,7 +42,7 @@ enum Step {
 }
 
 /// A turn that this instance has opened.
-struct OpenTurn {
+pub(crate) struct OpenTurn {
     record: TurnRecord,
     hold: Hold,
     /// How often processes died in it since it last got further.
@@ -116,8 +119,13 @@ impl Instance {
         let TurnStatus::Parked { reason, .. } = &turn.status else {
             return Ok(true);
         };
-        let (ParkReason::Waiting { key } | ParkReason::InDoubt { key }) = reason else {
-            return Ok(wake == Wake::Insist);
+        let key = match reason {
+            ParkReason::Waiting { key } | ParkReason::InDoubt { key } => key.as_str(),
+            // Whatever else it waits for, it comes to the conflict first.
+            ParkReason::Conflict { error } if wake == Wake::News => {
+                return self.is_conflict_over(turn, conflict_key(error)).await;
+            }
+            _ => return Ok(wake == Wake::Insist),
         };
         let is_due = row.due.is_some_and(|due| due <= self.clock.now());
         if is_due {
@@ -131,7 +139,7 @@ impl Instance {
             let page = Page::after(after, limit);
             let page = self.host.pending_of(&scope, page).await?;
             for effect in &page.items {
-                waits |= effect.key.as_str() == key.as_str();
+                waits |= effect.key.as_str() == key;
                 for promise in &effect.promises {
                     let identity = &promise.identity;
                     if self.promises.is_settled(&effect.scope, identity).await? {
@@ -143,6 +151,27 @@ impl Instance {
                 Some(next) => after = Some(next),
                 // A pause between attempts is in no list: it has a time. What has neither is over.
                 None => return Ok(!waits && row.due.is_none()),
+            }
+        }
+    }
+
+    /// Says whether a conflict was ruled on: then its note is gone.
+    async fn is_conflict_over(&self, turn: &TurnRecord, key: &str) -> Result<bool, RuntimeError> {
+        let scope = turn.scope().scope_id();
+        let mut after = None;
+        loop {
+            let limit = self.store.capabilities().limits.page_entries_max;
+            let page = Page::after(after, limit);
+            let page = self.host.pending_of(&scope, page).await?;
+            let noted = |effect: &PendingEffect| {
+                effect.kind == PendingKind::Conflict && effect.key.as_str() == key
+            };
+            if page.items.iter().any(noted) {
+                return Ok(false);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(true),
             }
         }
     }
@@ -222,14 +251,20 @@ impl Instance {
                     })
                 }
                 None if self.is_driven_elsewhere(&record).await? => return Ok(Step::Rest),
-                None => self.resume_turn(record, &row).await?,
+                None => match self.skip(&state, &record, &row).await? {
+                    Some(step) => return Ok(step),
+                    None => self.resume_turn(record, &row).await?,
+                },
             },
             TurnStatus::Parked { .. } => {
                 let wake = woken.unwrap_or(Wake::News);
                 if !self.is_wait_over(&record, &row, wake).await? {
                     return Ok(Step::Rest);
                 }
-                self.resume_turn(record, &row).await?
+                match self.skip(&state, &record, &row).await? {
+                    Some(step) => return Ok(step),
+                    None => self.resume_turn(record, &row).await?,
+                }
             }
         };
         match open {
@@ -310,7 +345,7 @@ impl Instance {
     }
 
     /// Takes a turn over: bumps its epoch, so that whoever drove it before is fenced (E5).
-    async fn resume_turn(
+    pub(crate) async fn resume_turn(
         &self,
         mut record: TurnRecord,
         row: &Row,
@@ -339,6 +374,10 @@ impl Instance {
             .event(self.new_event(&event));
         if crashes != counted {
             commit = with_crashes(commit, &scope, crashes);
+        }
+        if let Some(effect) = was.conflict() {
+            // This version may ask for what is recorded; if not, it is noted anew (E4).
+            commit = forgets_conflict(commit, &scope.scope_id(), &effect);
         }
         let (commit, instance) = self.opens(commit, &scope, Lease::holder(&opened).as_ref())?;
         let committed = self.contend(commit).await?;
@@ -484,7 +523,7 @@ impl Instance {
 
     /// Ends a turn: its event, the conversation's new mark, and the retirement of its effects are
     /// one commit (E16, V5).
-    async fn end(
+    pub(crate) async fn end(
         &self,
         state: &WorkerRecord,
         open: OpenTurn,
@@ -683,7 +722,7 @@ impl Instance {
         Ok(committed.map(drop))
     }
 
-    async fn start_of(&self, record: &TurnRecord) -> Result<TurnStart, RuntimeError> {
+    pub(crate) async fn start_of(&self, record: &TurnRecord) -> Result<TurnStart, RuntimeError> {
         match self.store.row(&record.start_key()).await? {
             Some(row) => event_payload(&row, ""),
             None => Err(corrupt(&row_name(&record.start_key()), "is missing")),
@@ -754,8 +793,23 @@ const JOINED_MAX: usize = 32;
 /// How many bytes of text join at one checkpoint: they are recorded in one outcome.
 const JOINED_BYTES_MAX: usize = 512 * 1024;
 
+/// The effect that conflicts, as the reason of a parked turn names it.
+fn conflict_key(error: &WireError) -> &str {
+    let key = error
+        .details
+        .as_ref()
+        .and_then(|details| details["key"].as_str());
+    key.unwrap_or_default()
+}
+
 /// Keeps account of the effects whose end is not known.
 fn note_doubt(open: &mut BTreeMap<String, Value>, event: &EventDraft) {
+    let set_aside = event.payload["set_aside"].as_array();
+    for effect in set_aside.into_iter().flatten() {
+        if let Some(key) = effect["key"].as_str() {
+            open.remove(key);
+        }
+    }
     let identity = &event.payload["identity"];
     let Some(key) = identity["key"].as_str() else {
         return;

@@ -1,6 +1,6 @@
 //! The conversation of a session: a fold of its events, kept up to date as they come.
 
-use runtime_core::{EventDraft, EventId, WorkerId};
+use runtime_core::{EventDraft, EventId, EventKind, WorkerId};
 use runtime_store::Position;
 use runtime_turn::{Conversation, TurnError};
 
@@ -37,7 +37,9 @@ impl SessionHistory {
         };
         // The input has an entry of its own, from when it was accepted.
         let entries = messages.saturating_sub(1);
-        if ends || entries > self.sources.len() {
+        // A ruling on a conflict may take messages back.
+        let grown = entries > self.sources.len() || event.kind == EventKind::ConflictRuled;
+        if ends || grown {
             self.sources.resize(entries, id);
         }
         if self.conversation.open_turn().is_some() && entries == 0 {

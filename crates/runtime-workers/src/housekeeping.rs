@@ -70,6 +70,8 @@ impl Instance {
         self.take_commands().await?;
         self.deliver_due_reports().await?;
         let until = self.clock.now();
+        let settled = self.promises.settle_due(until, DUE_AT_ONCE).await;
+        settled.map_err(|error| error.to_wire())?;
         let query = RowQuery::Due {
             space: Arc::from(TURN_SPACE),
             until,

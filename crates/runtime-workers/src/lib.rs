@@ -9,8 +9,7 @@
 //! Not here: which store (the crates at the edge), what a turn does (`runtime-turn`), how an
 //! effect is recorded (`runtime-effects`).
 //!
-//! Not yet: policies for a turn of another deployment (it goes on); a bound on the turns that run
-//! at once. Limits: [`RuntimeLimits`], which are kept with the runtime, and [`RuntimeConfig`].
+//! Not yet: a bound on the turns that run at once. Limits: [`RuntimeLimits`], which are kept with the runtime, and [`RuntimeConfig`].
 //!
 //! Where the store is shared by processes, each instance keeps one lease; what a dead one drove
 //! goes on in the others.
@@ -42,6 +41,7 @@ mod catalogue;
 mod command;
 mod config;
 mod delegate;
+mod deployment;
 mod details;
 mod diagnostic;
 mod drive;
@@ -66,9 +66,10 @@ pub use agents::{
     Admission, AgentFactory, AgentLease, AgentResolver, CachedAgents, unknown_profile,
 };
 pub use carried::event_hub;
-pub use command::{Command, CommandAnswer, InDoubtRuling};
+pub use command::{Command, CommandAnswer, ConflictRuling, InDoubtRuling};
 pub use config::{RuntimeConfig, RuntimeLimits};
 pub use delegate::Parent;
+pub use deployment::OtherDeployment;
 pub use details::CallDetails;
 pub use diagnostic::{Diagnostic, Severity};
 pub use entity::{RuntimeStatus, RuntimeSummary, WorkerCounts};

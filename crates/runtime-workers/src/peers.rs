@@ -187,7 +187,10 @@ impl Instance {
         };
         let worker = WorkerId::from(session);
         match event.kind {
-            EventKind::PromiseResolved | EventKind::PromiseRevoked | EventKind::InDoubtRuled => {
+            EventKind::PromiseResolved
+            | EventKind::PromiseRevoked
+            | EventKind::InDoubtRuled
+            | EventKind::ConflictRuled => {
                 self.wake(&worker, Wake::News);
             }
             EventKind::WorkerStatusChanged => self.heard_status(&worker).await?,

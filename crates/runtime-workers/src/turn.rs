@@ -1,8 +1,9 @@
 //! Turns that have not ended, as the store keeps them.
 
 use runtime_core::{
-    ExecutionScope, SessionId, SubmissionId, Timestamp, TurnId, WireError, WorkerId,
+    ExecutionScope, ReplayKey, SessionId, SubmissionId, Timestamp, TurnId, WireError, WorkerId,
 };
+use runtime_effects::conflict_of;
 use runtime_store::RowKey;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,11 @@ pub enum ParkReason {
         /// The effect.
         error: WireError,
     },
+    /// For its own deployment: it started under another one than is here (E17).
+    OtherDeployment {
+        /// Which one, and which is here.
+        error: WireError,
+    },
     /// For a repair: what it has recorded, or an attachment, is damaged or missing, and trying
     /// again does not help.
     Stalled {
@@ -58,6 +64,19 @@ pub enum TurnStatus {
         /// Since when.
         since: Timestamp,
     },
+}
+
+impl TurnStatus {
+    /// Returns the effect for whose conflict with the record the turn is parked (E4).
+    pub(crate) fn conflict(&self) -> Option<ReplayKey> {
+        match self {
+            Self::Parked {
+                reason: ParkReason::Conflict { error },
+                ..
+            } => conflict_of(error),
+            _ => None,
+        }
+    }
 }
 
 /// A turn that has not ended; the commit that ends it removes the row.

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use runtime_core::{
     CallId, Classified, EffectKind, EffectOutcome, EffectOutput, ErrorClass, ExecutionScope,
-    ReplayKey, Timestamp, ToolDefinition, TurnId, WireError, WorkerId,
+    ReplayKey, ScopeId, Timestamp, ToolDefinition, TurnId, WireError, WorkerId,
 };
 use runtime_effects::{
-    AwaitEvents, EffectLimits, PendingEffect, PendingKind, StoreEffectHost, TokenRights,
+    AwaitEvents, EffectLimits, Mismatch, PendingEffect, PendingKind, StoreEffectHost, TokenRights,
 };
 use runtime_store::{Page, Row, RowQuery, Store, SystemClock, SystemRandom};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::answers::{approval_named, in_doubt_named};
+use crate::answers::{approval_named, ruled_named};
 use crate::details::TurnCalls;
 use crate::diagnostic::DIAGNOSTIC_SPACE;
 use crate::turn::TURN_SPACE;
@@ -55,9 +55,14 @@ pub struct PendingItem {
     pub due: Option<Timestamp>,
     /// The effect's address in its scope.
     pub key: ReplayKey,
+    /// Whose effect it is: `SCOPE#KEY` names it for a ruling.
+    pub scope: ScopeId,
     /// Why it is in doubt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<WireError>,
+    /// How it differs from what is recorded: at most 8 JSON paths, never values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mismatch: Option<Mismatch>,
 }
 
 /// Lists the workers, by id.
@@ -196,7 +201,14 @@ pub async fn check(store: Arc<dyn Store>, command: &Command) -> Result<(), Runti
             None => check_token(&host, target).await,
         },
         Command::Resolve { token, .. } => check_token(&host, token).await,
-        Command::RuleInDoubt { call, .. } => in_doubt_named(&host, call).await.map(|_| ()),
+        Command::RuleInDoubt { call, .. } => {
+            let named = ruled_named(&host, PendingKind::InDoubt, call).await;
+            named.map(|_| ())
+        }
+        Command::RuleConflict { effect, .. } => {
+            let named = ruled_named(&host, PendingKind::Conflict, effect).await;
+            named.map(|_| ())
+        }
     }
 }
 
@@ -307,7 +319,9 @@ fn item(effect: &PendingEffect) -> PendingItem {
         since: effect.since,
         due: effect.due,
         key: effect.key.clone(),
+        scope: effect.scope.scope_id(),
         reason: effect.reason.clone(),
+        mismatch: effect.mismatch.clone(),
     }
 }
 

@@ -19,6 +19,7 @@ use super::record::{
 use super::schema::check_size;
 use super::trigger::OCCURRENCE_SPACE;
 use super::{ProcessClaim, ProcessError, ProcessRecord, Processes};
+use crate::forgets_conflict;
 use crate::pending::PENDING_SPACE;
 use crate::registry::PromiseKey;
 use crate::store_host::Shared;
@@ -104,7 +105,11 @@ impl Processes {
                 .fresh(None)
                 .guard(Guard::Version(key.clone(), epoch.0))
                 .row(RowChange::put(key, Vec::new()));
-            let commit = plan::step(commit, &found, &event);
+            let mut commit = plan::step(commit, &found, &event);
+            if let Some(effect) = found.record.conflict() {
+                // This version may ask for what is recorded; if not, it is noted anew (E4).
+                commit = forgets_conflict(commit, &process_scope(process).scope_id(), &effect);
+            }
             if self.contend(commit).await?.is_some() {
                 return Ok(ProcessClaim {
                     process: process.clone(),

@@ -29,5 +29,6 @@ pub use wake::ProcessWake;
 pub(crate) use life::{end_of, ended_key};
 pub(crate) use listener::Listeners;
 pub(crate) use record::{process_of, process_scope};
+pub(crate) use table::{grants_of, held_processes};
 pub(crate) use told::signal_identity;
 pub(crate) use trigger::{Triggered, check_trigger, with_triggers};

@@ -2,12 +2,14 @@
 
 use runtime_core::{
     Digest, ErrorClass, EventDraft, EventKind, ExecutionScope, ProcessId, ProcessOutcome,
-    ProcessRegistration, ProcessStatus, RecoveryDisposition, ScopeId, SessionId, Timestamp,
-    WireError,
+    ProcessRegistration, ProcessStatus, RecoveryDisposition, ReplayKey, ScopeId, SessionId,
+    Timestamp, WireError,
 };
 use runtime_store::{Row, RowChange, RowKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::conflict_of;
 
 /// The version of the row form that is written.
 const ROW_SCHEMA: u16 = 1;
@@ -99,6 +101,11 @@ impl ProcessRecord {
             _ => {}
         }
         next
+    }
+
+    /// The effect for whose conflict with the record it is parked (E4).
+    pub(crate) fn conflict(&self) -> Option<ReplayKey> {
+        self.parked.as_ref().and_then(conflict_of)
     }
 
     fn end(&mut self, status: ProcessStatus, now: Timestamp) {

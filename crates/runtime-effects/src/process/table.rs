@@ -480,19 +480,7 @@ impl Processes {
 
     /// The processes that a session holds or held, in the order of ids.
     async fn ever_held_by(&self, session: &SessionId) -> Result<Vec<ProcessId>, ProcessError> {
-        let mut held = Vec::new();
-        let mut after = None;
-        loop {
-            let query = RowQuery::scope(HELD_SPACE, held_scope(session));
-            let page = Page::after(after, self.page_entries());
-            let page = self.shared.store.rows(query, page).await?;
-            let ids = page.rows.iter().filter_map(|row| row.key.name.parse().ok());
-            held.extend(ids);
-            after = page.next;
-            if after.is_none() {
-                return Ok(held);
-            }
-        }
+        Ok(held_processes(&self.shared, session).await?)
     }
 
     /// Says whether other processes of the operating system may write to the store.
@@ -565,4 +553,34 @@ fn repeated(found: Versioned) -> ProcessStart {
         record: found.record,
         repeated: true,
     }
+}
+
+/// Lists what a session holds, or held.
+pub(crate) async fn held_processes(
+    shared: &Shared,
+    session: &SessionId,
+) -> Result<Vec<ProcessId>, ReadError> {
+    let limit = shared.store.capabilities().limits.page_entries_max;
+    let mut held = Vec::new();
+    let mut after = None;
+    loop {
+        let query = RowQuery::scope(HELD_SPACE, held_scope(session));
+        let page = shared.store.rows(query, Page::after(after, limit)).await?;
+        let ids = page.rows.iter().filter_map(|row| row.key.name.parse().ok());
+        held.extend(ids);
+        after = page.next;
+        if after.is_none() {
+            return Ok(held);
+        }
+    }
+}
+
+/// Reads the grants of a process, the ended ones too.
+pub(crate) async fn grants_of(
+    shared: &Shared,
+    process: &ProcessId,
+) -> Result<Vec<Grant>, ReadError> {
+    let row = shared.store.row(&grants_key(process)).await?;
+    let Grants(grants) = Grants::decode(row.as_ref()).map_err(ReadError::from)?;
+    Ok(grants)
 }

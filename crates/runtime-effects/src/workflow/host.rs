@@ -10,9 +10,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use runtime_core::{
-    Classified, Clock, EffectEnvelope, EffectKind, EffectOutcome, ErrorClass, EventDraft,
-    EventKind, ProcessId, ProcessOutcome, ProcessRegistration, ProcessStatus, Random,
-    RecoveryDisposition, ScopeId, SessionId, Timestamp, WireError,
+    Classified, Clock, ErrorClass, ProcessId, ProcessOutcome, ProcessRegistration, ProcessStatus,
+    Random, RecoveryDisposition, ScopeId, SessionId, Timestamp, WireError,
 };
 use runtime_store::{Epoch, Page, Position, Store, SystemClock, SystemRandom};
 use serde::Serialize;
@@ -22,59 +21,17 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::context::ended;
 use super::desk::{Desk, Next};
-use super::{Failure, Functions, ProcessRunner, WorkflowContext};
+use super::projector::ProcessProjector;
+use super::{
+    Failure, Functions, ProcessRunner, WorkflowCloseReport, WorkflowConfig, WorkflowContext,
+};
 use crate::pending::PendingKind;
 use crate::process::{process_of, process_scope};
 use crate::store_controller::panic_text;
 use crate::{
     AwaitEvents, EffectHost, EffectLimits, Interrupt, ProcessClaim, ProcessError, ProcessLimits,
-    ProcessListener, ProcessView, Processes, Projection, Projector, ScopeOpening, StoreEffectHost,
+    ProcessListener, ProcessView, Processes, ScopeOpening, StoreEffectHost,
 };
-
-/// How an instance drives processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkflowConfig {
-    /// How many processes are driven at once; what waits does not count.
-    pub running_max: usize,
-    /// How often in a row driving a process may fail in a way that may pass (the store is busy),
-    /// before it is left until somebody wakes it or the next instance opens.
-    pub failures_max: u32,
-    /// The pause after the first such failure; it doubles each time.
-    pub failure_pause: Duration,
-    /// Whether every unfinished process goes on when the instance opens; without it, only what is
-    /// started or woken through this instance is driven.
-    pub resume: bool,
-    /// How long closing waits for what is driven.
-    pub drain_timeout: Duration,
-    /// What ended so long ago is retired (E16); none keeps it for ever.
-    pub retire_after: Option<Duration>,
-    /// How often it is looked for what is to be retired, and on a store that several processes
-    /// share, for what they have settled.
-    pub housekeeping_interval: Duration,
-}
-
-impl Default for WorkflowConfig {
-    fn default() -> Self {
-        Self {
-            running_max: 64,
-            failures_max: 5,
-            failure_pause: Duration::from_millis(100),
-            resume: true,
-            drain_timeout: Duration::from_secs(5),
-            retire_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
-            housekeeping_interval: Duration::from_secs(1),
-        }
-    }
-}
-
-/// What closing did.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct WorkflowCloseReport {
-    /// Processes that were driven when the drain ended; they go on when the runtime opens again.
-    pub interrupted: usize,
-    /// What failed and no process's record tells, the newest last; at most 64.
-    pub failures: Vec<WireError>,
-}
 
 const FAILURES_KEPT: usize = 64;
 
@@ -475,6 +432,8 @@ impl Shared {
                         RecoveryDisposition::External => {}
                         // Whoever drove it is gone: it ends, whatever it waits for.
                         RecoveryDisposition::OwnerBound => self.desk().add(&record.process, None),
+                        // The functions of this instance may fit the record again (E4).
+                        _ if record.conflict().is_some() => self.desk().add(&record.process, None),
                         _ => self.recover_one(&record.process, status).await?,
                     }
                 }
@@ -528,7 +487,7 @@ impl Shared {
         let now = self.clock.now();
         let mut waits = false;
         for effect in pending.items {
-            if effect.kind == PendingKind::InDoubt {
+            if matches!(effect.kind, PendingKind::InDoubt | PendingKind::Conflict) {
                 // It only parks again; but the row says so only if it came so far.
                 return Ok((status == ProcessStatus::Parked).then_some(wait));
             }
@@ -771,6 +730,7 @@ struct StoredWait {
 const PANIC_TEXT_BYTES_MAX: usize = 2048;
 const REASON_CHARS_MAX: usize = 1024;
 const RETIRED_AT_ONCE: usize = 64;
+const SETTLED_AT_ONCE: usize = 64;
 
 fn may_pass(class: ErrorClass) -> bool {
     class.is_retryable() || class == ErrorClass::Indeterminate
@@ -827,6 +787,10 @@ async fn dispatch(shared: Arc<Shared>) {
 /// What is done now and then; says up to which position it has looked.
 async fn keep_house(shared: &Arc<Shared>, seen: Position) -> Position {
     let mut failed = shared.retire().await.err().map(|error| error.to_wire());
+    let (promises, now) = (&shared.processes.promises, shared.clock.now());
+    if let Err(error) = promises.settle_due(now, SETTLED_AT_ONCE).await {
+        failed = Some(error.to_wire());
+    }
     let mut looked = seen;
     if shared.processes.is_shared() {
         match shared.processes.head().await {
@@ -869,38 +833,4 @@ async fn drain(shared: &Arc<Shared>, mut tasks: JoinSet<()>) {
         tasks.abort_all();
     }
     while tasks.join_next().await.is_some() {}
-}
-
-/// One event for each step.
-#[derive(Debug)]
-struct ProcessProjector;
-
-impl Projector for ProcessProjector {
-    fn outcome(&self, envelope: &EffectEnvelope, _: &EffectOutcome) -> Projection {
-        let kind = match envelope.kind() {
-            EffectKind::AwaitEvent => EventKind::WaitEnded,
-            EffectKind::ToolCall => EventKind::ToolCallFinished,
-            _ => EventKind::EffectFinished,
-        };
-        told(envelope, kind)
-    }
-
-    fn started(&self, envelope: &EffectEnvelope) -> Projection {
-        let kind = match envelope.kind() {
-            EffectKind::AwaitEvent => EventKind::WaitStarted,
-            EffectKind::ToolCall => EventKind::ToolCallStarted,
-            _ => EventKind::EffectStarted,
-        };
-        told(envelope, kind)
-    }
-}
-
-fn told(envelope: &EffectEnvelope, kind: EventKind) -> Projection {
-    let carrier = EventDraft::new(kind)
-        .in_scope(envelope.scope())
-        .with_message(envelope.key().as_str());
-    Projection {
-        carrier,
-        further: Vec::new(),
-    }
 }

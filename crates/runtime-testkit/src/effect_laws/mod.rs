@@ -7,6 +7,7 @@
 
 mod batch;
 mod busy;
+mod conflict;
 mod crash;
 mod damage;
 mod effect;
@@ -25,6 +26,14 @@ pub use batch::{
     e1_each_outcome_is_committed_as_it_ends, e1_effects_run_side_by_side,
     e1_one_in_doubt_does_not_stop_the_others, e1_results_come_in_the_order_of_the_input,
     e4_a_batch_is_answered_from_the_record,
+};
+pub use conflict::{
+    e4_a_conflict_in_a_batch_is_noted_last, e4_a_conflict_is_listed_with_paths_and_no_values,
+    e4_a_conflict_ruled_as_failed_is_answered, e4_a_fork_of_a_fork_runs_anew,
+    e4_a_fork_runs_anew_from_there_on, e4_a_version_that_fits_again_goes_on,
+    e4_a_wait_in_conflict_is_forked, e4_an_accepted_record_is_answered,
+    e4_only_an_outcome_is_accepted, e4_the_first_ruling_on_a_conflict_stands,
+    r4_a_fault_at_the_commit_of_a_ruling,
 };
 pub use crash::{
     r4_a_crash_at_any_commit_of_a_batch, r4_a_crash_at_any_commit_of_an_attempt_that_failed,
@@ -59,6 +68,8 @@ pub use promise::{
     e10_a_resolution_has_a_limit, e10_a_resolve_only_token_does_not_see_the_winner,
     e10_early_resolutions_have_a_quota, e10_resolving_at_once_has_one_winner, e10_rights_are_apart,
     e10_the_first_resolution_wins, e10_the_public_name_gives_no_rights,
+    e11_a_promise_settles_at_its_own_deadline, e11_a_revoked_promise_settles_as_cancelled,
+    e11_waiters_see_a_promise_settle_by_itself,
     e13_a_scope_that_is_not_there_or_retired_is_unknown, e13_a_settled_promise_is_not_revoked,
     e13_revoking_a_scope_wakes_its_waiters_and_only_those,
     e13_revoking_a_session_covers_its_later_turns, e13_revoking_one_promise_leaves_the_others,
@@ -163,8 +174,11 @@ macro_rules! effect_laws {
             e10_the_index_of_what_waits_goes_with_the_wait
             e10_the_public_name_gives_no_rights
             e11_a_deadline_ends_the_wait_and_settles_nothing
+            e11_a_promise_settles_at_its_own_deadline
             e11_a_resolution_comes_before_a_deadline_that_has_passed_too
             e11_a_wait_records_the_resolution_that_it_saw
+            e11_a_revoked_promise_settles_as_cancelled
+            e11_waiters_see_a_promise_settle_by_itself
             e12_a_key_that_another_process_added_is_learnt
             e12_an_expired_token_is_refused
             e12_minting_is_deterministic_and_registers_nothing
@@ -190,6 +204,16 @@ macro_rules! effect_laws {
             e3_an_outcome_of_another_kind_is_never_used
             e4_a_batch_is_answered_from_the_record
             e4_a_recorded_outcome_is_answered_without_running
+            e4_a_conflict_in_a_batch_is_noted_last
+            e4_a_conflict_is_listed_with_paths_and_no_values
+            e4_a_conflict_ruled_as_failed_is_answered
+            e4_a_fork_of_a_fork_runs_anew
+            e4_a_fork_runs_anew_from_there_on
+            e4_a_version_that_fits_again_goes_on
+            e4_a_wait_in_conflict_is_forked
+            e4_an_accepted_record_is_answered
+            e4_only_an_outcome_is_accepted
+            e4_the_first_ruling_on_a_conflict_stands
             e4_another_envelope_under_the_same_key_is_a_conflict
             e4_strict_replay_runs_nothing_new
             e5_a_dead_instance_is_taken_over_within_15_seconds
@@ -229,6 +253,7 @@ macro_rules! effect_laws {
             e9_cancelling_what_may_run_twice_is_cancelled
             r4_a_crash_at_any_commit_of_a_batch
             r4_a_crash_at_any_commit_of_an_attempt_that_failed
+            r4_a_fault_at_the_commit_of_a_ruling
             r4_a_lost_answer_at_any_commit_changes_nothing
             r4_an_unavailable_store_changes_nothing
             r9_a_zombies_result_is_refused

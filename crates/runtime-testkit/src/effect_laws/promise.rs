@@ -7,7 +7,9 @@ use runtime_core::{
     Classified, EffectOutcome, EffectOutput, ErrorClass, ExecutionScope, Resolution, Timestamp,
     WaitIdentity, WaitOutput,
 };
-use runtime_effects::{AwaitEvents, Interrupt, ResolveAnswer, Revocation, TokenRights};
+use runtime_effects::{
+    AwaitEvents, Interrupt, PromiseDeadline, ResolveAnswer, Revocation, TokenRights,
+};
 use runtime_store::{Commit, RowChange, Store};
 use serde_json::json;
 
@@ -341,4 +343,156 @@ pub async fn e1_identities_are_bounded(fixture: &dyn StoreFixture) {
             "wait_identity_invalid"
         );
     }
+}
+
+fn timeout_at(world: &World<'_>, after: u64) -> PromiseDeadline {
+    PromiseDeadline {
+        at: world.now().after(Duration::from_secs(after)),
+        resolution: Resolution::Timeout,
+    }
+}
+
+fn timed_out() -> EffectOutcome {
+    EffectOutcome::Completed(EffectOutput::AwaitEvent(WaitOutput::Resolved {
+        source: 0,
+        resolution: Resolution::Timeout,
+    }))
+}
+
+/// E11: a deadline that a promise carries itself settles it, for whoever waits and whoever
+/// resolves too late; a waiter's own deadline does not.
+pub async fn e11_a_promise_settles_at_its_own_deadline(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
+    let (scope, identity) = (desk(), custom("answer"));
+    world.next_epoch(&scope).await;
+    let promises = world.promises().await;
+    let deadline = timeout_at(&world, 60);
+    for first in [true, false] {
+        let set = promises.settle_at(&scope, &identity, &deadline).await;
+        assert_eq!(set.expect("sets"), first, "the first deadline stands");
+    }
+    // It is durable, and a waiter whose patience ends before it settles nothing.
+    world.restart().await;
+    let host = world.host();
+    let controller = world.open(&host, &scope).await;
+    let impatient = wait_for(&scope, &identity, Some(Duration::from_millis(1)));
+    let seen = world.drive(controller.wait_any(impatient)).await;
+    assert!(seen.is_ok(), "{seen:?}");
+    let promises = host.await_events().await.expect("loads");
+    assert!(!promises.is_settled(&scope, &identity).await.expect("looks"));
+    world.clock.advance(Duration::from_secs(60));
+    let late = promises
+        .resolve_identity(&scope, &identity, yes(), None)
+        .await;
+    let winner = Some(Resolution::Timeout);
+    assert_eq!(
+        late.expect("decides"),
+        ResolveAnswer::AlreadyResolved { winner }
+    );
+    let told = world.kinds().await;
+    let told = told.iter().filter(|kind| *kind == "promise_resolved");
+    assert_eq!(told.count(), 1);
+}
+
+/// E11: whoever waits sees a promise settle at its own deadline, live or parked, and again when it
+/// is driven again; who resolves before it wins.
+pub async fn e11_waiters_see_a_promise_settle_by_itself(fixture: &dyn StoreFixture) {
+    let mut world = World::new(fixture).await;
+    let scopes = ["1", "2", "3"].map(|number| turn("desk", number));
+    let identity = custom("answer");
+    let host = world.host();
+    let promises = host.await_events().await.expect("loads");
+    // Live: it parks only after a second.
+    let live = world.open(&host, &scopes[0]).await;
+    let soon = PromiseDeadline {
+        at: world.now().after(Duration::from_millis(500)),
+        resolution: Resolution::Timeout,
+    };
+    promises
+        .settle_at(&scopes[0], &identity, &soon)
+        .await
+        .expect("sets");
+    let seen = world
+        .drive(live.wait_any(wait_for(&scopes[0], &identity, None)))
+        .await;
+    assert_eq!(seen, Ok(timed_out()));
+    drop(live);
+    // Parked before it had a deadline: whoever sweeps settles it.
+    let parked = world.open(&host, &scopes[1]).await;
+    let waiting = world
+        .drive(parked.wait_any(wait_for(&scopes[1], &identity, None)))
+        .await;
+    assert!(
+        matches!(waiting, Err(Interrupt::Suspended { due: None, .. })),
+        "{waiting:?}"
+    );
+    drop(parked);
+    let deadline = timeout_at(&world, 60);
+    promises
+        .settle_at(&scopes[1], &identity, &deadline)
+        .await
+        .expect("sets");
+    // Resolved in time, it settles no more.
+    world.next_epoch(&scopes[2]).await;
+    promises
+        .settle_at(&scopes[2], &identity, &deadline)
+        .await
+        .expect("sets");
+    let answer = promises
+        .resolve_identity(&scopes[2], &identity, yes(), None)
+        .await;
+    assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
+    let early = promises.settle_due(world.now(), 8).await;
+    assert_eq!(early.expect("sweeps"), 0);
+    world.clock.advance(Duration::from_secs(60));
+    let due = promises.settle_due(world.now(), 8).await;
+    assert_eq!(due.expect("sweeps"), 1);
+    assert_eq!(
+        promises.settle_due(world.now(), 8).await.expect("sweeps"),
+        0
+    );
+    for _ in 0..2 {
+        world.restart().await;
+        let host = world.host();
+        for (scope, expected) in scopes.iter().zip([timed_out(), timed_out()]) {
+            let controller = world.open(&host, scope).await;
+            let seen = controller.wait_any(wait_for(scope, &identity, None)).await;
+            assert_eq!(seen, Ok(expected));
+        }
+    }
+    let gone = world.promises().await;
+    let refused = gone
+        .settle_at(&turn("desk", "9"), &identity, &deadline)
+        .await;
+    assert_eq!(refused.expect_err("is not there").code(), "promise_unknown");
+    let refused = gone.settle_at(&scopes[2], &identity, &deadline).await;
+    assert_eq!(refused.expect_err("is resolved").code(), "promise_unknown");
+}
+
+/// E11, E13: what is revoked settles no more by itself.
+pub async fn e11_a_revoked_promise_settles_as_cancelled(fixture: &dyn StoreFixture) {
+    let world = World::new(fixture).await;
+    let (scope, identity) = (desk(), custom("answer"));
+    let host = world.host();
+    let promises = host.await_events().await.expect("loads");
+    world.next_epoch(&scope).await;
+    let deadline = timeout_at(&world, 1);
+    promises
+        .settle_at(&scope, &identity, &deadline)
+        .await
+        .expect("sets");
+    let session = Revocation::Session("desk".parse().expect("legal"));
+    assert!(promises.revoke(session, None).await.expect("revokes"));
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(
+        promises.settle_due(world.now(), 8).await.expect("sweeps"),
+        0
+    );
+    let controller = world.open(&host, &scope).await;
+    let seen = controller.wait_any(wait_for(&scope, &identity, None)).await;
+    let cancelled = EffectOutput::AwaitEvent(WaitOutput::Resolved {
+        source: 0,
+        resolution: Resolution::Cancelled,
+    });
+    assert_eq!(seen, Ok(EffectOutcome::Completed(cancelled)));
 }

@@ -1,7 +1,12 @@
 //! Grants, wakes and deleted sessions (E15).
 
-use runtime_core::{ProcessOutcome, ProcessStatus, RecoveryDisposition, SessionDeletion};
-use runtime_effects::{AppendAnswer, GrantFilter, ProcessError};
+use runtime_core::{
+    Classified, ExecutionScope, ProcessOutcome, ProcessStatus, RecoveryDisposition,
+    SessionDeletion, WaitIdentity,
+};
+use runtime_effects::{
+    AppendAnswer, AwaitEvents, GrantFilter, ProcessError, Revocation, TokenRights,
+};
 use serde_json::json;
 
 use super::desk::{Desk, event_type, function, process, session};
@@ -208,4 +213,61 @@ pub async fn e15_an_orphan_wakes_nobody(fixture: &dyn StoreFixture) {
             .expect("reads")
             .is_empty()
     );
+}
+
+/// E13: revoking a session reaches its processes that no live grant of another session holds: those
+/// that wait are woken, and only those; nothing wears off, and a grant elsewhere that ends later
+/// leaves them revoked.
+pub async fn e13_revoking_a_session_reaches_the_processes_it_alone_holds(
+    fixture: &dyn StoreFixture,
+) {
+    let mut desk = Desk::new(fixture).await;
+    let (a, b) = (session("a"), session("b"));
+    for (id, owner) in [("alone", &a), ("shared", &a), ("theirs", &b)] {
+        desk.processes
+            .start(&function(id, json!(1)), Some(owner))
+            .await
+            .expect("starts");
+    }
+    desk.processes
+        .grant(&process("shared"), &b)
+        .await
+        .expect("grants");
+    let scope = |id: &str| ExecutionScope::Process {
+        process: process(id),
+    };
+    let custom = WaitIdentity::Custom {
+        key: "answer".to_owned(),
+    };
+    let promises = desk.host.await_events().await.expect("loads");
+    let token = promises
+        .mint(&scope("alone"), &custom, TokenRights::ALL, None)
+        .await
+        .expect("mints");
+    let revoked = promises.revoke(Revocation::Session(a.clone()), None).await;
+    assert!(revoked.expect("revokes"));
+    let refused = promises.verify(token.expose()).await;
+    assert_eq!(refused.expect_err("is revoked").code(), "token_refused");
+    let mints = async |promises: &AwaitEvents, id: &str| {
+        let scope = scope(id);
+        let minted = promises.mint(&scope, &custom, TokenRights::ALL, None);
+        minted.await.is_ok()
+    };
+    desk.restart().await;
+    let promises = desk.host.await_events().await.expect("loads");
+    assert!(!mints(&promises, "alone").await);
+    assert!(mints(&promises, "shared").await);
+    assert!(mints(&promises, "theirs").await);
+    desk.processes
+        .revoke(&process("shared"), &b)
+        .await
+        .expect("revokes");
+    assert!(!mints(&promises, "shared").await);
+    assert!(mints(&promises, "theirs").await);
+    // What it starts later is revoked from the start.
+    desk.processes
+        .start(&function("later", json!(1)), Some(&a))
+        .await
+        .expect("starts");
+    assert!(!mints(&promises, "later").await);
 }

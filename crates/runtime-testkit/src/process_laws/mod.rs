@@ -14,6 +14,7 @@ mod trigger;
 mod workflow;
 
 pub use hold::{
+    e13_revoking_a_session_reaches_the_processes_it_alone_holds,
     e15_a_wake_event_becomes_one_input_of_the_owner, e15_an_orphan_wakes_nobody,
     e15_deleting_a_session_reports_what_became_of_its_processes,
     e15_grants_are_given_revoked_and_transferred,
@@ -41,9 +42,10 @@ pub use trigger::{
     e15_an_outcome_and_what_it_triggers_are_one_commit,
 };
 pub use workflow::{
-    e8_a_race_has_the_same_winner_when_it_is_driven_again, e15_a_step_in_doubt_parks_the_workflow,
-    e15_a_workflow_goes_on_where_it_was, e15_a_workflow_tells_events_and_is_told_by_token,
-    e15_a_workflow_waits_for_what_it_spawned, e15_cancelling_a_workflow_cancels_its_children,
+    e4_a_conflict_of_a_workflow_is_ruled, e8_a_race_has_the_same_winner_when_it_is_driven_again,
+    e15_a_step_in_doubt_parks_the_workflow, e15_a_workflow_goes_on_where_it_was,
+    e15_a_workflow_tells_events_and_is_told_by_token, e15_a_workflow_waits_for_what_it_spawned,
+    e15_cancelling_a_workflow_cancels_its_children,
     e15_changed_code_parks_the_workflow_until_it_fits,
     e15_failures_of_steps_and_workflows_are_recorded, e15_recovery_follows_the_disposition,
     e15_steps_that_overlap_park_the_workflow,
@@ -62,6 +64,7 @@ pub const ALL: &[EffectLaw] = crate::process_laws!(@laws [list]);
 macro_rules! process_laws {
     (@laws $to:tt) => {
         $crate::process_laws! { @each $to
+            e13_revoking_a_session_reaches_the_processes_it_alone_holds
             e15_a_process_has_one_terminal_event
             e15_a_registered_process_is_started_once
             e15_a_registration_is_checked_before_it_is_written
@@ -98,6 +101,7 @@ macro_rules! process_laws {
             e15_failures_of_steps_and_workflows_are_recorded
             e15_recovery_follows_the_disposition
             e15_steps_that_overlap_park_the_workflow
+            e4_a_conflict_of_a_workflow_is_ruled
             e8_a_race_has_the_same_winner_when_it_is_driven_again
         }
     };

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runtime_core::{
-    Classified, EffectOutcome, EffectOutput, ErrorClass, ProcessOutcome, ProcessRegistration,
-    ProcessStatus, RecoveryDisposition, Resolution,
+    Classified, EffectOutcome, EffectOutput, ErrorClass, ExecutionScope, ProcessOutcome,
+    ProcessRegistration, ProcessStatus, RecoveryDisposition, ReplayKey, Resolution, WireError,
 };
 use runtime_effects::{
-    Failure, Functions, ProcessError, Ruling, Wait, WorkflowConfig, WorkflowContext, WorkflowHost,
+    ConflictRuling, Failure, Functions, ProcessError, Ruling, Wait, WorkflowConfig,
+    WorkflowContext, WorkflowHost,
 };
 use runtime_store::Page;
 use serde_json::{Value, json};
@@ -455,6 +456,75 @@ pub async fn e15_changed_code_parks_the_workflow_until_it_fits(fixture: &dyn Sto
     }
     let ended = desk.work(instance.run(&p).ended()).await.expect("ends");
     assert_eq!(ended, ProcessOutcome::Success { value: json!(1) });
+}
+
+/// E4: a workflow whose code changed goes on as a person rules: with the recorded value, anew from
+/// there, or with a failure.
+pub async fn e4_a_conflict_of_a_workflow_is_ruled(fixture: &dyn StoreFixture) {
+    let mut desk = Desk::new(fixture).await;
+    let version = |version: u32| {
+        Functions::default().function(
+            "order",
+            move |context: WorkflowContext, (): ()| async move {
+                let price = context.step("price", || async { Ok::<_, Failure>(version) });
+                let price = price.input(&version).await.map_err(|error| error.code);
+                let tax = context.step("tax", || async { Ok::<_, Failure>(version) });
+                let tax: u32 = tax.await?;
+                context.signal::<u32>("go").await?;
+                Ok::<_, Failure>(json!([price, tax]))
+            },
+        )
+    };
+    let failed = WireError::new("ruled_failed", ErrorClass::Terminal, "ruled");
+    let cases = [
+        (
+            "accepted",
+            ConflictRuling::AcceptRecorded,
+            json!([{ "Ok": 1 }, 1]),
+        ),
+        ("forked", ConflictRuling::Fork, json!([{ "Ok": 2 }, 2])),
+        (
+            "failed",
+            ConflictRuling::Fail(failed),
+            json!([{ "Err": "ruled_failed" }, 2]),
+        ),
+    ];
+    let instance = desk.workflows(version(1)).await;
+    for (id, _, _) in &cases {
+        instance
+            .start(&process(id), "order", &())
+            .await
+            .expect("starts");
+    }
+    desk.work(instance.settled()).await;
+    let instance = desk.next_instance(instance, version(2)).await;
+    desk.work(instance.settled()).await;
+    let price = ReplayKey::step("price", 0).expect("legal");
+    for (id, ruling, value) in cases {
+        let run = instance.run(&process(id));
+        // It waits; woken, it asks for what it did before that.
+        let processes = instance.processes();
+        desk.work(processes.signal(run.id(), "go", 1, json!(0), None))
+            .await
+            .expect("signals");
+        desk.work(instance.settled()).await;
+        let parked = desk
+            .work(run.value::<Value>())
+            .await
+            .expect_err("is parked");
+        assert_eq!(parked.code, "effect_conflict");
+        let scope = ExecutionScope::Process {
+            process: process(id),
+        };
+        let scope = scope.scope_id();
+        let ruled = instance
+            .effects()
+            .rule_conflict(&scope, &price, ruling, None);
+        desk.work(ruled).await.expect("rules");
+        desk.work(instance.settled()).await;
+        let ended = desk.work(run.value::<Value>()).await;
+        assert_eq!(ended.expect("ends"), value, "{id}");
+    }
 }
 
 /// E15: what is bound to its owner ends with the instance that drove it; what is done elsewhere

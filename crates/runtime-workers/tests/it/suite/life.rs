@@ -4,7 +4,7 @@ use runtime_core::{Classified, EventKind};
 use runtime_store::Store;
 use runtime_testkit::FaultStore;
 use runtime_turn::Conversation;
-use runtime_workers::{Runtime, view};
+use runtime_workers::{OtherDeployment, ParkReason, Runtime, TurnStatus, view};
 
 use super::{Desk, GATED, GOLDEN, PLAIN, Place, approve_all, count, desk, ends, events};
 
@@ -104,6 +104,88 @@ pub(crate) async fn e17_a_turn_records_the_deployment_it_started_under(place: &d
         .iter()
         .find(|event| *event.kind() == EventKind::TurnStarted);
     assert_eq!(started.unwrap().draft.payload["deployment"], "deployment-7");
+    runtime.close().await.unwrap();
+}
+
+/// Opens the store under another deployment, with that policy, and approves what waits.
+async fn under_another(world: &Desk, place: &dyn Place, policy: OtherDeployment) -> Runtime {
+    let mut agent = world.agent();
+    agent.version = "deployment-8".to_owned();
+    let mut parts = world.parts_of(agent, place.open());
+    parts.config.other_deployment = policy;
+    let runtime = Runtime::open(parts).await.unwrap();
+    runtime.settled().await;
+    approve_all(&runtime).await;
+    runtime.settled().await;
+    runtime
+}
+
+async fn parked_at_its_question(world: &Desk, place: &dyn Place) {
+    let runtime = world.open_worker(place).await;
+    runtime.send(&desk(), GOLDEN).await.unwrap();
+    runtime.settled().await;
+    runtime.close().await.unwrap();
+}
+
+pub(crate) async fn e17_a_turn_of_another_deployment_parks_where_the_host_says_so(
+    place: &dyn Place,
+) {
+    let world = Desk::new();
+    parked_at_its_question(&world, place).await;
+    let mut told = 0;
+    for life in 0..2 {
+        let runtime = under_another(&world, place, OtherDeployment::Park).await;
+        let turns = view::unfinished_turns(runtime.store(), Some(&desk())).await;
+        let turns = turns.unwrap();
+        let TurnStatus::Parked {
+            reason: ParkReason::OtherDeployment { error },
+            ..
+        } = &turns[0].status
+        else {
+            panic!("{turns:?}");
+        };
+        assert_eq!(error.code, "turn_other_deployment");
+        let details = error.details.as_ref().unwrap();
+        assert_eq!(details["started"], "deployment-7");
+        assert_eq!(details["here"], "deployment-8");
+        let events = events(runtime.store()).await;
+        let parked = count(&events, &EventKind::TurnParked);
+        assert!(life == 0 || parked == told, "it is told once");
+        told = parked;
+        runtime.close().await.unwrap();
+    }
+    assert!(world.ledger().is_empty());
+    // Its own deployment takes it on, with the answer that came meanwhile.
+    let runtime = world.open(place).await;
+    runtime.settled().await;
+    let events = events(runtime.store()).await;
+    assert_eq!(ends(&events)[0].1, EventKind::TurnCompleted);
+    assert_eq!(world.ledger().len(), 1);
+    runtime.close().await.unwrap();
+}
+
+pub(crate) async fn e17_a_turn_of_another_deployment_is_refused_where_the_host_says_so(
+    place: &dyn Place,
+) {
+    let world = Desk::new();
+    parked_at_its_question(&world, place).await;
+    let runtime = under_another(&world, place, OtherDeployment::Refuse).await;
+    let events = events(runtime.store()).await;
+    assert_eq!(ends(&events)[0].1, EventKind::TurnFailed);
+    let failed = events.iter().find(|event| event.kind().ends_turn());
+    let error = &failed.unwrap().draft.payload["error"];
+    assert_eq!(error["code"], "turn_other_deployment");
+    assert!(world.ledger().is_empty());
+    runtime.close().await.unwrap();
+}
+
+pub(crate) async fn e17_a_turn_of_another_deployment_goes_on_by_default(place: &dyn Place) {
+    let world = Desk::new();
+    parked_at_its_question(&world, place).await;
+    let runtime = under_another(&world, place, OtherDeployment::default()).await;
+    let events = events(runtime.store()).await;
+    assert_eq!(ends(&events)[0].1, EventKind::TurnCompleted);
+    assert_eq!(world.ledger().len(), 1);
     runtime.close().await.unwrap();
 }
 

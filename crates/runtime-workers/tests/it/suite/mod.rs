@@ -5,6 +5,7 @@ mod answers;
 mod approvals;
 mod cancelling;
 mod catalogue;
+mod conflicts;
 mod crash;
 mod desk;
 mod inputs;
@@ -18,6 +19,7 @@ pub(crate) use answers::*;
 pub(crate) use approvals::*;
 pub(crate) use cancelling::*;
 pub(crate) use catalogue::*;
+pub(crate) use conflicts::*;
 pub(crate) use crash::*;
 pub(crate) use desk::*;
 pub(crate) use inputs::*;
@@ -51,12 +53,18 @@ macro_rules! suite_over {
             e3_queued_inputs_join_a_running_turn,
             e14_an_answer_that_comes_while_a_turn_parks_is_not_lost,
             e7_an_effect_in_doubt_parks_and_goes_on_when_ruled,
+            e4_an_accepted_record_lets_a_turn_go_on,
+            e4_a_forked_turn_goes_on_from_the_conflict,
+            e4_a_turn_whose_conflict_is_ruled_as_failed_fails,
             w2_a_cancelled_worker_ends_each_turn_once_and_takes_no_inputs,
             e7_a_cancelled_turn_names_what_is_in_doubt,
             w2_a_status_changes_once_with_one_event,
             u3_closing_drains_reports_and_can_be_repeated,
             e9_opening_writes_nothing_for_a_turn_that_only_waits,
             e17_a_turn_records_the_deployment_it_started_under,
+            e17_a_turn_of_another_deployment_parks_where_the_host_says_so,
+            e17_a_turn_of_another_deployment_is_refused_where_the_host_says_so,
+            e17_a_turn_of_another_deployment_goes_on_by_default,
             t4_the_next_turn_starts_from_the_fold_of_the_session,
             w1_a_request_creates_one_worker,
             w1_concurrent_requests_for_one_worker_have_one_winner,
