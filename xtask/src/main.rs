@@ -92,11 +92,18 @@ enum Command {
     Features,
     /// The quick rows of the reliability scoreboard.
     Reliability,
-    /// The rows of the file store at their long counts, the others as in `reliability`; takes hours.
+    /// The rows of the file store at their long counts; takes hours.
     Soak {
-        /// How many times as many drawn cases as the quick rows have.
+        /// Something else that takes hours.
+        #[command(subcommand)]
+        kind: Option<soak::Kind>,
+        /// How many times as many drawn cases as the quick rows have; more than one leaves no case
+        /// out where there is a fixed number.
         #[arg(long, default_value_t = 500)]
         times: u32,
+        /// How long a store is under load (R20).
+        #[arg(long, default_value_t = 120)]
+        minutes: u32,
     },
     /// The models of concurrent protocols, under a schedule checker.
     Schedules,
@@ -158,7 +165,15 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Release { dry_run } => release::run(&shell, dry_run),
         Command::Features => features::run(&shell),
         Command::Reliability => services::with(&shell, reliability::run),
-        Command::Soak { times } => soak::run(&shell, times),
+        Command::Soak {
+            kind: Some(soak::Kind::Mutants { files, shard }),
+            ..
+        } => soak::mutants(&shell, &files, shard.as_deref()),
+        Command::Soak {
+            kind: None,
+            times,
+            minutes,
+        } => soak::run(&shell, soak::Scale { times, minutes }),
         Command::Schedules => schedules::run(&shell),
         Command::Conformance { suite } => conformance::run(&shell, suite),
         Command::McpServers => mcp_servers::run(&shell),

@@ -1,14 +1,120 @@
-//! The rows of the scoreboard at their long counts: hours, on a machine that has nothing else to do.
+//! The rows of the file store at their long counts: hours, on a machine that has nothing else to do.
 
-use anyhow::Result;
-use xshell::Shell;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
-use crate::reliability;
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use xshell::{Shell, cmd};
 
-/// Runs the rows with every case where there is a fixed number of them, and with `times` times as
-/// many where they are drawn.
-pub(crate) fn run(shell: &Shell, times: u32) -> Result<()> {
-    let _every = shell.push_env("FS_STORE_EVERY_CASE", "1");
-    let _times = shell.push_env("FS_STORE_TIMES", times.to_string());
-    reliability::run(shell)
+use crate::scoreboard::{self, Row};
+use crate::{debian, reliability, workspace};
+
+const STORE: &str = "runtime-fs-store";
+/// What mutants are made of (R19), and how many of them the tests must find.
+const MUTATED: &[&str] = &["runtime-fs-store", "runtime-effects", "runtime-events"];
+const CAUGHT_PERCENT_MIN: u64 = 90;
+
+/// What else there is to do for a long time.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kind {
+    /// Changes the code of the store, the effects and the events, one place at a time, and sees
+    /// whether a test fails (R19); needs `cargo install cargo-mutants`.
+    Mutants {
+        /// Only these files, as patterns such as `crates/runtime-fs-store/src/hint.rs`.
+        #[arg(long = "file", value_name = "PATTERN")]
+        files: Vec<String>,
+        /// One part of all the changes, such as `1/8`.
+        #[arg(long, value_name = "K/N")]
+        shard: Option<String>,
+    },
+}
+
+/// How much.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// So many times as many drawn cases as the quick rows have; one leaves out every second or
+    /// seventh case as they do.
+    pub(crate) times: u32,
+    /// How long a store is under load (R20).
+    pub(crate) minutes: u32,
+}
+
+/// Runs the rows of the store, then those over simulated files, and prints each line as it comes.
+pub(crate) fn run(shell: &Shell, scale: Scale) -> Result<()> {
+    debian::provide(shell, "strace", "strace")?;
+    let mut lines = Vec::new();
+    let mut has_failed = false;
+    let simulation = ["--features", workspace::SIMULATION];
+    for features in [&[][..], &simulation] {
+        has_failed |= !rows(features, scale, &mut lines)?;
+    }
+    let rows: Vec<Row> = lines.iter().filter_map(|line| Row::parse(line)).collect();
+    scoreboard::print(&rows);
+    if has_failed || rows.is_empty() || rows.iter().any(Row::has_failed) {
+        bail!("a row has failed");
+    }
+    Ok(())
+}
+
+/// Runs the rows of one build; says whether they went well.
+fn rows(features: &[&str], scale: Scale, lines: &mut Vec<String>) -> Result<bool> {
+    let mut command = Command::new("cargo");
+    command
+        .args(["test", "--release", "--package", STORE, "--lib", "--tests"])
+        .args(features)
+        .args(["--no-fail-fast", "--", "--nocapture", "--test-threads", "1"])
+        .args(reliability::filters())
+        .env("FS_STORE_TIMES", scale.times.to_string())
+        .env("FS_STORE_MINUTES", scale.minutes.to_string())
+        .current_dir(workspace::root())
+        .stdout(Stdio::piped());
+    if scale.times > 1 {
+        command.env("FS_STORE_EVERY_CASE", "1");
+    }
+    let mut child = command.spawn().context("cannot start cargo")?;
+    let output = child.stdout.take().context("it was piped")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        lines.push(line);
+    }
+    Ok(child.wait()?.success())
+}
+
+/// Runs the mutants and prints the score.
+pub(crate) fn mutants(shell: &Shell, files: &[String], shard: Option<&str>) -> Result<()> {
+    let packages = MUTATED.iter().flat_map(|package| ["--package", package]);
+    let files = files.iter().flat_map(|file| ["--file", file.as_str()]);
+    let shard = shard.map(|shard| ["--shard", shard]);
+    let shard = shard.iter().flatten();
+    let directory = workspace::root().join("target/mutants");
+    std::fs::create_dir_all(&directory)?;
+    // Its exit code says that some were missed, which the score decides.
+    cmd!(
+        shell,
+        "cargo mutants {packages...} {files...} {shard...} --output {directory} --no-shuffle --baseline skip --timeout 300"
+    )
+    .ignore_status()
+    .run()?;
+    let count = |name: &str| -> Result<u64> {
+        let file = directory.join("mutants.out").join(name);
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(text.lines().count() as u64)
+    };
+    let caught = count("caught.txt")? + count("timeout.txt")?;
+    let missed = count("missed.txt")?;
+    let percent = (caught * 100).checked_div(caught + missed).unwrap_or(0);
+    println!(
+        "R19 {} mutants, {caught} caught, {percent} %",
+        caught + missed
+    );
+    if percent < CAUGHT_PERCENT_MIN {
+        bail!(
+            "{missed} were missed; {} lists them",
+            directory.join("mutants.out/missed.txt").display()
+        );
+    }
+    Ok(())
 }
