@@ -109,6 +109,8 @@ mod promise_deadline;
 mod recording;
 mod registry;
 mod ruling;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod store_controller;
 mod store_host;
 mod sync;
