@@ -221,9 +221,7 @@ impl Lease {
     /// Says whether this instance still has the lease under which it opened something.
     pub(crate) fn holds(&self, instance: Option<&InstanceId>) -> bool {
         match (&self.0, instance) {
-            (Some(shared), Some(instance)) => shared
-                .tenure()
-                .is_some_and(|held| held.instance == *instance && shared.is_in_time(&held)),
+            (Some(shared), Some(instance)) => !shared.left_of(instance).is_zero(),
             _ => true,
         }
     }
@@ -236,15 +234,20 @@ impl Lease {
         // Interest first, the look second, as for promises.
         let interest = shared.bells.register(vec![bell(instance)]);
         loop {
-            let held = shared.tenure().filter(|held| held.instance == *instance);
-            let Some(held) = held else { return };
-            let left = shared.left(&held);
+            let left = shared.left_of(instance);
             if left.is_zero() {
                 return;
             }
             let rung = std::pin::pin!(interest.woken());
             select(rung, shared.clock.sleep(left)).await;
         }
+    }
+
+    /// The planted fault of the model: listening only now.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn listen_late(&self, instance: &InstanceId) -> crate::registry::Interest {
+        let shared = self.0.as_ref().expect("a lease is needed");
+        shared.bells.register(vec![bell(instance)])
     }
 
     pub(crate) fn granted(&self, instance: InstanceId, until: Duration) {
@@ -289,6 +292,16 @@ impl LeaseShared {
 
     fn tenure(&self) -> Option<Tenure> {
         self.lock().clone()
+    }
+
+    /// What is left of the lease of that name; nothing if it is not held. The clock is read under
+    /// the lock: a lease that was renewed in between must not be taken for over.
+    fn left_of(&self, instance: &InstanceId) -> Duration {
+        let tenure = self.lock();
+        match &*tenure {
+            Some(held) if held.instance == *instance => self.left(held),
+            _ => Duration::ZERO,
+        }
     }
 
     fn left(&self, held: &Tenure) -> Duration {

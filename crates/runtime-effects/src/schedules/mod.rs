@@ -1,6 +1,6 @@
-//! The protocol of batches under a model checker (R10).
+//! The protocols of leases and batches under a model checker (R10).
 //!
-//! What runs is the product's own code: hosts and controllers. Below it stands a
+//! What runs is the product's own code: hosts, controllers, lease keepers. Below it stands a
 //! [`Table`], the store in memory with a point of choice before and after each commit and read;
 //! the time is a number that a thread of the model moves. A planted fault is a table that leaves
 //! something out of a commit, or a process that is set up wrongly; the checker must find it.
@@ -18,7 +18,7 @@ use runtime_core::{
 };
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, Epoch,
-    EventPage, KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError,
+    EventPage, Guard, KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError,
     RetentionUnit, Row, RowChange, RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 use shuttle::sync::Arc;
@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod batch;
+mod lease;
 
 /// Schedules of each scenario.
 const SCHEDULES: usize = 20_000;
@@ -61,6 +62,8 @@ enum LeftOut {
     Nothing,
     /// The fence: whose commit it is, and of which epoch.
     Owner,
+    /// The guards on lease rows.
+    LeaseGuards,
 }
 
 /// A store in memory whose every commit and read is a point of choice.
@@ -128,6 +131,10 @@ impl Store for Table {
         match self.left_out {
             LeftOut::Nothing => {}
             LeftOut::Owner => commit.owner = None,
+            LeftOut::LeaseGuards => commit.guards.retain(|guard| match guard {
+                Guard::Version(key, _) => &*key.space != crate::lease::LEASE_SPACE,
+                _ => true,
+            }),
         }
         let committed = self.inner.commit(commit).await;
         // The answer travels, too.
