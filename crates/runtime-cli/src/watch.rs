@@ -302,7 +302,9 @@ mod tests {
             since: Timestamp::from_millis(1_000),
             due: None,
             key: ReplayKey::turn(0, runtime::core::EffectKind::ToolCall, 0),
+            scope: "turn/desk/t-1".parse().unwrap(),
             reason: None,
+            mismatch: None,
         }
     }
 

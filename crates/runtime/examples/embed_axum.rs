@@ -276,11 +276,11 @@ mod tests {
         read.extend(page.until("turn_completed").await);
         let whole = Page::open(&app, None).await.until("turn_completed").await;
         assert_eq!(read, whole, "no event twice, none missing");
-        let said = whole
+        let mut said = whole
             .iter()
             .filter(|(_, kind, _)| kind == "message_committed");
         assert!(
-            said.last()
+            said.next_back()
                 .unwrap()
                 .2
                 .to_string()
