@@ -1,6 +1,5 @@
 //! Durable effects over any store: an effect is run, its outcome recorded once, and from then on
-//! answered from the record, whatever process asks. And promises that something outside resolves
-//! by a signed token.
+//! answered from the record, in any process. And promises resolved from outside by signed tokens.
 //!
 //! [`EffectHost`] opens a scope and gives a [`ScopedEffectController`]; its three verbs are
 //! [`execute_effect`](EffectController::execute_effect),
@@ -13,13 +12,11 @@
 //!
 //! An effect whose outcome is recorded is never executed again. One that was in flight at a crash
 //! runs again only if it is declared `retry_safe`; otherwise it is reported in doubt and waits
-//! for a [`Ruling`].
+//! for a [`Ruling`]. Instances that share a store keep a lease each ([`LeaseKeeper`]); what a dead
+//! one drove is taken over by the others.
 //!
-//! Where several instances share a store, each keeps one lease ([`LeaseKeeper`]); what a dead one
-//! drove is taken over by the others.
-//!
-//! Not here: what a turn does next (`runtime-turn`), and who drives it (`runtime-agent`).
-//! Limits: [`EffectLimits`].
+//! Not here: what a turn does next (`runtime-turn`), who drives it (`runtime-agent`). Its bounds
+//! are [`EffectLimits`].
 //!
 //! ```
 //! use std::sync::Arc;
@@ -28,10 +25,8 @@
 //!     EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput, EventDraft,
 //!     EventKind, ExecutionScope, ReplayKey, Timestamp, CommitId,
 //! };
-//! use runtime_effects::{
-//!     EffectHost, EffectLimits, LocalExecutor, Projection, Projector, ScopeOpening,
-//!     StoreEffectHost,
-//! };
+//! use runtime_effects::{EffectHost, EffectLimits, LocalExecutor, Projection, Projector};
+//! use runtime_effects::{ScopeOpening, StoreEffectHost};
 //! use runtime_store::{
 //!     Commit, Epoch, Guard, MemoryStore, RowChange, RowKey, Store, SystemClock, SystemRandom,
 //! };

@@ -83,7 +83,7 @@ fn u4_the_json_of_every_command_is_json() {
         let mut words = vec!["--json".to_owned()];
         words.extend(command.split(' ').map(str::to_owned));
         words.extend(arguments.iter().map(|word| word.replace("{home}", &place)));
-        if command.starts_with("in-doubt ") {
+        if command.starts_with("in-doubt ") || command.starts_with("conflict ") {
             // The call stands before the ruling.
             words.swap(2, 3);
         }

