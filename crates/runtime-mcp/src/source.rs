@@ -40,6 +40,10 @@ const HELD_MAX: usize = 64;
 ///
 /// Cheap to clone; clones share the process. Dropping the last one, and the last tool that was
 /// listed, ends it without waiting.
+///
+/// [`ToolError::Indeterminate`]: runtime_tools::ToolError::Indeterminate
+/// [`ToolError::TimedOut`]: runtime_tools::ToolError::TimedOut
+/// [`ToolError::Unavailable`]: runtime_tools::ToolError::Unavailable
 #[derive(Clone)]
 pub struct McpSource(Arc<Inner>);
 
