@@ -26,6 +26,7 @@ mod event;
 mod id;
 mod message;
 mod model;
+mod outcome;
 mod process;
 mod schema;
 mod scope;
@@ -35,10 +36,8 @@ mod tool;
 
 pub use clock::{Clock, Random, Sleep, Timestamp};
 pub use effect::{
-    CallReport, Continuation, ENVELOPE_BYTES_MAX, EffectCommand, EffectEnvelope, EffectKind,
-    EffectOutcome, EffectOutput, EnvelopeError, JoinedMessage, LlmCall, LlmResponse, OnCancel,
-    OnTimeout, PendingCall, QUESTION_BYTES_MAX, ReplayKey, Reserve, Resolution, RetryPolicy,
-    SourceReport, Spent, ToolCallCommand, ToolCallOutput, WaitIdentity, WaitOutput, WaitSource,
+    ENVELOPE_BYTES_MAX, EffectCommand, EffectEnvelope, EffectKind, EnvelopeError, LlmCall,
+    ReplayKey, Resolution, RetryPolicy, ToolCallCommand, WaitIdentity, WaitSource,
 };
 pub use encoding::{CanonicalEncoder, Digest, ENCODING_VERSION};
 pub use error::{Classified, ErrorClass, RETRY_AFTER_MS, WireError};
@@ -49,6 +48,11 @@ pub use id::{
 };
 pub use message::{ContentPart, Message, Role};
 pub use model::{FinishReason, ModelEvent, ModelRequest, Usage};
+pub use outcome::{
+    CallReport, Continuation, EffectOutcome, EffectOutput, JoinedMessage, LlmResponse, OnCancel,
+    OnTimeout, PendingCall, QUESTION_BYTES_MAX, Reserve, SourceReport, Spent, ToolCallOutput,
+    WaitOutput,
+};
 pub use process::{
     ProcessAnswer, ProcessCommand, ProcessEventType, ProcessInput, ProcessListing, ProcessOutcome,
     ProcessRegistration, ProcessStatus, RecoveryDisposition, SessionDeletion, Trigger,
