@@ -9,8 +9,7 @@ use runtime_core::{
     ExecutionScope, ReplayKey, ScopeId, Timestamp, WireError,
 };
 use runtime_store::{
-    Commit, CommitError, Guard, NewEvent, Page, Position, ReadError, Row, RowChange, RowKey,
-    RowQuery,
+    Commit, Guard, NewEvent, Page, Position, ReadError, Row, RowChange, RowKey, RowQuery,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,6 +17,7 @@ use serde_json::{Value, json};
 use crate::journal::{EffectRow, EffectState, Recorded};
 use crate::pending::{PENDING_SPACE, PendingEffect, pending_key};
 use crate::recording::{EFFECT_SPACE, Subject, effect_key};
+use crate::ruling::{is_carried_out, submit};
 use crate::store_host::Shared;
 use crate::{Mismatch, RulingAnswer, RulingError};
 
@@ -149,9 +149,7 @@ pub(crate) async fn rule(
     ruling: ConflictRuling,
     command: Option<CommitId>,
 ) -> Result<RulingAnswer, RulingError> {
-    if let Some(command) = command
-        && shared.store.committed(&command).await?.is_some()
-    {
+    if is_carried_out(shared, command).await? {
         return Ok(RulingAnswer::AlreadyRuled);
     }
     let not_found = || RulingError::NotFound {
@@ -200,18 +198,7 @@ pub(crate) async fn rule(
         .row(RowChange::Delete(noted_row.key))
         .event(NewEvent::from_draft(EventId::derived(event), &draft));
     commit.rows.extend(changes);
-    match shared.commit(commit).await {
-        Ok(committed) if committed.repeated => Ok(RulingAnswer::AlreadyRuled),
-        Ok(_) => {
-            // Whoever drives the scope drives it on.
-            let listeners = &shared.registry.listeners;
-            listeners.tell(|listener| listener.scope_woken(scope));
-            Ok(RulingAnswer::Ruled)
-        }
-        // Somebody else ruled in between, or the scope was taken over.
-        Err(CommitError::Rejected { .. }) => Err(RulingError::RuledOtherwise { key: key.clone() }),
-        Err(error) => Err(error.into()),
-    }
+    submit(shared, scope, key, commit).await
 }
 
 impl Case<'_> {

@@ -123,9 +123,7 @@ pub(crate) async fn rule(
     ruling: Ruling,
     command: Option<CommitId>,
 ) -> Result<RulingAnswer, RulingError> {
-    if let Some(command) = command
-        && shared.store.committed(&command).await?.is_some()
-    {
+    if is_carried_out(shared, command).await? {
         return Ok(RulingAnswer::AlreadyRuled);
     }
     let recorded = read(shared, scope, key).await?;
@@ -175,15 +173,35 @@ pub(crate) async fn rule(
         })
         .row(RowChange::Delete(pending_key(scope, key)))
         .event(ruling_event(id, &owner, payload, command));
+    submit(shared, scope, key, commit).await
+}
+
+/// Says whether the command that brings a ruling has been carried out before.
+pub(crate) async fn is_carried_out(
+    shared: &Shared,
+    command: Option<CommitId>,
+) -> Result<bool, ReadError> {
+    match command {
+        Some(command) => Ok(shared.store.committed(&command).await?.is_some()),
+        None => Ok(false),
+    }
+}
+
+/// Commits a ruling; whoever drives the scope drives it on.
+pub(crate) async fn submit(
+    shared: &Shared,
+    scope: &ScopeId,
+    key: &ReplayKey,
+    commit: Commit,
+) -> Result<RulingAnswer, RulingError> {
     match shared.commit(commit).await {
         Ok(committed) if committed.repeated => Ok(RulingAnswer::AlreadyRuled),
         Ok(_) => {
-            // Whoever drives the scope drives it on.
             let listeners = &shared.registry.listeners;
             listeners.tell(|listener| listener.scope_woken(scope));
             Ok(RulingAnswer::Ruled)
         }
-        // Somebody else ruled in between.
+        // Somebody else ruled in between, or the scope was taken over.
         Err(CommitError::Rejected { .. }) => Err(RulingError::RuledOtherwise { key: key.clone() }),
         Err(error) => Err(error.into()),
     }
