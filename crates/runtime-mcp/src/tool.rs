@@ -230,17 +230,17 @@ impl McpTool {
             params.input_responses = Some(responses.collect());
         }
         params.request_state.clone_from(&inputs.state);
-        #[cfg_attr(
-            not(feature = "http"),
-            allow(unused_mut, reason = "only HTTP has headers")
-        )]
-        let mut request = CallToolRequest::new(params);
+        let request = CallToolRequest::new(params);
         #[cfg(feature = "http")]
-        if let (true, Some(headers)) = (self.source.is_http(), headers) {
-            request
-                .extensions
-                .insert(crate::http::ParamHeaders(headers));
-        }
+        let request = match headers {
+            Some(headers) if self.source.is_http() => {
+                let mut request = request;
+                let headers = crate::http::ParamHeaders(headers);
+                request.extensions.insert(headers);
+                request
+            }
+            _ => request,
+        };
         ClientRequest::CallToolRequest(request)
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use runtime_agent::Agent;
-use runtime_core::{Classified, ErrorClass, Random, RuntimeId, WireError};
+use runtime_core::{Classified, Clock, ErrorClass, Random, RuntimeId, WireError};
 use runtime_events::{HubParts, RetentionPolicy};
 use runtime_store::{MemoryStore, Store, SystemClock, SystemRandom};
 use runtime_workers::{
@@ -200,25 +200,20 @@ impl Builder {
     /// [`OpenError`]; for a directory that another process holds, one that names the holder.
     pub async fn open(self) -> Result<Runtime, OpenError> {
         let agents = self.agents.ok_or(OpenError::NoAgent)?;
-        #[cfg_attr(
-            not(feature = "postgres"),
-            allow(unused_mut, reason = "only it sets one")
-        )]
-        let mut clock = None;
-        let store: Arc<dyn Store> = match self.store {
-            Storage::Memory => Arc::new(MemoryStore::new(fresh_runtime_id())),
+        let (store, clock): (Arc<dyn Store>, Option<Arc<dyn Clock>>) = match self.store {
+            Storage::Memory => (Arc::new(MemoryStore::new(fresh_runtime_id())), None),
             #[cfg(feature = "fs-store")]
             Storage::Directory(directory) => {
                 let options = runtime_fs_store::FsStoreOptions::new(directory);
-                Arc::new(runtime_fs_store::FsStore::open(&options)?)
+                (Arc::new(runtime_fs_store::FsStore::open(&options)?), None)
             }
             #[cfg(feature = "postgres")]
             Storage::Postgres(options) => {
                 let store = runtime_postgres::PostgresStore::open(*options?).await?;
-                clock = Some(store.clock());
-                Arc::new(store)
+                let clock = store.clock();
+                (Arc::new(store), Some(clock))
             }
-            Storage::Given(store) => store,
+            Storage::Given(store) => (store, None),
         };
         let mut parts = match agents {
             Agents::One(agent) => RuntimeParts::new(store, agent),
@@ -237,6 +232,5 @@ impl Builder {
 }
 
 fn fresh_runtime_id() -> RuntimeId {
-    use runtime_core::Clock;
     RuntimeId::generate(SystemClock::new().now(), SystemRandom.ten())
 }
