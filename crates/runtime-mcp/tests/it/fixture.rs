@@ -12,6 +12,8 @@ use runtime_tools::{SourceListing, Tool, ToolContext, ToolError, ToolOutput, Too
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::waiting::until;
+
 /// A source whose server is the fixture, and the clock that its time limits run on: no limit
 /// passes unless a test lets it.
 pub(crate) struct Fixture {
@@ -113,21 +115,10 @@ impl Fixture {
         self.noted().iter().filter(|note| *note == what).count()
     }
 
-    /// Waits until the server noted it so often. Real time passes here: it is another process.
+    /// Waits until the server noted it so often.
     pub(crate) async fn noted_times(&self, what: &str, times: usize) {
-        eventually(|| self.count(what) >= times).await;
+        until(|| self.count(what) >= times).await;
     }
-}
-
-/// Waits until it is so; fails after ten seconds.
-pub(crate) async fn eventually(mut so: impl FnMut() -> bool) {
-    for _ in 0..2_000 {
-        if so() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("it never came about");
 }
 
 pub(crate) fn text_of(output: ToolOutput) -> String {

@@ -8,6 +8,7 @@ use runtime_tools::{SourceDiagnostic, ToolError, ToolSource};
 
 use crate::fixture::{Fixture, fixture, fixture_with, nothing};
 use crate::reliability::row;
+use crate::waiting::{pause, until};
 
 async fn refused(fixture: &Fixture) -> SourceDiagnostic {
     let listing = fixture.list().await;
@@ -56,7 +57,7 @@ async fn x4_a_server_that_never_answers_the_handshake_times_out() {
     let fixture = fixture("mute");
     let source = fixture.source.clone();
     let listing = tokio::spawn(async move { source.list().await });
-    crate::fixture::eventually(|| {
+    until(|| {
         fixture.clock.advance(Duration::from_secs(31));
         listing.is_finished()
     })
@@ -249,7 +250,7 @@ async fn list_case(era: &str, mode: &str) -> Option<String> {
         if MUTE.contains(&mode) {
             fixture.clock.advance(Duration::from_secs(31));
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        pause().await;
     }
     let listing = listing.await.expect("no panic");
     let error = listing.diagnostic.and_then(|found| found.error);
@@ -274,7 +275,7 @@ async fn call_case(era: &str, what: &str) -> Option<String> {
         if what == "hang" && fixture.count("hang") == 1 {
             fixture.clock.advance(Duration::from_secs(61));
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        pause().await;
     }
     match calling.await.expect("no panic") {
         Ok(_) if ANSWERED.contains(&what) => {}

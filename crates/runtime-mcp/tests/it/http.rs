@@ -5,29 +5,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{
-    CallId, Continuation, ErrorClass, ExecutionScope, Resolution, Secret, Timestamp, TurnId,
-};
+use runtime_core::{Continuation, ErrorClass, Resolution, Secret, Timestamp};
 use runtime_mcp::{AuthError, AuthProvider, McpServerConfig, McpSource, TokenRequest};
 use runtime_tools::{Resumption, Tool, ToolContext, ToolError, ToolOutput, ToolSource};
 use serde_json::{Value, json};
 
-use crate::fixture::text_of;
-use crate::web::{Answers, Reply, Speaks, Web, source, source_with, tool, until};
+use crate::fixture::{fixture_context, text_of};
+use crate::waiting::until;
+use crate::web::{Answers, Reply, Speaks, Web, source, source_with, tool};
 
+/// The context of a call that has more than a day.
 pub(crate) fn context() -> ToolContext {
     ToolContext {
-        scope: ExecutionScope::RuntimeOperation {
-            operation: TurnId::new("test").expect("an id"),
-        },
-        call: CallId::new("call").expect("an id"),
-        idempotency_key: "key-1".to_owned(),
-        attempt: 1,
-        fencing_token: 1,
         deadline: Timestamp::from_millis(1_000_000).after(Duration::from_secs(100_000)),
-        completions: None,
-        delegates: None,
-        budget: runtime_core::Reserve::default(),
+        ..fixture_context()
     }
 }
 

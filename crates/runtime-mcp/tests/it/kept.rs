@@ -12,6 +12,7 @@ use runtime_testkit::{SeededRandom, SimulatedClock};
 use runtime_tools::{SourceListing, ToolSource};
 
 use crate::fixture::{fixture_context, fixture_program, nothing};
+use crate::waiting::until_some;
 
 /// Two processes, one after the other, are two of these over one store.
 struct Process {
@@ -62,16 +63,13 @@ fn has(listing: &SourceListing, name: &str) -> bool {
     tools.any(|tool| tool.definition().name == public)
 }
 
-/// Waits until the list is so. Real time passes: the server is another process.
-async fn eventually(source: &McpSource, so: impl Fn(&SourceListing) -> bool) -> SourceListing {
-    for _ in 0..2_000 {
+/// Waits until a list comes with a diagnostic.
+async fn until_told(source: &McpSource) -> SourceListing {
+    until_some(async || {
         let listing = source.list().await;
-        if so(&listing) {
-            return listing;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-    panic!("it never came about");
+        listing.diagnostic.is_some().then_some(listing)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -99,7 +97,7 @@ async fn m1_after_a_restart_the_list_is_there_although_the_server_is_not() {
     let listing = second.source.list().await;
     assert!(has(&listing, "echo"), "{:?}", listing.diagnostic);
     // It is old, and said to be as soon as that is known.
-    let listing = eventually(&second.source, |listing| listing.diagnostic.is_some()).await;
+    let listing = until_told(&second.source).await;
     let state = listing.diagnostic.as_ref().map(|found| &*found.state);
     assert_eq!(state, Some("stale"));
     assert!(has(&listing, "echo"));
@@ -125,7 +123,7 @@ async fn m7_a_tool_that_comes_later_is_not_callable_before_it_is_approved() {
         .await
         .expect("it is pinned");
 
-    let withheld = eventually(&process.source, |listing| listing.diagnostic.is_some()).await;
+    let withheld = until_told(&process.source).await;
     let diagnostic = withheld.diagnostic.as_ref().expect("it is there");
     let error = diagnostic.error.as_ref().expect("a reason");
     assert_eq!(error.code, "mcp_tools_withheld");

@@ -9,5 +9,6 @@ mod real;
 mod reliability;
 mod source;
 mod survivors;
+mod waiting;
 mod web;
 mod web_changes;

@@ -16,7 +16,8 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::fixture::fixture_with;
 use crate::http::{Tokens, context, work};
-use crate::web::{Reply, Seen, Speaks, Web, source, source_with, tool, until};
+use crate::waiting::{pause, until};
+use crate::web::{Reply, Seen, Speaks, Web, source, source_with, tool};
 
 /// Real time that one case may take: it never comes near, or it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -313,7 +314,7 @@ async fn definition_case(field: &str, value: Value) -> Option<String> {
         if told.iter().flatten().any(|name| name == "work") {
             return None;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        pause().await;
     }
     Some(format!(
         "{field}: {:?}",

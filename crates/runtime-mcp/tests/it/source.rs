@@ -10,7 +10,8 @@ use runtime_testkit::{SeededRandom, SimulatedClock};
 use runtime_tools::{ToolError, ToolSource};
 use serde_json::json;
 
-use crate::fixture::{eventually, fixture, fixture_with, nothing, text_of};
+use crate::fixture::{fixture, fixture_with, nothing, text_of};
+use crate::waiting::{until, until_some};
 
 #[tokio::test]
 async fn m9_both_eras_list_all_pages_and_answer_calls() {
@@ -83,13 +84,7 @@ async fn m4_a_change_of_the_list_is_heard_in_both_eras_and_a_storm_costs_one_fet
                 .iter()
                 .any(|tool| tool.definition().name == "fixture__late")
         };
-        for _ in 0..2_000 {
-            if late(&fixture.list().await.tools) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert!(late(&fixture.list().await.tools), "{mode}");
+        until_some(async || late(&fixture.list().await.tools).then_some(())).await;
         assert!(
             fixture.count("list") <= 2 * pages,
             "{mode}: {:?}",
@@ -109,7 +104,7 @@ async fn m9_the_server_and_its_children_end_with_the_source() {
         .expect("a process id");
     assert!(alive(&grandchild));
     fixture.source.close().await;
-    eventually(|| !alive(&grandchild)).await;
+    until(|| !alive(&grandchild)).await;
     let error = fixture.call("echo", nothing()).await.expect_err("closed");
     assert!(matches!(error, ToolError::Unavailable { .. }), "{error}");
 
@@ -120,7 +115,7 @@ async fn m9_the_server_and_its_children_end_with_the_source() {
         .await
         .expect("a process id");
     drop(fixture);
-    eventually(|| !alive(&grandchild)).await;
+    until(|| !alive(&grandchild)).await;
 }
 
 #[tokio::test]
@@ -131,7 +126,7 @@ async fn m9_a_server_that_does_not_end_by_itself_is_killed_after_its_grace() {
     let closing = tokio::spawn(async move { source.close().await });
     // It waits for the server; the clock stands still, so only the kill can end it.
     let clock = Arc::clone(&fixture.clock);
-    eventually(|| {
+    until(|| {
         clock.advance(Duration::from_secs(2));
         closing.is_finished()
     })

@@ -7,7 +7,8 @@ use runtime_mcp::end_survivors;
 use runtime_tools::ToolSource;
 use serde_json::{Value, json};
 
-use crate::fixture::{eventually, fixture};
+use crate::fixture::fixture;
+use crate::waiting::until;
 
 fn record(directory: &Path) -> (std::path::PathBuf, Value) {
     let mut entries = std::fs::read_dir(directory).expect("records").flatten();
@@ -59,7 +60,7 @@ async fn e7_servers_of_an_owner_that_is_gone_are_ended_and_no_others() {
         (ended[0].server.as_str(), json!(ended[0].process)),
         ("fixture", recorded["process"].clone())
     );
-    eventually(|| !is_running(&recorded["process"])).await;
+    until(|| !is_running(&recorded["process"])).await;
     assert!(!path.exists());
 
     // The server is gone, and its number was given to another process: that one is let alone.

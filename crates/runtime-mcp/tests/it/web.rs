@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use runtime_core::Timestamp;
 use runtime_mcp::{AuthProvider, McpServerConfig, McpSource};
@@ -392,15 +391,4 @@ fn right(seen: &Seen, speaks: Speaks) -> Reply {
 
 pub(crate) fn tool(schema: Value) -> Value {
     json!({"name": "work", "description": "Works.", "inputSchema": schema})
-}
-
-/// Waits until it is so, in real time: sockets have no other.
-pub(crate) async fn until(mut so: impl FnMut() -> bool) {
-    for _ in 0..2_000 {
-        if so() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("it never came about");
 }

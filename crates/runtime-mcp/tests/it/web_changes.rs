@@ -11,7 +11,8 @@ use runtime_tools::{SourceListing, ToolError, ToolSource};
 use serde_json::{Value, json};
 
 use crate::http::{context, work};
-use crate::web::{Feed, Reply, Seen, Speaks, Web, source, tool, until};
+use crate::waiting::{pause, until, until_some};
+use crate::web::{Feed, Reply, Seen, Speaks, Web, source, tool};
 
 const ERAS: [Speaks; 2] = [Speaks::Old, Speaks::New];
 const CHANGED: &str = "notifications/tools/list_changed";
@@ -86,18 +87,13 @@ fn names(listing: &SourceListing) -> Vec<String> {
     names.collect()
 }
 
-/// Waits until the list has a tool. Real time passes: sockets have no other.
+/// Waits until the list has a tool.
 async fn until_listed(source: &McpSource, name: &str) {
-    for _ in 0..2_000 {
-        if names(&source.list().await)
-            .iter()
-            .any(|found| found == name)
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("{name} was never listed");
+    until_some(async || {
+        let listed = names(&source.list().await);
+        listed.iter().any(|found| found == name).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -121,7 +117,7 @@ async fn m4_a_change_of_the_list_is_heard_over_http_and_a_storm_costs_two_fetche
         until_listed(&source, "web__late").await;
         for _ in 0..50 {
             source.list().await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            pause().await;
         }
         let fetched = web.count("tools/list") - 1;
         assert!((1..=2).contains(&fetched), "{speaks:?}: {fetched} fetches");
@@ -152,7 +148,7 @@ async fn m4_a_stream_of_changes_that_ends_makes_the_list_stale_and_is_taken_up_a
                 if names(&source.list().await).len() == 2 && feed.listeners() == 1 {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                pause().await;
             }
         };
         let heard = tokio::time::timeout(Duration::from_secs(20), heard).await;
@@ -292,7 +288,7 @@ async fn m9_a_server_that_comes_back_is_reached_again_in_both_eras() {
                 Err(ToolError::Indeterminate { .. } | ToolError::Failed { .. }) => {}
                 other => panic!("{speaks:?}: {other:?}"),
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            pause().await;
         }
         assert_eq!(refused, 3, "{speaks:?}");
         let back = Web::start_at(address, speaks, |_| None).await;
