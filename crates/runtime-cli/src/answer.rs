@@ -20,7 +20,7 @@ use crate::args::{Common, ConflictRuling, Ruling};
 use crate::exit::Exit;
 use crate::open;
 use crate::output::Output;
-use crate::work::open_runtime;
+use crate::work::{Drive, open_runtime};
 
 /// How long a sender waits for the holder of the store.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -131,11 +131,15 @@ pub(crate) async fn carry_out(
 /// Carries a command out, here or by the process that has the store open.
 pub(crate) async fn answer(common: &Common, command: Command) -> anyhow::Result<Answered> {
     view::check(open::read_only(common).await?, &command).await?;
-    let done = match &command {
-        Command::Host { .. } => "done",
-        _ => "done; `resume` lets the turn go on",
+    let (drive, done) = match &command {
+        Command::Decide { .. }
+        | Command::Resolve { .. }
+        | Command::RuleInDoubt { .. }
+        | Command::RuleConflict { .. } => (Drive::Nothing, "done; `resume` lets the turn go on"),
+        // A worker that is cancelled ends its turns.
+        _ => (Drive::Turns, "done"),
     };
-    match open_runtime(common).await {
+    match open_runtime(common, drive).await {
         Ok(runtime) => {
             let answer = runtime.apply(command).await;
             runtime.close().await?;

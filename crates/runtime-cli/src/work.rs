@@ -106,7 +106,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Exit> {
     let submission = submission_id(submission)?;
     let worker: WorkerId = worker.parse().map_err(RuntimeError::from)?;
-    let runtime = open_runtime(common).await?;
+    let runtime = open_runtime(common, Drive::Turns).await?;
     let mut interrupts = Interrupts::listen()?;
     let ended = async {
         let handle = runtime.worker(worker.as_str()).await?;
@@ -132,7 +132,7 @@ pub(crate) async fn resume(
 ) -> anyhow::Result<Exit> {
     // Only an existing runtime can go on: do not make a new one by a mistyped directory.
     open::existing(common)?;
-    let runtime = open_runtime(common).await?;
+    let runtime = open_runtime(common, Drive::Turns).await?;
     let mut interrupts = Interrupts::listen()?;
     let ended = async {
         let follower = Follower::join(&runtime, output, person(output), patience.wait, None);
@@ -166,7 +166,17 @@ async fn open_demo(common: &Common, crash: Option<CrashPoint>) -> anyhow::Result
 }
 
 /// The runtime of the configuration.
-pub(crate) async fn open_runtime(common: &Common) -> anyhow::Result<Runtime> {
+/// What a command opens the runtime for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drive {
+    /// Turns go on here.
+    Turns,
+    /// Nothing goes on: this process may be configured otherwise than the one whose turns it
+    /// answers.
+    Nothing,
+}
+
+pub(crate) async fn open_runtime(common: &Common, drive: Drive) -> anyhow::Result<Runtime> {
     let configuration = Arc::clone(&common.configuration);
     let config = configuration.settings.runtime_config();
     let limits = configuration.settings.runtime_limits();
@@ -185,8 +195,8 @@ pub(crate) async fn open_runtime(common: &Common) -> anyhow::Result<Runtime> {
     if let Some(limits) = limits {
         builder = builder.limits(limits);
     }
-    let runtime = builder.agents(Arc::new(agents)).resume(false).open();
-    Ok(runtime.await?)
+    let runtime = builder.agents(Arc::new(agents)).resume(false);
+    Ok(runtime.drive(drive == Drive::Turns).open().await?)
 }
 
 /// Says which tool servers a killed process had left running.

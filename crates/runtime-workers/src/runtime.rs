@@ -48,6 +48,10 @@ pub struct RuntimeParts {
     pub limits: Option<RuntimeLimits>,
     /// Whether every unfinished turn goes on at once when the runtime opens.
     pub resume: bool,
+    /// Whether turns go on here at all. An instance that drives none takes inputs, answers and
+    /// other commands for one that does: what is behind them is left to the next opening, or to
+    /// another instance.
+    pub drive: bool,
 }
 
 impl RuntimeParts {
@@ -70,6 +74,7 @@ impl RuntimeParts {
             display_name: None,
             limits: None,
             resume: true,
+            drive: true,
         }
     }
 }
@@ -100,16 +105,19 @@ impl Runtime {
     /// # Errors
     /// [`RuntimeError`] when the store cannot be read or written.
     pub async fn open(parts: RuntimeParts) -> Result<Self, RuntimeError> {
-        let resume = parts.resume;
+        let (resume, drive) = (parts.resume, parts.drive);
         let (display_name, limits) = (parts.display_name.clone(), parts.limits);
         let instance = Arc::new(Instance::open(parts).await?);
+        if !drive {
+            instance.sessions.drain();
+        }
         instance.join_peers().await?;
         instance.let_delegate();
         instance.open_entity(display_name, limits).await?;
         let runtime = Self { instance };
         runtime.instance.start_housekeeping();
         runtime.instance.start_retention();
-        if resume {
+        if resume && drive {
             runtime.instance.deliver_due_reports().await?;
             runtime.resume_unfinished().await?;
         }

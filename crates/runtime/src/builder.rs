@@ -23,6 +23,7 @@ pub fn builder() -> Builder {
         events: HubParts::default(),
         limits: None,
         resume: true,
+        drive: true,
     }
 }
 
@@ -53,6 +54,7 @@ pub struct Builder {
     events: HubParts,
     limits: Option<RuntimeLimits>,
     resume: bool,
+    drive: bool,
 }
 
 /// Why a runtime could not be opened.
@@ -194,6 +196,17 @@ impl Builder {
         self
     }
 
+    /// Says whether turns go on here at all; they do unless told otherwise.
+    ///
+    /// A runtime that drives none takes inputs and answers and leaves what is behind them to the
+    /// next opening, or to another instance: what a tool that only answers wants, since it may
+    /// have other tools and models than the program whose turns these are.
+    #[must_use]
+    pub const fn drive(mut self, drive: bool) -> Self {
+        self.drive = drive;
+        self
+    }
+
     /// Opens the runtime.
     ///
     /// # Errors
@@ -227,6 +240,7 @@ impl Builder {
         parts.events = self.events;
         parts.limits = self.limits;
         parts.resume = self.resume;
+        parts.drive = self.drive;
         Ok(Runtime::open(parts).await?)
     }
 }

@@ -14,6 +14,8 @@ mod processes;
 #[cfg(feature = "genai")]
 mod real_model;
 mod refusals;
+#[cfg(feature = "genai")]
+mod rounds;
 mod store_care;
 mod terminal;
 #[cfg(feature = "genai")]

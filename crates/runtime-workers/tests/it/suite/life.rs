@@ -4,7 +4,7 @@ use runtime_core::{Classified, EventKind};
 use runtime_store::Store;
 use runtime_testkit::FaultStore;
 use runtime_turn::Conversation;
-use runtime_workers::{OtherDeployment, ParkReason, Runtime, TurnStatus, view};
+use runtime_workers::{CloseReport, OtherDeployment, ParkReason, Runtime, TurnStatus, view};
 
 use super::{Desk, GATED, GOLDEN, PLAIN, Place, approve_all, count, desk, ends, events};
 
@@ -78,6 +78,29 @@ pub(crate) async fn e9_opening_writes_nothing_for_a_turn_that_only_waits(place: 
     let runtime = world.open(place).await;
     runtime.settled().await;
     assert_eq!(world.ledger().len(), 1);
+    runtime.close().await.unwrap();
+}
+
+pub(crate) async fn w1_an_instance_that_drives_nothing_takes_answers_for_the_next(
+    place: &dyn Place,
+) {
+    let world = Desk::new();
+    parked_at_its_question(&world, place).await;
+    let calls = world.model_calls();
+    let mut parts = world.parts(place.open());
+    parts.drive = false;
+    let runtime = Runtime::open(parts).await.unwrap();
+    approve_all(&runtime).await;
+    runtime.send(&desk(), PLAIN).await.unwrap();
+    runtime.insist(&desk());
+    runtime.settled().await;
+    assert_eq!((world.ledger().len(), world.model_calls()), (0, calls));
+    assert_eq!(runtime.close().await.unwrap(), CloseReport::default());
+
+    let runtime = world.open(place).await;
+    runtime.settled().await;
+    assert_eq!(world.ledger().len(), 1);
+    assert_eq!(ends(&events(runtime.store()).await).len(), 2);
     runtime.close().await.unwrap();
 }
 

@@ -61,6 +61,7 @@ macro_rules! suite_over {
             w2_a_status_changes_once_with_one_event,
             u3_closing_drains_reports_and_can_be_repeated,
             e9_opening_writes_nothing_for_a_turn_that_only_waits,
+            w1_an_instance_that_drives_nothing_takes_answers_for_the_next,
             e17_a_turn_records_the_deployment_it_started_under,
             e17_a_turn_of_another_deployment_parks_where_the_host_says_so,
             e17_a_turn_of_another_deployment_is_refused_where_the_host_says_so,
