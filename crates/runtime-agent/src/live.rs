@@ -35,9 +35,16 @@ impl TurnDelta {
     }
 }
 
-/// Takes pieces of answers as they come.
+/// Takes pieces of answers as they come. It must not block: the answer waits for it. Losing
+/// what it is given is allowed.
 pub trait LiveSink: fmt::Debug + Send + Sync {
-    /// Takes a piece. It must not block: the answer waits for it. Losing pieces is allowed.
+    /// An attempt of a model call begins, the first or a later one, which voids the pieces of
+    /// those before it. Nothing is shown of it unless implemented.
+    fn started(&self, scope: &ExecutionScope, call: &ReplayKey, attempt: u32) {
+        let _ = (scope, call, attempt);
+    }
+
+    /// Takes a piece.
     fn delta(&self, delta: TurnDelta);
 }
 

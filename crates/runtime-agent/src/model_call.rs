@@ -105,6 +105,7 @@ async fn answer(
     request: ModelRequest,
     attempt: u32,
 ) -> Result<LlmResponse, ModelError> {
+    watched.live.started(watched.scope, &call, attempt);
     let asked = request.model.clone();
     let stream = model.stream(request).await?;
     let unfinished = || ModelError {

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DeltaTarget {
+    /// Nothing yet: an attempt of the model call begins. It has neither text nor pieces, and voids
+    /// what an earlier attempt has shown.
+    Started,
     /// The text of the answer.
     Text,
     /// The reasoning.
@@ -37,7 +40,7 @@ pub struct Delta {
     /// Which piece of the attempt this is, from 0; the first one if it was coalesced.
     pub index: u64,
     /// How many pieces it is made of. The next delta has the index `index + pieces`, unless
-    /// some were lost.
+    /// some were lost. 0 where the attempt only begins.
     pub pieces: u64,
     /// What it adds to.
     pub target: DeltaTarget,
@@ -46,6 +49,21 @@ pub struct Delta {
 }
 
 impl Delta {
+    /// Tells that an attempt of a model call begins.
+    #[must_use]
+    pub const fn started(session: SessionId, turn: TurnId, call: String, attempt: u32) -> Self {
+        Self {
+            session,
+            turn,
+            call,
+            attempt,
+            index: 0,
+            pieces: 0,
+            target: DeltaTarget::Started,
+            text: String::new(),
+        }
+    }
+
     /// Returns the target and the text of a model event, if it is a delta.
     #[must_use]
     pub fn parts(event: &ModelEvent) -> Option<(DeltaTarget, &str)> {

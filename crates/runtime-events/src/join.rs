@@ -71,6 +71,9 @@ pub(crate) struct Join {
     /// Everything of the topic up to here was given, or does not exist.
     last: Position,
     need: Need,
+    /// The read stops here: what comes after it is waiting on the live side, with the deltas
+    /// between. None reads to the head of the log.
+    until: Option<Position>,
 }
 
 impl Join {
@@ -80,6 +83,7 @@ impl Join {
         Self {
             last,
             need: Need::Read { after: last },
+            until: None,
         }
     }
 
@@ -103,7 +107,7 @@ impl Join {
                 Verdict::Give
             }
             _ => {
-                self.read();
+                self.read(Some(entry.position));
                 Verdict::Read
             }
         }
@@ -111,14 +115,14 @@ impl Join {
 
     /// Live messages were lost.
     pub(crate) fn lagged(&mut self) {
-        self.read();
+        self.read(None);
     }
 
     /// Nothing was heard for a while. `head` is the last position of the log, if it is known:
     /// when it was reached already, the log need not be read.
     pub(crate) fn silent(&mut self, head: Option<Position>) {
         if head.is_none_or(|head| head > self.last) {
-            self.read();
+            self.read(None);
         }
     }
 
@@ -130,8 +134,11 @@ impl Join {
     /// Takes a page that was read after [`last`](Self::last).
     pub(crate) fn page<E>(&mut self, page: LogPage<E>) -> Vec<Given<E>> {
         let mut given = Vec::with_capacity(page.entries.len());
+        // Retention took what the read was for: the log has to be read to its head after all.
+        let until = self.until.filter(|until| *until > page.pruned);
         for entry in page.entries {
-            if entry.position <= self.last || self.need == Need::Ended {
+            let is_later = until.is_some_and(|until| entry.position > until);
+            if entry.position <= self.last || is_later || self.need == Need::Ended {
                 continue;
             }
             given.extend(self.hole_before(&entry, page.pruned));
@@ -151,9 +158,11 @@ impl Join {
             });
             self.last = page.pruned;
         }
-        self.last = self.last.max(page.next);
+        let reached = until.map_or(page.next, |until| page.next.min(until));
+        self.last = self.last.max(reached);
         if self.need != Need::Ended {
-            self.need = if page.has_more {
+            let is_there = until.is_some_and(|until| self.last >= until);
+            self.need = if page.has_more && !is_there {
                 Need::Read { after: self.last }
             } else {
                 Need::Listen
@@ -189,9 +198,10 @@ impl Join {
         }
     }
 
-    fn read(&mut self) {
+    fn read(&mut self, until: Option<Position>) {
         if self.need != Need::Ended {
             self.need = Need::Read { after: self.last };
+            self.until = until;
         }
     }
 }
@@ -523,6 +533,41 @@ mod tests {
         };
         let event = Given::Event(Position(7), 7);
         assert_eq!(given, [corrupt(4, 6), event, corrupt(8, 8)]);
+    }
+
+    /// V3: the read that a live event out of order asks for does not run ahead of the live side,
+    /// so that the deltas which wait there are not void when their turn comes.
+    #[test]
+    fn v3_a_live_event_out_of_order_is_read_up_to_and_no_further() {
+        let all = || (5..=8).map(|at| stored(at, at - 1)).collect::<Vec<_>>();
+        let positions = |given: Vec<Given<u64>>| -> Vec<u64> {
+            let event = |given| match given {
+                Given::Event(_, event) => Some(event),
+                _ => None,
+            };
+            given.into_iter().filter_map(event).collect()
+        };
+        let mut join = Join::after(Position(4));
+        assert!(join.page(page(Vec::new(), 0)).is_empty());
+        assert_eq!(join.live(&stored(6, 5)), Verdict::Read);
+        assert_eq!(positions(join.page(page(all(), 0))), [5, 6]);
+        assert_eq!(join.need(), Need::Listen);
+        assert_eq!(join.live(&stored(5, 4)), Verdict::Forget);
+        assert_eq!(join.live(&stored(7, 6)), Verdict::Give);
+        // What was lost is read to the head, and so is what retention took meanwhile.
+        join.lagged();
+        assert_eq!(positions(join.page(page(all(), 0))), [8]);
+        let mut join = Join::after(Position(4));
+        assert!(join.page(page(Vec::new(), 0)).is_empty());
+        assert_eq!(join.live(&stored(6, 5)), Verdict::Read);
+        let given = join.page(page(vec![stored(7, 6), stored(8, 7)], 6));
+        assert_eq!(
+            given[0],
+            Given::Gap {
+                oldest: Position(7)
+            }
+        );
+        assert_eq!(positions(given), [7, 8]);
     }
 
     #[test]

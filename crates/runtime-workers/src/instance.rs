@@ -13,7 +13,7 @@ use futures_util::future::{Either, select};
 use runtime_agent::{LiveSink, TurnDelta};
 use runtime_core::{
     CallId, Classified, Clock, CommitId, ErrorClass, EventDraft, EventKind, ExecutionScope, Random,
-    RuntimeId, WaitIdentity, WireError, WorkerId,
+    ReplayKey, RuntimeId, WaitIdentity, WireError, WorkerId,
 };
 use runtime_effects::{
     AwaitEvents, EffectLimits, Lease, LeaseKeeper, StoreEffectHost, TokenRights,
@@ -90,6 +90,14 @@ impl fmt::Debug for Instance {
 pub(crate) struct Watchers<'a>(&'a EventHub);
 
 impl LiveSink for Watchers<'_> {
+    fn started(&self, scope: &ExecutionScope, call: &ReplayKey, attempt: u32) {
+        if let ExecutionScope::Turn { session, turn } = scope {
+            let (session, turn) = (session.clone(), turn.clone());
+            let started = Delta::started(session, turn, call.to_string(), attempt);
+            self.0.publish_delta(started);
+        }
+    }
+
     fn delta(&self, delta: TurnDelta) {
         let ExecutionScope::Turn { session, turn } = delta.scope else {
             return;

@@ -3,15 +3,20 @@
 use std::sync::Mutex;
 
 use runtime_agent::{LiveSink, TurnDelta};
-use runtime_core::{ErrorClass, EventKind, FinishReason, ModelEvent};
+use runtime_core::{ErrorClass, EventKind, ExecutionScope, FinishReason, ModelEvent, ReplayKey};
 use runtime_model::{ModelError, ScriptStep};
 
 use crate::desk::{Desk, words};
 
 #[derive(Debug, Default)]
-struct Kept(Mutex<Vec<TurnDelta>>);
+struct Kept(Mutex<Vec<TurnDelta>>, Mutex<Vec<u32>>);
 
 impl LiveSink for Kept {
+    fn started(&self, _: &ExecutionScope, call: &ReplayKey, attempt: u32) {
+        assert_eq!(call.as_str(), "0.llm_call.0");
+        self.1.lock().unwrap().push(attempt);
+    }
+
     fn delta(&self, delta: TurnDelta) {
         self.0.lock().unwrap().push(delta);
     }
@@ -43,6 +48,7 @@ async fn v3_the_deltas_of_each_attempt_are_counted_from_the_start() {
     assert_eq!(words(end), "hello world");
     assert_eq!(desk.model.requests().len(), 2, "two attempts");
 
+    assert_eq!(kept.1.into_inner().unwrap(), [1, 2]);
     let deltas = kept.0.into_inner().unwrap();
     for attempt in [1, 2] {
         let of_attempt: Vec<_> = deltas.iter().filter(|d| d.attempt == attempt).collect();

@@ -14,6 +14,7 @@ mod streaming;
 mod suite;
 #[cfg(all(feature = "genai", feature = "mcp-oauth", feature = "postgres"))]
 mod upstream;
+mod watching;
 mod workflow;
 
 #[cfg(feature = "postgres")]
