@@ -1,6 +1,7 @@
 //! The bridge for programs with their own broadcast.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::{StreamExt, stream};
 use runtime_core::{Classified, EventKind, Topic};
@@ -44,6 +45,35 @@ async fn v10_closing_drains_what_was_handed_over() {
     assert_eq!(stored(&bench).await.len(), 200);
     let late = sender.send(input(&bench)).await.expect_err("it has ended");
     assert_eq!(late.code(), "bridge_cancelled");
+}
+
+/// V10: a source that always has more does not keep `close` from ending.
+#[tokio::test]
+async fn v10_closing_takes_no_more_than_its_bound_of_a_source_without_end() {
+    let bench = Bench::new();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let (counted, one) = (Arc::clone(&taken), input(&bench));
+    let source = stream::repeat_with(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        one.clone()
+    });
+    let config = BridgeConfig {
+        drain_events_max: 7,
+        ..BridgeConfig::default()
+    };
+    let bridge = bench.hub.bridge(source, config);
+    while taken.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Nothing else runs between the two lines: the bridge is told before it takes another.
+    let before = taken.load(Ordering::SeqCst);
+    let counts = bridge.close().await.expect("it ends");
+    let drained = taken.load(Ordering::SeqCst) - before;
+    assert!((1..=7).contains(&drained), "{drained}");
+    assert_eq!(
+        counts.appended + counts.repeated,
+        taken.load(Ordering::SeqCst) as u64
+    );
 }
 
 #[tokio::test]
