@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use runtime_core::{EffectEnvelope, EffectOutcome, EventDraft, ExecutionScope, InstanceId};
@@ -65,6 +66,8 @@ pub struct ScopeOpening {
     pub instance: Option<InstanceId>,
     /// How often processes died in it since it last got further ([`crashes`](crate::crashes)).
     pub crashes: u32,
+    /// How long its waits hold their task; none as [`EffectLimits`](crate::EffectLimits) say.
+    pub park_after: Option<Duration>,
 }
 
 impl ScopeOpening {
@@ -78,7 +81,15 @@ impl ScopeOpening {
             strict_replay: false,
             instance: None,
             crashes: 0,
+            park_after: None,
         }
+    }
+
+    /// Says how long its waits hold their task.
+    #[must_use]
+    pub const fn parking_after(mut self, park_after: Duration) -> Self {
+        self.park_after = Some(park_after);
+        self
     }
 
     /// Refuses an effect that is not in the record, instead of running it.

@@ -295,11 +295,7 @@ impl LeaseKeeper {
     /// # Errors
     /// [`LeaseError::Read`].
     pub async fn is_alive(&self, holder: Option<&InstanceId>) -> Result<bool, LeaseError> {
-        let Some(holder) = holder else {
-            return Ok(false);
-        };
-        let row = self.store.row(&epoch_key(holder)).await?;
-        Ok(row.is_some_and(|row| row.version == LIVING.0))
+        Ok(is_alive(&*self.store, holder).await?)
     }
 
     /// Adds to a commit what takes a scope over: everything of [`Lease::opens`], and that its
@@ -385,6 +381,18 @@ pub fn with_crashes(commit: Commit, scope: &ExecutionScope, count: u32) -> Commi
         0 => RowChange::Delete(key),
         count => RowChange::put(key, count.to_string().into_bytes()),
     })
+}
+
+/// Says whether whoever holds a scope lives.
+pub(crate) async fn is_alive(
+    store: &dyn Store,
+    holder: Option<&InstanceId>,
+) -> Result<bool, ReadError> {
+    let Some(holder) = holder else {
+        return Ok(false);
+    };
+    let row = store.row(&epoch_key(holder)).await?;
+    Ok(row.is_some_and(|row| row.version == LIVING.0))
 }
 
 fn epoch_key(instance: &InstanceId) -> RowKey {

@@ -433,8 +433,11 @@ impl AwaitEvents {
             return Ok(Some(ResolveAnswer::UnknownOrRevoked));
         }
         let waited = store.row(&waited_key(&id, &name)).await?.is_some();
-        let mut commit = self
-            .resolution(scope, identity, resolution, &name, command)
+        let commit = Commit::new(
+            command.unwrap_or_else(|| self.fresh_id()),
+            self.shared.clock.now(),
+        );
+        let mut commit = with_resolution(commit, scope, identity, resolution, &name, command)
             .guard(Guard::Version(epoch_key, epoch.version));
         let pass = if waited {
             None
@@ -460,27 +463,49 @@ impl AwaitEvents {
         }
     }
 
-    fn resolution(
+    /// Adds to a commit of somebody else what settles a promise, so that both happen or neither:
+    /// for instance the end of the work that was waited for. The commit as it was, and false, when
+    /// there is nothing to settle: it was settled or revoked before, or its owner is over.
+    ///
+    /// The caller is trusted, and answers for how many it settles before they are waited for: no
+    /// quota counts them. When the commit has happened, call
+    /// [`announce_resolved`](Self::announce_resolved); when it was rejected, decide anew.
+    ///
+    /// # Errors
+    /// [`ResolveError`]; a resolution that is too large among them.
+    pub async fn resolve_in(
         &self,
+        commit: Commit,
         scope: &ExecutionScope,
         identity: &WaitIdentity,
         resolution: &Resolution,
-        name: &str,
-        command: Option<CommitId>,
-    ) -> Commit {
-        let id = command.unwrap_or_else(|| self.fresh_id());
-        let key = promise_key(&scope.scope_id(), name);
-        let mut draft = EventDraft::new(EventKind::PromiseResolved)
-            .in_scope(scope)
-            .with_payload(json!({
-                "promise": name, "identity": identity, "resolution": resolution,
-            }));
-        draft.caused_by = command.map(|command| command.to_string());
-        Commit::new(id, self.shared.clock.now())
-            .guard(Guard::Absent(key))
-            .row(settled_row(&scope.scope_id(), name))
-            .row(forgets_deadline(&scope.scope_id(), name))
-            .event(NewEvent::from_draft(event_id(id), &draft))
+    ) -> Result<(Commit, bool), ResolveError> {
+        self.check_size(resolution)?;
+        let store = &self.shared.store;
+        let id = scope.scope_id();
+        let name = public_name(self.runtime(), &id, identity);
+        let epoch_key = RowKey::epoch(id.clone());
+        let Some(epoch) = store.row(&epoch_key).await? else {
+            return Ok((commit, false));
+        };
+        settle_if_due(&self.shared, &id, &name).await?;
+        let settled = store.row(&promise_key(&id, &name)).await?.is_some();
+        if settled || is_owner_revoked(&self.shared, scope).await? {
+            return Ok((commit, false));
+        }
+        let waited = store.row(&waited_key(&id, &name)).await?.is_some();
+        let mut commit = with_resolution(commit, scope, identity, resolution, &name, None)
+            .guard(Guard::Version(epoch_key, epoch.version));
+        if !waited {
+            commit = commit.row(RowChange::put(early_key(&id, &name), Vec::new()));
+        }
+        Ok((commit, true))
+    }
+
+    /// Wakes whoever waits for a promise that was settled by [`resolve_in`](Self::resolve_in).
+    pub fn announce_resolved(&self, scope: &ExecutionScope, identity: &WaitIdentity) {
+        let name = self.public_name(scope, identity);
+        self.shared.registry.wake(&(scope.scope_id(), name));
     }
 
     async fn check_quota(&self, scope: &ScopeId) -> Result<(), ResolveError> {
@@ -565,6 +590,29 @@ impl AwaitEvents {
     }
 }
 
+/// Adds to a commit what settles a promise, if nobody has.
+fn with_resolution(
+    commit: Commit,
+    scope: &ExecutionScope,
+    identity: &WaitIdentity,
+    resolution: &Resolution,
+    name: &str,
+    command: Option<CommitId>,
+) -> Commit {
+    let mut draft = EventDraft::new(EventKind::PromiseResolved)
+        .in_scope(scope)
+        .with_payload(json!({
+            "promise": name, "identity": identity, "resolution": resolution,
+        }));
+    draft.caused_by = command.map(|command| command.to_string());
+    let (id, event) = (event_id(commit.id), commit.events.len());
+    commit
+        .guard(Guard::Absent(promise_key(&scope.scope_id(), name)))
+        .row(settled_row(&scope.scope_id(), name, event))
+        .row(forgets_deadline(&scope.scope_id(), name))
+        .event(NewEvent::from_draft(id, &draft))
+}
+
 fn derive_keys(ring: &KeyRing, runtime: &RuntimeId) -> Arc<[TokenKey]> {
     ring.keys
         .iter()
@@ -572,13 +620,13 @@ fn derive_keys(ring: &KeyRing, runtime: &RuntimeId) -> Arc<[TokenKey]> {
         .collect()
 }
 
-/// The row of a promise that the event of the same commit tells of.
-pub(crate) fn settled_row(scope: &ScopeId, name: &str) -> RowChange {
+/// The row of a promise that an event of the same commit tells of.
+pub(crate) fn settled_row(scope: &ScopeId, name: &str, event: usize) -> RowChange {
     let body = json!({ "state": "resolved" }).to_string().into_bytes();
     RowChange::Put {
         key: promise_key(scope, name),
         body: body.into(),
-        event: Some(0),
+        event: Some(event),
         due: None,
     }
 }

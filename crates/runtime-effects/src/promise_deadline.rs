@@ -174,7 +174,7 @@ async fn settle(shared: &Shared, row: &Row) -> Result<bool, ResolveError> {
     let commit = Commit::new(id, shared.clock.now())
         .guard(Guard::Version(row.key.clone(), row.version))
         .guard(Guard::Absent(promise_key(scope, name)))
-        .row(settled_row(scope, name))
+        .row(settled_row(scope, name, 0))
         .row(RowChange::Delete(row.key.clone()))
         .event(NewEvent::from_draft(event_id(id), &draft));
     match shared.commit(commit).await {

@@ -162,6 +162,12 @@ impl StoreController {
         }
     }
 
+    /// How long a wait of this opening holds its task.
+    pub(crate) fn park_after(&self) -> Duration {
+        let opening = self.opening.park_after;
+        opening.unwrap_or(self.shared.limits.park_after)
+    }
+
     pub(crate) fn recorder(&self) -> Recorder<'_> {
         Recorder {
             projector: &*self.opening.projector,
@@ -504,7 +510,7 @@ impl StoreController {
         pause: Duration,
         due: Timestamp,
     ) -> Result<(), Interrupt> {
-        if pause > self.shared.limits.park_after {
+        if pause > self.park_after() {
             return Err(Interrupt::Suspended {
                 key: subject.key().clone(),
                 due: Some(due),

@@ -67,7 +67,7 @@ impl StoreController {
         interest: &Interest,
     ) -> Result<EffectOutput, Interrupt> {
         let shared = &self.shared;
-        let park_at = shared.clock.monotonic() + shared.limits.park_after;
+        let park_at = shared.clock.monotonic() + self.park_after();
         let mut earliest = due.iter().flatten().min().copied();
         for name in names {
             // One that comes later wakes, whoever sweeps.

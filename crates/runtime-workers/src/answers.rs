@@ -78,6 +78,20 @@ impl Instance {
                 let receipt = self.reopen_runtime(id).await?;
                 Ok(done_unless(receipt.repeated))
             }
+            Command::CancelProcess { process, reason } => {
+                self.check_changing().await?;
+                self.cancel_process(&process, reason, id).await
+            }
+            Command::SignalProcess {
+                process,
+                name,
+                ordinal,
+                value,
+            } => {
+                self.check_changing().await?;
+                self.signal_process(&process, &name, ordinal, value, id)
+                    .await
+            }
             Command::Host { name, body } => {
                 self.check_changing().await?;
                 self.carry_out(id, &name, body).await

@@ -261,6 +261,10 @@ impl Instance {
                 .revoke(Revocation::Session(session), None)
                 .await;
             revoked.map_err(|error| RuntimeError::from_part(&error))?;
+            self.let_processes_go(worker).await?;
+        }
+        if to == WorkerStatus::Running {
+            self.background.sessions_changed();
         }
         Ok(())
     }

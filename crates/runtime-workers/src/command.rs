@@ -1,6 +1,6 @@
 //! Commands: what may reach a runtime from another process through the inbox (S8).
 
-use runtime_core::{Resolution, SubmissionId, TurnId, WorkerId};
+use runtime_core::{ProcessId, Resolution, SubmissionId, TurnId, WorkerId};
 use runtime_turn::ApprovalDecision;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -129,6 +129,27 @@ pub enum Command {
         /// With what.
         #[serde(default)]
         body: Value,
+    },
+    /// Ask a process to end; the first reason stands.
+    CancelProcess {
+        /// The process.
+        process: ProcessId,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Send a process a signal.
+    SignalProcess {
+        /// The process.
+        process: ProcessId,
+        /// The name of the signal.
+        name: String,
+        /// Which of that name, from 1; the next one, without.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ordinal: Option<u64>,
+        /// Its value.
+        #[serde(default)]
+        value: Value,
     },
     /// Cancel a worker and what it does.
     CancelWorker {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use runtime_effects::LeaseConfig;
+use runtime_effects::{LeaseConfig, ProcessLimits, WorkflowConfig};
 use runtime_events::RetentionPolicy;
 use runtime_turn::TurnBudgets;
 use serde::{Deserialize, Serialize};
@@ -115,6 +115,11 @@ pub struct RuntimeConfig {
     pub lease: LeaseConfig,
     /// What becomes of an unfinished turn that started under another deployment (E17).
     pub other_deployment: OtherDeployment,
+    /// How processes are driven. One that nothing here runs stays as it is, unless told otherwise:
+    /// another instance, or a later one, may know its function.
+    pub workflows: WorkflowConfig,
+    /// The bounds of processes.
+    pub processes: ProcessLimits,
     /// How deep sub-agents may start sub-agents.
     pub sub_agent_depth_max: u32,
     /// What is kept of the log; all of it if none (V9). Live workers forget nothing by it.
@@ -139,6 +144,11 @@ impl Default for RuntimeConfig {
             drive_pause: Duration::from_millis(100),
             lease: LeaseConfig::default(),
             other_deployment: OtherDeployment::default(),
+            workflows: WorkflowConfig {
+                park_unknown: false,
+                ..WorkflowConfig::default()
+            },
+            processes: ProcessLimits::default(),
             sub_agent_depth_max: 4,
             retention: None,
             retention_interval: Duration::from_secs(60),

@@ -1,36 +1,28 @@
-//! Sub-agents: workers of their own, started for a call of another worker's turn.
+//! Sub-agents: processes of the kind `session_turn` (E15), each with a worker and a budget of its
+//! own, started for a call of another worker's turn and held by that worker's session.
 //!
-//! The answer reaches that turn by an outbox: the commit that ends the sub-agent's turn puts a
-//! report, which is removed once the promise of the call is resolved. So a crash in between loses
-//! no answer, and repeating it changes nothing.
+//! One commit ends the sub-agent's turn, ends the process, and resolves the promise of the call.
+//! So a crash loses no answer, and none comes twice.
 
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use runtime_core::{
-    CallId, CallReport, CanonicalEncoder, Classified, ErrorClass, ExecutionScope, Reserve,
-    Resolution, Spent, SubmissionId, WaitIdentity, WireError, WorkerId,
+    CallId, CallReport, CanonicalEncoder, Classified, ErrorClass, ExecutionScope, ProcessId,
+    ProcessInput, ProcessRegistration, Reserve, Resolution, SessionId, Spent, WaitIdentity,
+    WireError, WorkerId,
 };
-use runtime_effects::ResolveAnswer;
-use runtime_store::{Guard, Page, RowChange, RowKey, RowQuery};
+use runtime_effects::ProcessError;
 use runtime_tools::{Delegates, Delegation};
 use runtime_turn::{TurnBudgets, TurnEnd};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::instance::Instance;
-use crate::session::Wake;
-use crate::turn::TurnRecord;
-use crate::worker::worker_scope;
-use crate::{
-    CreateWorker, RuntimeError, WhenBusy, WorkerIntent, WorkerProfile, WorkerRecord, WorkerStatus,
-};
+use crate::{CreateWorker, RuntimeError, WorkerIntent, WorkerProfile, WorkerRecord};
 
-/// The space of answers that their turns have not heard yet.
-const REPORT_SPACE: &str = "sub_agent_report";
-
-/// The longest answer of a sub-agent that its caller hears, in bytes.
-const ANSWER_BYTES_MAX: usize = 200 * 1024;
+/// The longest answer of a process or sub-agent, in bytes.
+pub(crate) const ANSWER_BYTES_MAX: usize = 200 * 1024;
 
 /// Whose sub-agent a worker is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,12 +55,26 @@ impl Parent {
     }
 }
 
-/// An answer on its way to the turn that waits for it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Report {
-    scope: ExecutionScope,
-    call: CallId,
-    resolution: Resolution,
+/// What the caller of a sub-agent hears when the turn that does the task ends.
+pub(crate) struct Answer {
+    /// Whose call it answers.
+    pub(crate) scope: ExecutionScope,
+    /// The promise of the call.
+    pub(crate) identity: WaitIdentity,
+    /// What it says.
+    pub(crate) resolution: Resolution,
+}
+
+impl Answer {
+    pub(crate) fn new(parent: &Parent, end: &TurnEnd) -> Self {
+        Self {
+            scope: parent.scope.clone(),
+            identity: WaitIdentity::ToolCompletion {
+                call: parent.call.clone(),
+            },
+            resolution: resolution(end),
+        }
+    }
 }
 
 /// Starts sub-agents as workers of this runtime.
@@ -77,7 +83,7 @@ pub(crate) struct SubAgents(pub(crate) Weak<Instance>);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Handle {
-    worker: WorkerId,
+    process: ProcessId,
 }
 
 #[async_trait]
@@ -86,29 +92,32 @@ impl Delegates for SubAgents {
         let instance = self.0.upgrade().ok_or(RuntimeError::Closed);
         let instance = instance.map_err(|error| error.to_wire())?;
         let started = instance.start_sub_agent(delegation).await;
-        let worker = started.map_err(|error| error.to_wire())?;
-        Ok(json!(Handle { worker }))
+        let process = started.map_err(|error| error.to_wire())?;
+        Ok(json!(Handle { process }))
     }
 
     async fn cancel(&self, handle: &Value) -> Result<(), WireError> {
         let instance = self.0.upgrade().ok_or(RuntimeError::Closed);
         let instance = instance.map_err(|error| error.to_wire())?;
-        let Handle { worker } = Handle::deserialize(handle)
+        let Handle { process } = Handle::deserialize(handle)
             .map_err(|error| WireError::new("sub_agent_handle", ErrorClass::Invalid, error))?;
-        let reason = Some("whoever asked for it does not wait any more".to_owned());
-        let cancelled = instance
-            .change_status(&worker, WorkerStatus::Cancelled, &reason, None, false)
-            .await;
-        cancelled.map(|_| ()).map_err(|error| error.to_wire())
+        let reason = "whoever asked for it does not wait any more";
+        let processes = &instance.background.processes;
+        // Recorded, and then done: what is left to do is found after a crash.
+        match processes.cancel(&process, reason, None).await {
+            Ok(_) | Err(ProcessError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.to_wire()),
+        }
     }
 }
 
 impl Instance {
-    /// Creates the worker of a call and gives it its task; doing so again changes nothing.
+    /// Creates the worker of a call, and starts the process that is its task; doing so again changes
+    /// nothing.
     async fn start_sub_agent(
         self: &Arc<Self>,
         delegation: Delegation,
-    ) -> Result<WorkerId, RuntimeError> {
+    ) -> Result<ProcessId, RuntimeError> {
         let Delegation {
             scope,
             call,
@@ -122,7 +131,9 @@ impl Instance {
             .digest()
             .to_string();
         let worker: WorkerId = format!("sub-{}", &digest[..32]).parse()?;
-        let caller = match scope.session() {
+        let process: ProcessId = worker.as_str().parse()?;
+        let owner = scope.session().cloned();
+        let caller = match &owner {
             Some(session) => Some(self.worker(&WorkerId::from(session)).await?.0),
             None => None,
         };
@@ -152,82 +163,26 @@ impl Instance {
             ..CreateWorker::assistant(worker.clone())
         };
         self.create(request).await?;
-        let submission: SubmissionId = "task".parse()?;
-        self.accept(&worker, submission, &task, WhenBusy::Queue, None)
-            .await?;
-        self.wake(&worker, Wake::News);
-        Ok(worker)
-    }
-
-    /// The report that the end of a turn puts, if the turn is a sub-agent's task.
-    pub(crate) fn report(
-        &self,
-        state: &WorkerRecord,
-        record: &TurnRecord,
-        end: Option<&TurnEnd>,
-    ) -> Option<RowChange> {
-        let parent = state.request.parent.as_ref()?;
-        // Its first input is the task; what is said to it later is nobody's call.
-        if record.number != 1 {
-            return None;
-        }
-        let report = Report {
-            scope: parent.scope.clone(),
-            call: parent.call.clone(),
-            resolution: resolution(end),
+        let input = ProcessInput::SessionTurn {
+            session: SessionId::from(&worker),
+            text: task,
         };
-        let body = serde_json::to_vec(&report).expect("a report is plain data");
-        self.reports_due();
-        Some(RowChange::put(report_key(&record.worker), body))
-    }
-
-    /// Resolves the calls that sub-agents have answered, and wakes their turns.
-    pub(crate) async fn deliver_reports(self: &Arc<Self>) -> Result<(), RuntimeError> {
-        let mut after = None;
-        loop {
-            let limit = self.store.capabilities().limits.page_entries_max;
-            let query = RowQuery::space(REPORT_SPACE);
-            let page = self.store.rows(query, Page::after(after, limit)).await?;
-            for row in &page.rows {
-                let report: Report = crate::view::decode(row)?;
-                let identity = WaitIdentity::ToolCompletion { call: report.call };
-                let scope = &report.scope;
-                let answer = self
-                    .promises
-                    .resolve_identity(scope, &identity, report.resolution, None)
-                    .await
-                    .map_err(|error| error.to_wire())?;
-                let commit = self
-                    .new_commit(None)
-                    .guard(Guard::Version(row.key.clone(), row.version))
-                    .row(RowChange::Delete(row.key.clone()));
-                self.contend(commit).await?;
-                // Whoever is gone, or has its answer, is not woken.
-                if answer == ResolveAnswer::Accepted {
-                    self.wake_scope(scope);
-                }
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
-            }
-        }
+        let registration = ProcessRegistration::new(process.clone(), input);
+        self.begin_session_turn(&registration, owner.as_ref())
+            .await?;
+        Ok(process)
     }
 }
 
-fn report_key(worker: &WorkerId) -> RowKey {
-    RowKey::new(REPORT_SPACE, worker_scope(worker), "")
-}
-
-/// What the caller hears of an end; none is that the sub-agent was cancelled.
-fn resolution(end: Option<&TurnEnd>) -> Resolution {
+/// What the caller hears of an end.
+fn resolution(end: &TurnEnd) -> Resolution {
     let outcome = match end {
-        Some(TurnEnd::Completed {
+        TurnEnd::Completed {
             message,
             usage,
             account,
             ..
-        }) => CallReport {
+        } => CallReport {
             text: message.plain_text(),
             is_error: false,
             spent: Spent {
@@ -235,12 +190,12 @@ fn resolution(end: Option<&TurnEnd>) -> Resolution {
                 cost: account.cost,
             },
         },
-        Some(TurnEnd::Failed {
+        TurnEnd::Failed {
             error,
             usage,
             account,
             ..
-        }) => CallReport {
+        } => CallReport {
             text: format!("the sub-agent failed: {}: {}", error.code, error.message),
             is_error: true,
             spent: Spent {

@@ -187,10 +187,6 @@ impl Instance {
                     Step::Rest
                 }
             };
-            if let Err(error) = self.deliver_due_reports().await {
-                // They stay where they are; housekeeping tries again, and says what is wrong.
-                tracing::warn!(%error, "answers of sub-agents are not delivered yet");
-            }
             let over = matches!(step, Step::Rest) || self.sessions.is_draining();
             if over && driving.rest() {
                 return;
@@ -235,8 +231,20 @@ impl Instance {
                 return Ok(Step::Rest);
             }
             WorkerStatus::Cancelled | WorkerStatus::Deleted => {
-                return self.end_cancelled(&state, record, &row).await;
+                let reason = match state.status {
+                    WorkerStatus::Deleted => "worker_deleted",
+                    _ => "worker_cancelled",
+                };
+                return self
+                    .end_cancelled(&state, record, &row, reason.to_owned())
+                    .await;
             }
+        }
+        if let Some(reason) = self.asked_to_end(&record).await? {
+            if self.is_driven_elsewhere(&record).await? {
+                return Ok(Step::Rest);
+            }
+            return self.end_cancelled(&state, record, &row, reason).await;
         }
         let open = match &record.status {
             TurnStatus::Queued => self.start_turn((&state, version), record, &row).await?,
@@ -401,6 +409,8 @@ impl Instance {
     async fn run(&self, state: &WorkerRecord, open: OpenTurn) -> Result<Step, RuntimeError> {
         let agent = self.agent(state).await?;
         let history = self.history(&open.record.worker).await?;
+        // Not held while the turn is driven: the next look would have to copy it.
+        let history = history.conversation.to_history();
         let Hold { epoch, instance } = open.hold.clone();
         let opening = ScopeOpening::new(open.record.scope(), epoch, Arc::new(TurnProjector))
             .held_by(instance)
@@ -416,7 +426,7 @@ impl Instance {
         let driven = self
             .until_closed(drive_turn(TurnRun {
                 start: open.start.clone(),
-                history: history.conversation.to_history(),
+                history,
                 agent: &agent,
                 controller: &controller,
                 attachments: &*self.store,
@@ -542,12 +552,9 @@ impl Instance {
             let Hold { epoch, instance } = &open.hold;
             let id = scope.scope_id();
             let commit = self.new_commit(None).owned_by(id.clone(), *epoch);
-            let mut commit = Lease::lets_go(commit, instance.as_ref(), &id);
-            if let Some(report) = self.report(state, &open.record, Some(end)) {
-                commit = commit.row(report);
-            }
+            let commit = Lease::lets_go(commit, instance.as_ref(), &id);
             if self
-                .commit_end(commit, &open.record, event.clone(), &joined)
+                .commit_end(commit, &open.record, event.clone(), &joined, end)
                 .await?
                 .is_some()
             {
@@ -566,15 +573,10 @@ impl Instance {
         state: &WorkerRecord,
         record: TurnRecord,
         row: &Row,
+        reason: String,
     ) -> Result<Step, RuntimeError> {
-        let reason = match state.status {
-            WorkerStatus::Deleted => "worker_deleted",
-            _ => "worker_cancelled",
-        };
-        let mut event = TurnEnd::Cancelled {
-            reason: reason.into(),
-        }
-        .to_event(&record.scope());
+        let end = TurnEnd::Cancelled { reason };
+        let mut event = end.to_event(&record.scope());
         if record.status != TurnStatus::Queued {
             // The end is not committed yet, so the fold still knows what goes on outside.
             let history = self.history(&record.worker).await?;
@@ -597,10 +599,7 @@ impl Instance {
             commit = commit.guard(Guard::Version(opened.key, opened.version));
             commit = Lease::lets_go(commit, holder.as_ref(), &record.scope().scope_id());
         }
-        if let Some(report) = self.report(state, &record, None) {
-            commit = commit.row(report);
-        }
-        self.commit_end(commit, &record, event, &[]).await?;
+        self.commit_end(commit, &record, event, &[], &end).await?;
         Ok(Step::Again)
     }
 
@@ -677,6 +676,7 @@ impl Instance {
         record: &TurnRecord,
         mut event: EventDraft,
         joined: &[TurnRecord],
+        end: &TurnEnd,
     ) -> Result<Option<()>, RuntimeError> {
         let (state, row) = self.worker(&record.worker).await?;
         let id = EventId::generate(self.clock.now(), self.random.ten());
@@ -715,9 +715,12 @@ impl Instance {
                 .event(self.new_event(&ended));
         }
         let commit = commit.row(RowChange::put(worker_key(&record.worker), next.to_body()));
+        let turns = std::iter::once(record).chain(joined);
+        let (commit, ended) = self.with_process_ends(commit, &state, turns, end).await?;
         let committed = self.contend(commit).await?;
         if committed.is_some() {
             self.sessions.drives_no_more(&record.worker);
+            self.tell_ended(ended);
         }
         Ok(committed.map(drop))
     }

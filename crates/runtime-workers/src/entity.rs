@@ -289,8 +289,11 @@ impl Instance {
         &self,
         command: Option<CommitId>,
     ) -> Result<RuntimeReceipt, RuntimeError> {
-        self.change_runtime(RuntimeStatus::Running, &None, command)
-            .await
+        let receipt = self
+            .change_runtime(RuntimeStatus::Running, &None, command)
+            .await?;
+        self.background.sessions_changed();
+        Ok(receipt)
     }
 
     async fn change_runtime(

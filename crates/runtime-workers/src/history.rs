@@ -1,5 +1,7 @@
 //! The conversation of a session: a fold of its events, kept up to date as they come.
 
+use std::sync::Arc;
+
 use runtime_core::{EventDraft, EventId, EventKind, WorkerId};
 use runtime_store::Position;
 use runtime_turn::{Conversation, TurnError};
@@ -52,8 +54,13 @@ impl SessionHistory {
 impl Instance {
     /// Returns the conversation up to the newest event of the session. What an earlier look has
     /// read is not read again.
-    pub(crate) async fn history(&self, worker: &WorkerId) -> Result<SessionHistory, RuntimeError> {
-        let mut history = self.sessions.take_history(worker).unwrap_or_default();
+    pub(crate) async fn history(
+        &self,
+        worker: &WorkerId,
+    ) -> Result<Arc<SessionHistory>, RuntimeError> {
+        let mut kept = self.sessions.take_history(worker).unwrap_or_default();
+        // Copied only while somebody else still looks at it.
+        let history = Arc::make_mut(&mut kept);
         let said = Said { worker, turn: None };
         let after = history.position;
         history.position = said
@@ -62,9 +69,12 @@ impl Instance {
                 applied.map_err(|error| unsaid(worker, &error))
             })
             .await?;
-        self.sessions
-            .keep(worker, history.clone(), self.config.resident_sessions_max);
-        Ok(history)
+        self.sessions.keep(
+            worker,
+            Arc::clone(&kept),
+            self.config.resident_sessions_max,
+        );
+        Ok(kept)
     }
 
     /// The conversation after a terminal event that is not committed yet.
@@ -78,7 +88,8 @@ impl Instance {
             event.kind.ends_turn(),
             "only the end of a turn moves the conversation"
         );
-        let mut history = self.history(worker).await?;
+        // The event may never be committed, so it is applied to a copy, whose messages are shared.
+        let mut history = Arc::unwrap_or_clone(self.history(worker).await?);
         let applied = history.apply(id, event);
         applied.map_err(|error| unsaid(worker, &error))?;
         Ok(history)

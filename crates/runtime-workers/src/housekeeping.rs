@@ -68,7 +68,7 @@ impl Instance {
             self.wake(&worker, Wake::News);
         }
         self.take_commands().await?;
-        self.deliver_due_reports().await?;
+        self.background.try_again();
         let until = self.clock.now();
         let settled = self.promises.settle_due(until, DUE_AT_ONCE).await;
         settled.map_err(|error| error.to_wire())?;

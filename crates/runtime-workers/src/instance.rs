@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use runtime_agent::{LiveSink, TurnDelta};
 use runtime_core::{
     CallId, Classified, Clock, CommitId, ErrorClass, EventDraft, EventKind, ExecutionScope, Random,
@@ -17,6 +17,7 @@ use runtime_core::{
 };
 use runtime_effects::{
     AwaitEvents, EffectLimits, Lease, LeaseKeeper, StoreEffectHost, TokenRights,
+    WorkflowCloseReport,
 };
 use runtime_events::{Delta, EventHub};
 use runtime_store::{Commit, CommitError, Committed, Store, commit_settled};
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinSet;
 
+use crate::background::Background;
 use crate::carried::event_hub;
 use crate::delegate::SubAgents;
 use crate::entity::{Settings, Standing};
@@ -65,8 +67,8 @@ pub(crate) struct Instance {
     closed: OnceCell<CloseReport>,
     /// Who starts sub-agents; set once the instance has its place.
     delegates: OnceLock<Arc<dyn Delegates>>,
-    /// Whether a sub-agent has answered and its caller may not have heard.
-    reports_due: AtomicBool,
+    /// The processes of the runtime.
+    pub(crate) background: Background,
 }
 
 /// A failure that no answer and no event could carry.
@@ -166,6 +168,7 @@ impl Instance {
             lease.clone(),
         );
         let promises = host.await_events().await?;
+        let processes = host.processes(config.processes).await?;
         Ok(Self {
             store,
             agents,
@@ -188,7 +191,7 @@ impl Instance {
             closing: watch::Sender::new(false),
             closed: OnceCell::new(),
             delegates: OnceLock::new(),
-            reports_due: AtomicBool::new(true),
+            background: Background::new(processes),
         })
     }
 
@@ -201,23 +204,6 @@ impl Instance {
 
     pub(crate) fn delegates(&self) -> Option<&Arc<dyn Delegates>> {
         self.delegates.get()
-    }
-
-    /// Notes that a sub-agent's answer is to be delivered.
-    pub(crate) fn reports_due(&self) {
-        self.reports_due.store(true, Ordering::Release);
-    }
-
-    /// Delivers answers of sub-agents, if there may be some.
-    pub(crate) async fn deliver_due_reports(self: &Arc<Self>) -> Result<(), RuntimeError> {
-        if !self.reports_due.swap(false, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let delivered = self.deliver_reports().await;
-        if delivered.is_err() {
-            self.reports_due();
-        }
-        delivered
     }
 
     pub(crate) fn live_sink(&self) -> Watchers<'_> {
@@ -377,9 +363,18 @@ impl Instance {
     async fn close_once(&self) -> Result<CloseReport, RuntimeError> {
         self.intake_closed.store(true, Ordering::Release);
         self.sessions.drain();
-        let drained = self.sessions.settled();
-        let patience = self.clock.sleep(self.config.drain_timeout);
-        let _ = select(std::pin::pin!(drained), patience).await;
+        let turns = async {
+            let drained = self.sessions.settled();
+            let patience = self.clock.sleep(self.config.drain_timeout);
+            let _ = select(std::pin::pin!(drained), patience).await;
+        };
+        let processes = async {
+            match self.background.workflows() {
+                Some(workflows) => workflows.close().await,
+                None => WorkflowCloseReport::default(),
+            }
+        };
+        let ((), processes) = join(turns, processes).await;
         let interrupted = self.sessions.driven();
         self.closing.send_replace(true);
         let mut tasks =
@@ -393,7 +388,7 @@ impl Instance {
         let failures = {
             let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
             let errors = failures.iter().map(|failure| failure.error.clone());
-            errors.collect()
+            errors.chain(processes.failures).collect()
         };
         let left = self.leave_peers().await;
         let closed = EventDraft::new(EventKind::RuntimeClosed)
@@ -407,6 +402,7 @@ impl Instance {
         told?;
         Ok(CloseReport {
             interrupted,
+            interrupted_processes: processes.interrupted,
             failures,
         })
     }

@@ -1,8 +1,8 @@
 //! Accepting inputs, each in one commit (W3).
 
 use runtime_core::{
-    CanonicalEncoder, CommitId, Digest, EventDraft, EventId, EventKind, InstanceId, Message, Role,
-    SessionId, SubmissionId, TurnId, WorkerId,
+    CanonicalEncoder, CommitId, Digest, EventDraft, EventId, EventKind, InstanceId, Message,
+    ProcessRegistration, Role, SessionId, SubmissionId, TurnId, WorkerId,
 };
 use runtime_store::{Commit, CommitError, Committed, Guard, NewEvent, Row, RowChange, RowKey};
 use runtime_turn::TurnStart;
@@ -62,7 +62,7 @@ impl Instance {
     ) -> Result<InputReceipt, RuntimeError> {
         let message = Message::text(Role::User, text);
         let accepted = self
-            .accept_message(worker, &submission, message, when_busy, command)
+            .accept_message(worker, &submission, message, when_busy, command, None)
             .await?;
         let turn = accepted
             .turn
@@ -87,8 +87,9 @@ impl Instance {
         command: Option<CommitId>,
     ) -> Result<SystemInputReceipt, RuntimeError> {
         let message = Message::text(Role::System, text);
+        let when_busy = WhenBusy::Queue;
         let accepted = self
-            .accept_message(worker, &submission, message, WhenBusy::Queue, command)
+            .accept_message(worker, &submission, message, when_busy, command, None)
             .await?;
         Ok(SystemInputReceipt {
             worker: worker.clone(),
@@ -100,13 +101,15 @@ impl Instance {
         })
     }
 
-    async fn accept_message(
+    /// Accepts an input; one that is a process starts that in the same commit, held by a session.
+    pub(crate) async fn accept_message(
         &self,
         worker: &WorkerId,
         submission: &SubmissionId,
         message: Message,
         when_busy: WhenBusy,
         command: Option<CommitId>,
+        process: Option<(&ProcessRegistration, Option<&SessionId>)>,
     ) -> Result<Accepted, RuntimeError> {
         self.accepting()?;
         let limits = self.limits();
@@ -119,6 +122,7 @@ impl Instance {
             fingerprint: CanonicalEncoder::new("submission").json(&value).digest(),
             turn: starts_turn.then(|| TurnId::generate(self.clock.now(), self.random.ten())),
             when_busy,
+            process,
         };
         for _ in 0..self.config.contention_attempts {
             if let Some(accepted) = self.repeated(worker, &input).await? {
@@ -202,6 +206,19 @@ impl Instance {
             .row(RowChange::put(submission_key, submitted))
             .row(input_entry(worker, sequence, input.turn.as_ref()))
             .event(event);
+        let commit = match input.process {
+            None => commit,
+            Some((registration, owner)) => {
+                let started = self
+                    .background
+                    .processes
+                    .start_in(commit, registration, owner)
+                    .await;
+                started
+                    .map_err(|error| RuntimeError::from_part(&error))?
+                    .0
+            }
+        };
         let committed = match &input.turn {
             Some(turn) => self.commit_turn(commit, &record, input, turn).await?,
             None => self.contend_change(commit).await?,
@@ -251,6 +268,7 @@ impl Instance {
             turn: turn.clone(),
             submission: input.submission.clone(),
             number: record.inputs + 1,
+            process: input.process.map(|(registration, _)| registration.process.clone()),
             let_go: false,
             status: if starts_now {
                 TurnStatus::Running
@@ -363,6 +381,8 @@ struct Input<'a> {
     /// The turn that works on it; none for a System input.
     turn: Option<TurnId>,
     when_busy: WhenBusy,
+    /// The process that it is, and the session that holds that.
+    process: Option<(&'a ProcessRegistration, Option<&'a SessionId>)>,
 }
 
 fn submission_key(worker: &WorkerId, submission: &SubmissionId) -> RowKey {

@@ -36,6 +36,7 @@
 
 mod agents;
 mod answers;
+mod background;
 mod carried;
 mod catalogue;
 mod command;
@@ -53,6 +54,7 @@ mod housekeeping;
 mod instance;
 mod intake;
 mod peers;
+mod process_view;
 mod receipt;
 mod runtime;
 mod session;

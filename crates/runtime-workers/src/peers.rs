@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use runtime_core::{Classified, EventDraft, EventKind, ExecutionScope, InstanceId, WorkerId};
+use runtime_core::{
+    Classified, EventDraft, EventKind, ExecutionScope, InstanceId, ProcessId, ScopeId, WorkerId,
+};
 use runtime_effects::{Beat, Lease, LeaseKeeper};
 use runtime_store::{Commit, Epoch, Page, Position, Row, RowChange};
 
@@ -114,6 +116,7 @@ impl Instance {
             if holds_nothing {
                 // What waited behind its turns is held by nobody; found before it is forgotten.
                 self.wake_unfinished(Wake::News).await?;
+                self.look_at_all_processes().await?;
                 keeper.bury(&dead).await.map_err(part)?;
             }
         }
@@ -122,10 +125,16 @@ impl Instance {
 
     /// Lets what a scope belongs to go on: its driver takes the scope over.
     fn wake_owner_of(self: &Arc<Self>, scope: &runtime_core::ScopeId) {
-        if let Ok(scope) = ExecutionScope::from_scope_id(scope)
-            && let (Some(session), Some(_)) = (scope.session(), scope.turn())
-        {
-            self.wake(&WorkerId::from(session), Wake::News);
+        match ExecutionScope::from_scope_id(scope) {
+            Ok(ExecutionScope::Turn { session, .. }) => {
+                self.wake(&WorkerId::from(&session), Wake::News);
+            }
+            Ok(ExecutionScope::Process { process }) => {
+                if let Some(workflows) = self.background.workflows() {
+                    workflows.heard(&process);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -180,7 +189,17 @@ impl Instance {
     async fn heard(self: &Arc<Self>, event: &EventDraft) -> Result<(), RuntimeError> {
         // What a peer that closed has let go of is held by nobody.
         if event.kind == EventKind::RuntimeClosed {
+            self.look_at_processes().await?;
             return self.wake_unfinished(Wake::News).await;
+        }
+        if let Some(process) = &event.process
+            && event.kind == EventKind::ProcessCancelRequested
+        {
+            self.host.cancel_scope(&event_scope(process));
+            self.background.look_at(process);
+            if let Some(workflows) = self.background.workflows() {
+                workflows.heard(process);
+            }
         }
         let Some(session) = &event.session else {
             return Ok(());
@@ -274,6 +293,11 @@ impl Instance {
             self.report_failure(None, error);
         }
     }
+}
+
+fn event_scope(process: &ProcessId) -> ScopeId {
+    let process = process.clone();
+    ExecutionScope::Process { process }.scope_id()
 }
 
 /// The first epoch of a scope.

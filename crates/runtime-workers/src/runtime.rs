@@ -6,9 +6,10 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use runtime_agent::Agent;
 use runtime_core::{
-    Clock, EffectOutcome, EffectOutput, ErrorClass, EventDraft, EventKind, Random, RuntimeId,
-    SessionId, SubmissionId, Topic, TurnId, WireError, WorkerId, WorkerRef,
+    Clock, EffectOutcome, EffectOutput, ErrorClass, EventDraft, EventKind, ProcessRegistration,
+    Random, RuntimeId, SessionId, SubmissionId, Topic, TurnId, WireError, WorkerId, WorkerRef,
 };
+use runtime_effects::{Functions, Processes, WorkflowRun};
 use runtime_events::{
     Cursor, EventHub, EventRead, EventStream, HubParts, Retained, RetentionPolicy, StreamItem,
 };
@@ -46,9 +47,11 @@ pub struct RuntimeParts {
     pub display_name: Option<String>,
     /// What the runtime accepts; none keeps what is stored, at first the defaults.
     pub limits: Option<RuntimeLimits>,
-    /// Whether every unfinished turn goes on at once when the runtime opens.
+    /// What runs processes: durable functions by name, other inputs by kind (E15).
+    pub functions: Functions,
+    /// Whether every unfinished turn and process goes on at once when the runtime opens.
     pub resume: bool,
-    /// Whether turns go on here at all. An instance that drives none takes inputs, answers and
+    /// Whether turns and processes go on here at all. An instance that drives none takes inputs, answers and
     /// other commands for one that does: what is behind them is left to the next opening, or to
     /// another instance.
     pub drive: bool,
@@ -73,6 +76,7 @@ impl RuntimeParts {
             events: HubParts::default(),
             display_name: None,
             limits: None,
+            functions: Functions::default(),
             resume: true,
             drive: true,
         }
@@ -84,6 +88,8 @@ impl RuntimeParts {
 pub struct CloseReport {
     /// Turns that were running when the drain ended; they go on when the runtime opens again.
     pub interrupted: usize,
+    /// Processes that were driven when the drain ended; they go on likewise.
+    pub interrupted_processes: usize,
     /// What failed while the runtime was open, the newest last; at most 64.
     pub failures: Vec<WireError>,
 }
@@ -107,6 +113,7 @@ impl Runtime {
     pub async fn open(parts: RuntimeParts) -> Result<Self, RuntimeError> {
         let (resume, drive) = (parts.resume, parts.drive);
         let (display_name, limits) = (parts.display_name.clone(), parts.limits);
+        let functions = parts.functions.clone();
         let instance = Arc::new(Instance::open(parts).await?);
         if !drive {
             instance.sessions.drain();
@@ -117,8 +124,10 @@ impl Runtime {
         let runtime = Self { instance };
         runtime.instance.start_housekeeping();
         runtime.instance.start_retention();
+        if drive {
+            runtime.instance.open_processes(functions, resume).await?;
+        }
         if resume && drive {
-            runtime.instance.deliver_due_reports().await?;
             runtime.resume_unfinished().await?;
         }
         Ok(runtime)
@@ -591,9 +600,47 @@ impl Runtime {
         self.instance.hub.cursor_after(Position(position))
     }
 
-    /// Waits until this instance drives no turn: each has ended, or waits for somebody.
+    /// Waits until this instance drives neither a turn nor a process: each has ended, or waits for
+    /// somebody.
     pub async fn settled(&self) {
-        self.instance.sessions.settled().await;
+        let instance = &self.instance;
+        loop {
+            instance.sessions.settled().await;
+            instance.background.settled().await;
+            if instance.sessions.driven() == 0 && !instance.background.is_busy() {
+                return;
+            }
+        }
+    }
+
+    /// Returns the processes of the runtime (E15): to read them, to signal and cancel them, to
+    /// grant them to sessions, to subscribe them to what happens outside. The session of a worker
+    /// has the worker's id.
+    #[must_use]
+    pub fn processes(&self) -> &Processes {
+        &self.instance.background.processes
+    }
+
+    /// Starts a process, held by the worker if one is given: its wake events, and its end if so
+    /// registered, become inputs of that worker, each once. Starting the same again does nothing.
+    ///
+    /// # Errors
+    /// As [`WorkflowHost::start_process`](runtime_effects::WorkflowHost::start_process);
+    /// [`RuntimeError::Stopped`], [`RuntimeError::UnknownWorker`].
+    pub async fn start_process(
+        &self,
+        registration: &ProcessRegistration,
+        owner: Option<&WorkerId>,
+    ) -> Result<WorkflowRun, RuntimeError> {
+        self.instance.check_changing().await?;
+        if let Some(owner) = owner {
+            self.instance.worker(owner).await?;
+        }
+        let owner = owner.map(SessionId::from);
+        self.instance
+            .background
+            .start(registration, owner.as_ref())
+            .await
     }
 
     /// Gives the failures, from now on, that no answer and no event could carry: for instance

@@ -1,7 +1,7 @@
 //! What an instance keeps in memory of its sessions: who is driven, and the conversation.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime_core::{InstanceId, TurnId, WorkerId};
@@ -26,7 +26,7 @@ struct Session {
     retry: Option<Retry>,
     /// Its worker was stopped: the turn that runs begins no further effect.
     halted: bool,
-    history: Option<SessionHistory>,
+    history: Option<Arc<SessionHistory>>,
 }
 
 impl Session {
@@ -256,12 +256,12 @@ impl Sessions {
     }
 
     /// Takes the conversation that an earlier look has read.
-    pub(crate) fn take_history(&self, worker: &WorkerId) -> Option<SessionHistory> {
+    pub(crate) fn take_history(&self, worker: &WorkerId) -> Option<Arc<SessionHistory>> {
         self.lock().get_mut(worker)?.history.take()
     }
 
     /// Keeps a conversation; forgets idle sessions once there are more than `max`.
-    pub(crate) fn keep(&self, worker: &WorkerId, history: SessionHistory, max: usize) {
+    pub(crate) fn keep(&self, worker: &WorkerId, history: Arc<SessionHistory>, max: usize) {
         let mut sessions = self.lock();
         sessions.entry(worker.clone()).or_default().history = Some(history);
         if sessions.len() > max {

@@ -1,7 +1,7 @@
 //! Turns that have not ended, as the store keeps them.
 
 use runtime_core::{
-    ExecutionScope, ReplayKey, SessionId, SubmissionId, Timestamp, TurnId, WireError, WorkerId,
+    ExecutionScope, ProcessId, ReplayKey, SessionId, SubmissionId, Timestamp, TurnId, WireError, WorkerId,
 };
 use runtime_effects::conflict_of;
 use runtime_store::RowKey;
@@ -90,6 +90,9 @@ pub struct TurnRecord {
     pub submission: SubmissionId,
     /// Which input of the worker, from 1: turns run in this order.
     pub number: u64,
+    /// The process that it is, if it is one: that ends with it (E15).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
     /// It runs nowhere: whoever drove it closed in order. Resuming it follows no crash.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub let_go: bool,

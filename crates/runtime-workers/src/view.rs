@@ -17,6 +17,8 @@ use crate::answers::{approval_named, ruled_named};
 use crate::details::TurnCalls;
 use crate::diagnostic::DIAGNOSTIC_SPACE;
 use crate::turn::TURN_SPACE;
+pub use crate::process_view::{ProcessDetail, process, processes};
+use crate::process_view::process_view;
 use crate::worker::{worker_key, worker_scope};
 use crate::{
     CallDetails, Command, Diagnostic, RuntimeError, RuntimeSummary, Transcript, TurnRecord,
@@ -196,6 +198,9 @@ pub async fn check(store: Arc<dyn Store>, command: &Command) -> Result<(), Runti
         | Command::PurgeWorker { worker: id }
         | Command::CancelWorker { worker: id, .. } => worker(&*store, id).await.map(|_| ()),
         Command::StopRuntime { .. } | Command::ReopenRuntime | Command::Host { .. } => Ok(()),
+        Command::CancelProcess { process, .. } | Command::SignalProcess { process, .. } => {
+            process_view(&host, process).await.map(|_| ())
+        }
         Command::Decide { target, .. } => match approval_named(&host, target).await? {
             Some(_) => Ok(()),
             None => check_token(&host, target).await,
@@ -220,7 +225,7 @@ async fn check_token(host: &StoreEffectHost, token: &str) -> Result<(), RuntimeE
 }
 
 /// A host that only reads: nothing runs through it.
-fn reading_host(store: Arc<dyn Store>) -> StoreEffectHost {
+pub(crate) fn reading_host(store: Arc<dyn Store>) -> StoreEffectHost {
     let clock = Arc::new(SystemClock::new());
     StoreEffectHost::new(
         store,

@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use runtime_agent::Agent;
 use runtime_core::{Classified, Clock, ErrorClass, Random, RuntimeId, WireError};
+use runtime_effects::{Failure, Functions, ProcessRunner, WorkflowContext};
 use runtime_events::{HubParts, RetentionPolicy};
 use runtime_store::{MemoryStore, Store, SystemClock, SystemRandom};
 use runtime_workers::{
     AgentResolver, Runtime, RuntimeConfig, RuntimeError, RuntimeLimits, RuntimeParts,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Starts to wire a runtime: memory, unless another store is given.
 #[must_use]
@@ -22,6 +25,7 @@ pub fn builder() -> Builder {
         retention: None,
         events: HubParts::default(),
         limits: None,
+        functions: Functions::default(),
         resume: true,
         drive: true,
     }
@@ -53,6 +57,7 @@ pub struct Builder {
     retention: Option<RetentionPolicy>,
     events: HubParts,
     limits: Option<RuntimeLimits>,
+    functions: Functions,
     resume: bool,
     drive: bool,
 }
@@ -188,7 +193,51 @@ impl Builder {
         self
     }
 
-    /// Says whether unfinished turns go on as soon as the runtime is open; they do unless told
+    /// Adds a durable function, so that processes may run it (E15): what it does by its context is
+    /// recorded, and it goes on where it was after a crash. The name is what processes remember:
+    /// keep it when the code moves.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use runtime::core::ProcessRegistration;
+    /// use runtime::effects::{Failure, WorkflowContext};
+    ///
+    /// async fn double(context: WorkflowContext, number: u64) -> Result<u64, Failure> {
+    ///     context.step("double", || async move { Ok::<_, Failure>(number * 2) }).await
+    /// }
+    ///
+    /// # let model = runtime::model::ScriptedModel::new("scripted", vec![]);
+    /// # let agent = runtime::Agent::builder("1", std::sync::Arc::new(model)).build();
+    /// let runtime = runtime::builder().agent(agent).function("double", double).open().await?;
+    /// let process = ProcessRegistration::function("double-21".parse()?, "double", 21.into());
+    /// let run = runtime.start_process(&process, None).await?;
+    /// assert_eq!(run.value::<u64>().await.map_err(|error| error.message)?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn function<I, O, E, F, Running>(mut self, name: impl Into<String>, function: F) -> Self
+    where
+        I: DeserializeOwned + Send + 'static,
+        O: Serialize + 'static,
+        E: Into<Failure>,
+        F: Fn(WorkflowContext, I) -> Running + Send + Sync + 'static,
+        Running: Future<Output = Result<O, E>> + Send + 'static,
+    {
+        self.functions = self.functions.function(name, function);
+        self
+    }
+
+    /// Adds what runs processes of another kind of input, as
+    /// [`ProcessInput::kind`](runtime_core::ProcessInput::kind) names it: `tool_call` or `code`.
+    #[must_use]
+    pub fn runner(mut self, kind: &'static str, runner: Arc<dyn ProcessRunner>) -> Self {
+        self.functions = self.functions.runner(kind, runner);
+        self
+    }
+
+    /// Says whether unfinished turns and processes go on as soon as the runtime is open; they do unless told
     /// otherwise.
     #[must_use]
     pub const fn resume(mut self, resume: bool) -> Self {
@@ -239,6 +288,7 @@ impl Builder {
         parts.config.retention = self.retention.or(parts.config.retention);
         parts.events = self.events;
         parts.limits = self.limits;
+        parts.functions = self.functions;
         parts.resume = self.resume;
         parts.drive = self.drive;
         Ok(Runtime::open(parts).await?)

@@ -4,7 +4,7 @@ use runtime_core::{Classified, ErrorClass, ProcessId, SessionId, WireError};
 use runtime_store::{CommitError, ReadError};
 use serde_json::{Value, json};
 
-use crate::ResolveError;
+use crate::{LeaseError, ResolveError};
 
 /// Why an operation on a process was refused. Nothing has changed, unless the class is
 /// Indeterminate.
@@ -158,6 +158,9 @@ pub enum ProcessError {
     /// A signal was not decided.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// This instance has no lease, so it drives nothing now.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
     /// The store refused or failed.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -192,6 +195,7 @@ impl Classified for ProcessError {
             Self::WaitTimedOut { .. } => "process_wait_timed_out",
             Self::Record(_) => "process_record_corrupt",
             Self::Resolve(error) => error.code(),
+            Self::Lease(error) => error.code(),
             Self::Commit(error) => error.code(),
             Self::Read(error) => error.code(),
         }
@@ -220,6 +224,7 @@ impl Classified for ProcessError {
             Self::WaitTimedOut { .. } => ErrorClass::TimedOut,
             Self::Record(error) => error.class,
             Self::Resolve(error) => error.class(),
+            Self::Lease(error) => error.class(),
             Self::Commit(error) => error.class(),
             Self::Read(error) => error.class(),
         }

@@ -5,10 +5,12 @@ use std::pin::pin;
 
 use futures_util::future::{Either, pending, select};
 use runtime_core::{
-    CommitId, EventKind, ExecutionScope, ProcessId, ProcessOutcome, ProcessStatus,
+    CommitId, EventKind, ExecutionScope, InstanceId, ProcessId, ProcessOutcome, ProcessStatus,
     RecoveryDisposition, Timestamp, WireError,
 };
-use runtime_store::{Commit, Epoch, Guard, Page, Position, RowChange, RowKey, RowQuery};
+use runtime_store::{
+    Commit, CommitError, Epoch, Guard, Page, Position, Row, RowChange, RowKey, RowQuery,
+};
 use serde_json::json;
 
 use super::plan::{self, Versioned};
@@ -19,10 +21,11 @@ use super::record::{
 use super::schema::check_size;
 use super::trigger::OCCURRENCE_SPACE;
 use super::{ProcessClaim, ProcessError, ProcessRecord, Processes};
-use crate::forgets_conflict;
+use crate::lease_keeper::is_alive;
 use crate::pending::PENDING_SPACE;
 use crate::registry::PromiseKey;
 use crate::store_host::Shared;
+use crate::{Lease, forgets_conflict};
 
 /// What is waited for in the registry by whoever waits for the end of a process; no promise has
 /// such a name.
@@ -83,37 +86,72 @@ impl Processes {
     /// [`ProcessError::NotFound`], [`ProcessError::Ended`].
     pub async fn claim(&self, process: &ProcessId) -> Result<ProcessClaim, ProcessError> {
         let found = self.unended(process).await?;
-        let epoch = self.epoch(&found.record.process).await?;
+        let opened = self.opened(&found.record.process).await?;
         Ok(ProcessClaim {
             process: process.clone(),
-            epoch,
+            epoch: Epoch(opened.version),
+            instance: Lease::holder(&opened),
         })
+    }
+
+    /// Returns the claim of this instance on a process that it drives already; none when it has to
+    /// be [taken over](Self::take_over) first.
+    pub(crate) async fn held_claim(
+        &self,
+        process: &ProcessId,
+    ) -> Result<Option<ProcessClaim>, ProcessError> {
+        let opened = self.opened(process).await?;
+        let instance = Lease::holder(&opened);
+        let is_mine = instance.is_some() && instance == self.shared.lease.instance();
+        Ok(is_mine.then(|| ProcessClaim {
+            process: process.clone(),
+            epoch: Epoch(opened.version),
+            instance,
+        }))
+    }
+
+    /// Says whether another instance that lives holds something.
+    async fn is_held_elsewhere(&self, holder: Option<&InstanceId>) -> Result<bool, ProcessError> {
+        let lease = &self.shared.lease;
+        if !lease.is_needed() || lease.instance().as_ref() == holder {
+            return Ok(false);
+        }
+        Ok(is_alive(&*self.shared.store, holder).await?)
     }
 
     /// Takes a process over: whoever drove it before is fenced (E5).
     ///
     /// # Errors
-    /// [`ProcessError::Ended`].
+    /// [`ProcessError::Ended`]; on a store that instances share, [`ProcessError::Commit`] of class
+    /// Fenced when another one that lives drives it, and [`ProcessError::Lease`] when this one has
+    /// no lease.
     pub async fn take_over(&self, process: &ProcessId) -> Result<ProcessClaim, ProcessError> {
         for _ in 0..self.limits.contention_tries_max {
             let found = self.unended(process).await?;
-            let epoch = self.epoch(process).await?;
-            let key = RowKey::epoch(process_scope(process).scope_id());
-            let payload = json!({ "epoch": epoch.next(), "was": found.record.status });
+            let opened = self.opened(process).await?;
+            let holder = Lease::holder(&opened);
+            if self.is_held_elsewhere(holder.as_ref()).await? {
+                return Err(CommitError::Fenced.into());
+            }
+            let epoch = Epoch(opened.version).next();
+            let payload = json!({ "epoch": epoch, "was": found.record.status });
             let event = told(process, EventKind::ProcessResumed, payload);
+            let scope = process_scope(process).scope_id();
             let commit = self
                 .fresh(None)
-                .guard(Guard::Version(key.clone(), epoch.0))
-                .row(RowChange::put(key, Vec::new()));
+                .guard(Guard::Version(opened.key, opened.version));
+            let commit = Lease::lets_go(commit, holder.as_ref(), &scope);
+            let (commit, instance) = self.shared.lease.opens(commit, &scope)?;
             let mut commit = plan::step(commit, &found, &event);
             if let Some(effect) = found.record.conflict() {
                 // This version may ask for what is recorded; if not, it is noted anew (E4).
-                commit = forgets_conflict(commit, &process_scope(process).scope_id(), &effect);
+                commit = forgets_conflict(commit, &scope, &effect);
             }
             if self.contend(commit).await?.is_some() {
                 return Ok(ProcessClaim {
                     process: process.clone(),
-                    epoch: epoch.next(),
+                    epoch,
+                    instance,
                 });
             }
         }
@@ -163,12 +201,14 @@ impl Processes {
             }
             let unstarted = found.record.status == ProcessStatus::Registered;
             let payload = json!({ "reason": reason });
-            let event = told(process, EventKind::ProcessCancelRequested, payload);
+            let mut event = told(process, EventKind::ProcessCancelRequested, payload);
+            event.caused_by = command.map(|command| command.to_string());
             let commit = match unstarted {
                 true => {
                     let grants = self.versioned_grants(process).await?;
                     let outcome = cancelled(reason);
-                    plan::end(self.fresh(command), &found, &grants, Vec::new(), &outcome)
+                    let commit = self.fresh(command);
+                    plan::end(commit, &found, &grants, Vec::new(), &outcome, command)
                 }
                 false => plan::step(self.fresh(command), &found, &event),
             };
@@ -177,6 +217,7 @@ impl Processes {
                 self.shared.cancellations.cancel(&scope);
                 let listeners = &self.shared.registry.listeners;
                 listeners.tell(|listener| listener.scope_woken(&scope));
+                listeners.tell(|listener| listener.process_cancelled(process));
                 if unstarted {
                     self.announce_end(process);
                 }
@@ -259,9 +300,13 @@ impl Processes {
                 process: process.clone(),
             });
         }
-        let epoch = self.epoch(process).await?;
-        let process = process.clone();
-        self.end(&ProcessClaim { process, epoch }, outcome).await
+        let opened = self.opened(process).await?;
+        let claim = ProcessClaim {
+            process: process.clone(),
+            epoch: Epoch(opened.version),
+            instance: None,
+        };
+        self.end(&claim, outcome).await
     }
 
     /// Waits for the end of a process, and returns it. Ready in the order end, cancel, deadline
@@ -477,13 +522,13 @@ impl Processes {
         Ok(())
     }
 
-    pub(crate) async fn epoch(&self, process: &ProcessId) -> Result<Epoch, ProcessError> {
+    /// Reads the row of the epoch of a process, which names who drives it.
+    pub(crate) async fn opened(&self, process: &ProcessId) -> Result<Row, ProcessError> {
         let key = RowKey::epoch(process_scope(process).scope_id());
         let row = self.shared.store.row(&key).await?;
-        let row = row.ok_or_else(|| ProcessError::NotFound {
+        row.ok_or_else(|| ProcessError::NotFound {
             process: process.clone(),
-        })?;
-        Ok(Epoch(row.version))
+        })
     }
 
     async fn unended(&self, process: &ProcessId) -> Result<Versioned, ProcessError> {
@@ -528,7 +573,9 @@ impl Processes {
         let page = Page::after(None, self.page_entries());
         let waiting = self.shared.store.rows(query, page).await?.rows;
         let waiting = waiting.into_iter().map(|row| row.key).collect();
-        Ok(plan::end(commit, found, &grants, waiting, outcome))
+        let holder = Lease::holder(&self.opened(process).await?);
+        let commit = Lease::lets_go(commit, holder.as_ref(), &process_scope(process).scope_id());
+        Ok(plan::end(commit, found, &grants, waiting, outcome, None))
     }
 }
 

@@ -19,6 +19,9 @@ pub trait ProcessListener: fmt::Debug + Send + Sync {
     /// A process has started in this runtime.
     fn process_started(&self, _process: &ProcessId) {}
 
+    /// A process was asked to end.
+    fn process_cancelled(&self, _process: &ProcessId) {}
+
     /// A process has ended.
     fn process_ended(&self, _process: &ProcessId) {}
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use runtime_core::{
-    CanonicalEncoder, Digest, EventDraft, EventId, EventKind, ProcessId, ProcessOutcome,
+    CanonicalEncoder, CommitId, Digest, EventDraft, EventId, EventKind, ProcessId, ProcessOutcome,
     ProcessRegistration, SessionId, Timestamp,
 };
 use runtime_store::{Commit, Guard, NewEvent, RowChange, RowKey};
@@ -15,6 +15,7 @@ use super::record::{
     registration_key, retired_key, told,
 };
 use super::wake::wake_change;
+use crate::{Lease, LeaseError};
 
 /// A process as it is read to decide on a step: its record with the version of its row.
 #[derive(Debug, Clone)]
@@ -59,15 +60,24 @@ impl VersionedGrants {
     }
 }
 
-/// Registers a process; with `scheduled`, starts it too.
+/// Puts the epoch of a process that starts: in the name of this instance, where it has a lease, so
+/// that no other takes it for abandoned. What is driven elsewhere is held by no instance.
+fn opened(commit: Commit, record: &ProcessRecord, lease: &Lease) -> Result<Commit, LeaseError> {
+    let scope = process_scope(&record.process).scope_id();
+    if lease.instance().is_none() || record.is_driven_elsewhere() {
+        return Ok(commit.row(RowChange::put(RowKey::epoch(scope), Vec::new())));
+    }
+    Ok(lease.opens(commit, &scope)?.0)
+}
+
+/// Registers a process; with a lease, starts it too.
 pub(crate) fn register(
     commit: Commit,
     registration: &ProcessRegistration,
-    scheduled: bool,
-) -> Commit {
+    starts: Option<&Lease>,
+) -> Result<Commit, LeaseError> {
     let process = &registration.process;
-    let scope = process_scope(process).scope_id();
-    let epoch = RowKey::epoch(scope);
+    let epoch = RowKey::epoch(process_scope(process).scope_id());
     let now = commit.time;
     let mut record = ProcessRecord::registered(registration, now);
     let payload = json!({ "registration": registration, "digest": record.registration });
@@ -76,16 +86,18 @@ pub(crate) fn register(
         commit,
         &told(process, EventKind::ProcessRegistered, payload),
     );
-    if scheduled {
-        let started = started(process);
-        record = record.applied(&started, now);
-        commit = with_event(commit, &started);
-    }
+    commit = match starts {
+        None => commit.row(RowChange::put(epoch.clone(), Vec::new())),
+        Some(lease) => {
+            let started = started(process);
+            record = record.applied(&started, now);
+            opened(with_event(commit, &started), &record, lease)?
+        }
+    };
     commit = commit
         .guard(Guard::Absent(process_key(process)))
         .guard(Guard::Absent(retired_key(process)))
-        .guard(Guard::Absent(epoch.clone()))
-        .row(RowChange::put(epoch, Vec::new()))
+        .guard(Guard::Absent(epoch))
         // A row of its own, never written again: the registration is read when it is driven.
         .row(RowChange::Put {
             key: registration_key(process),
@@ -96,7 +108,7 @@ pub(crate) fn register(
     if let Some(parent) = &registration.parent {
         commit = commit.row(RowChange::put(child_key(parent, process), Vec::new()));
     }
-    with_rows(commit, record.changes(None, None))
+    Ok(with_rows(commit, record.changes(None, None)))
 }
 
 fn started(process: &ProcessId) -> EventDraft {
@@ -104,8 +116,16 @@ fn started(process: &ProcessId) -> EventDraft {
 }
 
 /// Starts a process that was registered before.
-pub(crate) fn schedule(commit: Commit, found: &Versioned) -> Commit {
-    step(commit, found, &started(&found.record.process))
+pub(crate) fn schedule(
+    commit: Commit,
+    found: &Versioned,
+    lease: &Lease,
+) -> Result<Commit, LeaseError> {
+    let commit = match lease.is_needed() {
+        true => opened(commit, &found.record, lease)?,
+        false => commit,
+    };
+    Ok(step(commit, found, &started(&found.record.process)))
 }
 
 /// One event of a process, with the record after it.
@@ -126,9 +146,11 @@ pub(crate) fn end(
     grants: &VersionedGrants,
     waiting: Vec<RowKey>,
     outcome: &ProcessOutcome,
+    command: Option<CommitId>,
 ) -> Commit {
     let record = &found.record;
-    let event = end_event(&record.process, outcome);
+    let mut event = end_event(&record.process, outcome);
+    event.caused_by = command.map(|command| command.to_string());
     let next = record.applied(&event, commit.time);
     let index = commit.events.len();
     commit = commit.guard(Guard::Version(process_key(&record.process), found.version));

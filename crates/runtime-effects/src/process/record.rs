@@ -103,6 +103,13 @@ impl ProcessRecord {
         next
     }
 
+    /// Says whether something else takes it further than the code of an instance: what is outside,
+    /// or a turn.
+    #[must_use]
+    pub fn is_driven_elsewhere(&self) -> bool {
+        self.disposition == RecoveryDisposition::External || self.input_kind == "session_turn"
+    }
+
     /// The effect for whose conflict with the record it is parked (E4).
     pub(crate) fn conflict(&self) -> Option<ReplayKey> {
         self.parked.as_ref().and_then(conflict_of)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use runtime_core::{
-    CommitId, EventKind, ProcessId, ProcessListing, ProcessOutcome, ProcessRegistration,
+    CommitId, EventKind, InstanceId, ProcessId, ProcessListing, ProcessOutcome, ProcessRegistration,
     ProcessStatus, SessionDeletion, SessionId,
 };
 use runtime_store::{Commit, CommitError, Committed, Epoch, Page, ReadError, RowKey, RowQuery};
@@ -36,6 +36,8 @@ pub struct ProcessClaim {
     pub process: ProcessId,
     /// Its epoch.
     pub epoch: Epoch,
+    /// The instance that drives it, on a store that instances share.
+    pub instance: Option<InstanceId>,
 }
 
 /// What registering or starting a process did.
@@ -167,7 +169,7 @@ impl Processes {
             let commit = self.fresh(None);
             let commit = match (found, scheduled) {
                 (Some(found), false) => return Ok(repeated(found)),
-                (None, false) => plan::register(commit, registration, false),
+                (None, false) => plan::register(commit, registration, None)?,
                 (found, true) => {
                     match self
                         .start_commit(commit, registration, owner, found)
@@ -197,9 +199,9 @@ impl Processes {
     ) -> Result<Result<Commit, Versioned>, ProcessError> {
         let process = &registration.process;
         let mut commit = match found {
-            None => plan::register(commit, registration, true),
+            None => plan::register(commit, registration, Some(&self.shared.lease))?,
             Some(found) if found.record.status == ProcessStatus::Registered => {
-                plan::schedule(commit, &found)
+                plan::schedule(commit, &found, &self.shared.lease)?
             }
             Some(found) => return Ok(Err(found)),
         };
@@ -486,6 +488,11 @@ impl Processes {
     /// Says whether other processes of the operating system may write to the store.
     pub(crate) fn is_shared(&self) -> bool {
         self.shared.store.capabilities().shared_by_processes
+    }
+
+    /// Says whether this instance drives what it drives under a lease.
+    pub(crate) fn is_leased(&self) -> bool {
+        self.shared.lease.is_needed()
     }
 
     pub(crate) fn page_entries(&self) -> usize {

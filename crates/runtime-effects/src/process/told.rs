@@ -42,6 +42,9 @@ pub struct ProcessEventPage {
     pub events: Vec<RuntimeEvent>,
     /// More are stored.
     pub has_more: bool,
+    /// The first is not the one after the sequence that was asked for: retention removed what was
+    /// between (V9).
+    pub gap: bool,
 }
 
 impl Processes {
@@ -258,7 +261,8 @@ impl Processes {
     }
 
     /// Reads the events of a process after a sequence, at most `limit`. Events outlive the
-    /// process, so this answers for a retired one too.
+    /// process, so this answers for a retired one too; those that retention removed are told as a
+    /// [gap](ProcessEventPage::gap).
     ///
     /// # Errors
     /// [`ProcessError`] when the store cannot be read.
@@ -271,13 +275,19 @@ impl Processes {
         let position = self.position_after(process, after).await?;
         let page = self.page(process, position, limit).await?;
         let events = page.events.iter().map(StoredEvent::decode);
+        let events = events.collect::<Result<Vec<_>, _>>()?;
+        let first = page.events.first().and_then(|event| event.places.first());
+        // Only the log's beginning goes, so a gap is before what is left.
+        let gap = page.pruned > Position(0) && first.is_some_and(|place| place.seq.0 > after + 1);
         Ok(ProcessEventPage {
-            events: events.collect::<Result<_, _>>()?,
+            events,
             has_more: page.has_more,
+            gap,
         })
     }
 
-    /// Waits for the first event of a process after a sequence.
+    /// Waits for the first event of a process after a sequence: a later one than the next, where
+    /// retention removed that.
     ///
     /// # Errors
     /// [`ProcessError::Ended`] when there is none and none can come, [`ProcessError::NotFound`].

@@ -162,7 +162,7 @@ pub(crate) async fn with_triggers(
             if taken {
                 continue;
             }
-            commit = plan::register(commit, &registration, true);
+            commit = plan::register(commit, &registration, Some(&shared.lease))?;
             let nobody = VersionedGrants::default();
             commit = plan::grant(commit, &process, &nobody, &subscription.session);
             started.push(process);

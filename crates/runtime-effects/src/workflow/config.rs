@@ -17,6 +17,11 @@ pub struct WorkflowConfig {
     /// Whether every unfinished process goes on when the instance opens; without it, only what is
     /// started or woken through this instance is driven.
     pub resume: bool,
+    /// How long a wait holds its room before the process parks; zero holds none.
+    pub park_after: Duration,
+    /// Whether a process that nothing here runs is parked, so that it is seen; otherwise it stays
+    /// as it is, for an instance that knows its function.
+    pub park_unknown: bool,
     /// How long closing waits for what is driven.
     pub drain_timeout: Duration,
     /// What ended so long ago is retired (E16); none keeps it for ever.
@@ -33,6 +38,8 @@ impl Default for WorkflowConfig {
             failures_max: 5,
             failure_pause: Duration::from_millis(100),
             resume: true,
+            park_after: Duration::ZERO,
+            park_unknown: true,
             drain_timeout: Duration::from_secs(5),
             retire_after: Some(Duration::from_secs(7 * 24 * 60 * 60)),
             housekeeping_interval: Duration::from_secs(1),

@@ -42,6 +42,7 @@ pub trait ProcessRunner: Send + Sync {
 pub struct Functions {
     functions: HashMap<String, Arc<dyn ProcessRunner>>,
     kinds: HashMap<&'static str, Arc<dyn ProcessRunner>>,
+    sessions: bool,
 }
 
 impl fmt::Debug for Functions {
@@ -78,6 +79,19 @@ impl Functions {
     pub fn runner(mut self, kind: &'static str, runner: Arc<dyn ProcessRunner>) -> Self {
         self.kinds.insert(kind, runner);
         self
+    }
+
+    /// Says that inputs of sessions are taken here: a process of kind `session_turn` may start, and
+    /// the turn that works on its input ends it.
+    #[must_use]
+    pub const fn session_turns(mut self) -> Self {
+        self.sessions = true;
+        self
+    }
+
+    /// Says whether sessions take inputs here.
+    pub(super) const fn takes_session_turns(&self) -> bool {
+        self.sessions
     }
 
     /// Returns what runs a process of that input.

@@ -5,13 +5,12 @@ use std::future::{Future, pending};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use runtime_core::{
-    Classified, Clock, ErrorClass, ProcessId, ProcessOutcome, ProcessRegistration, ProcessStatus,
-    Random, RecoveryDisposition, ScopeId, SessionId, Timestamp, WireError,
+    Classified, Clock, ErrorClass, ProcessId, ProcessInput, ProcessOutcome, ProcessRegistration,
+    ProcessStatus, Random, RecoveryDisposition, ScopeId, SessionId, Timestamp, WireError,
 };
 use runtime_store::{Epoch, Page, Position, Store, SystemClock, SystemRandom};
 use serde::Serialize;
@@ -30,7 +29,7 @@ use crate::process::{process_of, process_scope};
 use crate::store_controller::panic_text;
 use crate::{
     AwaitEvents, EffectHost, EffectLimits, Interrupt, ProcessClaim, ProcessError, ProcessLimits,
-    ProcessListener, ProcessView, Processes, ScopeOpening, StoreEffectHost,
+    ProcessListener, ProcessRecord, ProcessView, Processes, ScopeOpening, StoreEffectHost,
 };
 
 const FAILURES_KEPT: usize = 64;
@@ -129,7 +128,8 @@ impl WorkflowHostBuilder {
         self
     }
 
-    /// Sets the bounds of effects. By default a wait parks at once, so that it holds no room.
+    /// Sets the bounds of effects. How long a wait holds its room,
+    /// [`WorkflowConfig::park_after`] says.
     #[must_use]
     pub fn effect_limits(mut self, limits: EffectLimits) -> Self {
         self.effect_limits = limits;
@@ -167,10 +167,7 @@ impl WorkflowHost {
             store,
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(SystemRandom),
-            effect_limits: EffectLimits {
-                park_after: Duration::ZERO,
-                ..EffectLimits::default()
-            },
+            effect_limits: EffectLimits::default(),
             process_limits: ProcessLimits::default(),
             config: WorkflowConfig::default(),
             functions: Functions::default(),
@@ -276,6 +273,30 @@ impl WorkflowHost {
             processes: self.shared.processes.clone(),
             process: process.clone(),
         }
+    }
+
+    /// Looks at every unfinished process again: those that another instance drove, which has ended
+    /// or left, go on here.
+    ///
+    /// # Errors
+    /// [`ProcessError`] when the store cannot be read.
+    pub async fn recover(&self) -> Result<(), ProcessError> {
+        self.shared.recover().await?;
+        self.shared.bell.notify_one();
+        Ok(())
+    }
+
+    /// Hears that something may have changed for a process: another instance was told so. A
+    /// process that nobody holds goes on here.
+    pub fn heard(&self, process: &ProcessId) {
+        self.shared.desk().add(process, None);
+        self.shared.bell.notify_one();
+    }
+
+    /// Says whether this instance drives something now.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.shared.desk().is_busy()
     }
 
     /// Waits until this instance drives nothing: each process has ended, or waits.
@@ -406,7 +427,10 @@ impl Shared {
     /// Refuses what this instance could never run.
     fn check(&self, registration: &ProcessRegistration) -> Result<(), ProcessError> {
         let input = &registration.input;
-        if registration.disposition == RecoveryDisposition::External {
+        let is_turn = matches!(input, ProcessInput::SessionTurn { .. });
+        if registration.disposition == RecoveryDisposition::External
+            || (is_turn && self.functions.takes_session_turns())
+        {
             return Ok(());
         }
         let name = input.title();
@@ -429,7 +453,7 @@ impl Shared {
                 let page = self.processes.list(status, page).await?;
                 for record in page.processes {
                     match record.disposition {
-                        RecoveryDisposition::External => {}
+                        _ if record.is_driven_elsewhere() => {}
                         // Whoever drove it is gone: it ends, whatever it waits for.
                         RecoveryDisposition::OwnerBound => self.desk().add(&record.process, None),
                         // The functions of this instance may fit the record again (E4).
@@ -557,21 +581,19 @@ impl Shared {
             Err(error) => return Err(error.to_wire()),
         };
         let record = &view.record;
-        if record.status.is_ended() || record.disposition == RecoveryDisposition::External {
+        if record.status.is_ended() || record.is_driven_elsewhere() {
             return Ok(Driven::Gone);
         }
         // Without an epoch, it was driven by an instance that is gone.
         let lost = epoch.is_none() && record.disposition == RecoveryDisposition::OwnerBound;
-        let claim = match *epoch {
-            Some(epoch) if record.status == ProcessStatus::Running => ProcessClaim {
-                process: process.clone(),
-                epoch,
-            },
-            _ => match self.processes.take_over(process).await {
-                Ok(claim) => claim,
-                Err(ProcessError::Ended { .. }) => return Ok(Driven::Gone),
-                Err(error) => return Err(error.to_wire()),
-            },
+        let runner = self.functions.of(&view.registration.input);
+        if runner.is_none() && !lost && record.cancel.is_none() && !self.config.park_unknown {
+            return Ok(Driven::Gone);
+        }
+        let claim = match self.claim(record, *epoch).await {
+            Ok(claim) => claim,
+            Err(ProcessError::Ended { .. }) => return Ok(Driven::Gone),
+            Err(error) => return Err(error.to_wire()),
         };
         *epoch = Some(claim.epoch);
         if let Some(reason) = &record.cancel {
@@ -582,7 +604,7 @@ impl Shared {
             let lost = WireError::new("process_owner_lost", ErrorClass::Terminal, message);
             return self.end(&claim, &lost.into()).await;
         }
-        let Some(runner) = self.functions.of(&view.registration.input) else {
+        let Some(runner) = runner else {
             let name = view.registration.input.title();
             let unknown = ProcessError::FunctionUnknown { name }.to_wire();
             return self.park(&claim, &unknown).await;
@@ -599,6 +621,34 @@ impl Shared {
         }
     }
 
+    /// The right to drive a process: of this instance already, or taken over.
+    async fn claim(
+        &self,
+        record: &ProcessRecord,
+        epoch: Option<Epoch>,
+    ) -> Result<ProcessClaim, ProcessError> {
+        let process = &record.process;
+        if record.status == ProcessStatus::Running {
+            match epoch {
+                // The epoch that this instance gave it, as nobody else writes to the store.
+                Some(epoch) if !self.processes.is_leased() => {
+                    return Ok(ProcessClaim {
+                        process: process.clone(),
+                        epoch,
+                        instance: None,
+                    });
+                }
+                None if !self.processes.is_leased() => {}
+                _ => {
+                    if let Some(claim) = self.processes.held_claim(process).await? {
+                        return Ok(claim);
+                    }
+                }
+            }
+        }
+        self.processes.take_over(process).await
+    }
+
     /// Runs the code of a process until it ends or is interrupted.
     async fn run(
         self: &Arc<Self>,
@@ -606,14 +656,10 @@ impl Shared {
         view: &ProcessView,
         runner: &Arc<dyn ProcessRunner>,
     ) -> Result<Result<ProcessOutcome, Interrupt>, WireError> {
-        let opening = ScopeOpening {
-            scope: process_scope(&claim.process),
-            epoch: claim.epoch,
-            projector: Arc::new(ProcessProjector),
-            strict_replay: false,
-            instance: None,
-            crashes: 0,
-        };
+        let scope = process_scope(&claim.process);
+        let opening = ScopeOpening::new(scope, claim.epoch, Arc::new(ProcessProjector))
+            .held_by(claim.instance.clone())
+            .parking_after(self.config.park_after);
         let controller = self.host.scoped_static(opening);
         let controller = controller.map_err(|error| error.to_wire())?;
         let controller = controller.expect("a host over a store gives what outlives its caller");
