@@ -68,7 +68,7 @@ pub(crate) fn conflict(effect: String, ruling: ConflictRuling) -> Command {
     Command::RuleConflict { effect, ruling }
 }
 
-fn json_argument(text: &str) -> anyhow::Result<Value> {
+pub(crate) fn json_argument(text: &str) -> anyhow::Result<Value> {
     serde_json::from_str(text).map_err(|error| {
         let message = format!("{text:?} is not JSON ({error}); quote a text twice: '\"text\"'");
         WireError::new("argument_not_json", ErrorClass::Invalid, message).into()
@@ -136,6 +136,8 @@ pub(crate) async fn answer(common: &Common, command: Command) -> anyhow::Result<
         | Command::Resolve { .. }
         | Command::RuleInDoubt { .. }
         | Command::RuleConflict { .. } => (Drive::Nothing, "done; `resume` lets the turn go on"),
+        // Whoever knows the function of the process goes on with it.
+        Command::SignalProcess { .. } => (Drive::Nothing, "done"),
         // A worker that is cancelled ends its turns.
         _ => (Drive::Turns, "done"),
     };

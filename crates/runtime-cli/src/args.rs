@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::catalogue::WorkerCommand;
 use crate::config::Configuration;
+use crate::processes::ProcessCommand;
 use crate::style::ColourChoice;
 
 /// Durable agents from the command line.
@@ -241,6 +242,22 @@ Examples:
         /// Why.
         #[arg(long)]
         reason: Option<String>,
+    },
+    /// List the processes: background work that outlives the turn that started it.
+    Processes {
+        /// Those that have ended too, until they are retired.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show, cancel or signal a process.
+    #[command(after_help = "\
+Examples:
+  agent-runtime processes --all
+  agent-runtime process show order-17
+  agent-runtime process signal order-17 paid '{\"amount\": 30}'")]
+    Process {
+        #[command(subcommand)]
+        command: ProcessCommand,
     },
     /// Stop, resume, cancel or delete a worker, or tell it something.
     Worker {

@@ -18,6 +18,7 @@ mod manual;
 mod mcp_server;
 mod open;
 mod output;
+mod processes;
 mod provider;
 mod store_care;
 mod style;
@@ -186,6 +187,11 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
             return catalogue::diagnostics(common, output, worker.as_deref()).await;
         }
         Command::Worker { command } => command.into_command()?,
+        Command::Processes { all } => return processes::processes(common, output, all).await,
+        Command::Process { command } => match processes::process(common, output, command).await? {
+            Ok(exit) => return Ok(exit),
+            Err(command) => command,
+        },
         Command::Stop { reason } => RuntimeCommand::StopRuntime { reason },
         Command::Reopen => RuntimeCommand::ReopenRuntime,
         Command::Postgres { command } => return database::run(output, &command),

@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use runtime_core::{
-    CanonicalEncoder, Classified, CommitId, ErrorClass, ExecutionScope, Message, ProcessId, ProcessInput,
-    ProcessOutcome, ProcessRegistration, ProcessStatus, Role, SessionId, SubmissionId, WireError,
-    WorkerId,
+    CanonicalEncoder, Classified, CommitId, ErrorClass, ExecutionScope, Message, ProcessId,
+    ProcessInput, ProcessOutcome, ProcessRegistration, ProcessStatus, Role, SessionId,
+    SubmissionId, WireError, WorkerId,
 };
 use runtime_effects::{
     CancelAnswer, EndAnswer, Functions, ProcessError, ProcessListener, ProcessWake, Processes,
@@ -348,7 +348,7 @@ impl Instance {
                     taken.map_err(|error| RuntimeError::from_part(&error))?;
                 }
             }
-            after = wakes.last().map(|wake| wake.row.clone());
+            after = wakes.iter().map(|wake| wake.row.clone()).max();
             if wakes.len() < limit {
                 return Ok(());
             }
@@ -434,7 +434,9 @@ impl Instance {
     ) -> Result<WorkerId, RuntimeError> {
         let ProcessInput::SessionTurn { session, text } = &registration.input else {
             let message = "only a turn of a session is an input";
-            return Err(WireError::new("process_input_invalid", ErrorClass::Invalid, message).into());
+            return Err(
+                WireError::new("process_input_invalid", ErrorClass::Invalid, message).into(),
+            );
         };
         let worker = WorkerId::from(session);
         let digest = CanonicalEncoder::new("process-input")
@@ -614,7 +616,8 @@ impl Instance {
                     .promises
                     .resolve_in(commit, &answer.scope, &answer.identity, &answer.resolution)
                     .await;
-                let (extended, heard) = resolved.map_err(|error| RuntimeError::from_part(&error))?;
+                let (extended, heard) =
+                    resolved.map_err(|error| RuntimeError::from_part(&error))?;
                 commit = extended;
                 ended.answered = heard.then_some(answer);
             }
@@ -645,7 +648,6 @@ impl Instance {
             .map(drop)
             .map_err(|error| RuntimeError::from_part(&error))
     }
-
 }
 
 fn is_turn(record: &runtime_effects::ProcessRecord) -> bool {

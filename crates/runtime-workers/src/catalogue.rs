@@ -255,13 +255,15 @@ impl Instance {
             }
         }
         if to == WorkerStatus::Deleted {
+            // Before their promises are revoked: what is bound to the worker is cancelled, not
+            // failed by a promise that nobody can keep.
+            self.let_processes_go(worker).await?;
             let session = SessionId::from(worker);
             let revoked = self
                 .promises
                 .revoke(Revocation::Session(session), None)
                 .await;
             revoked.map_err(|error| RuntimeError::from_part(&error))?;
-            self.let_processes_go(worker).await?;
         }
         if to == WorkerStatus::Running {
             self.background.sessions_changed();

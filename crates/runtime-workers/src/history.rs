@@ -69,11 +69,8 @@ impl Instance {
                 applied.map_err(|error| unsaid(worker, &error))
             })
             .await?;
-        self.sessions.keep(
-            worker,
-            Arc::clone(&kept),
-            self.config.resident_sessions_max,
-        );
+        self.sessions
+            .keep(worker, Arc::clone(&kept), self.config.resident_sessions_max);
         Ok(kept)
     }
 

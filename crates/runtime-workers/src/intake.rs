@@ -214,9 +214,7 @@ impl Instance {
                     .processes
                     .start_in(commit, registration, owner)
                     .await;
-                started
-                    .map_err(|error| RuntimeError::from_part(&error))?
-                    .0
+                started.map_err(|error| RuntimeError::from_part(&error))?.0
             }
         };
         let committed = match &input.turn {
@@ -268,7 +266,9 @@ impl Instance {
             turn: turn.clone(),
             submission: input.submission.clone(),
             number: record.inputs + 1,
-            process: input.process.map(|(registration, _)| registration.process.clone()),
+            process: input
+                .process
+                .map(|(registration, _)| registration.process.clone()),
             let_go: false,
             status: if starts_now {
                 TurnStatus::Running

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use runtime_core::{
-    ExecutionScope, ProcessId, ProcessOutcome, ProcessRegistration, ProcessStatus,
-};
+use runtime_core::{ExecutionScope, ProcessId, ProcessOutcome, ProcessRegistration, ProcessStatus};
 use runtime_effects::{
     Grant, GrantFilter, PendingEffect, ProcessError, ProcessLimits, ProcessRecord, ProcessView,
     StoreEffectHost,

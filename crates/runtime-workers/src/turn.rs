@@ -1,7 +1,8 @@
 //! Turns that have not ended, as the store keeps them.
 
 use runtime_core::{
-    ExecutionScope, ProcessId, ReplayKey, SessionId, SubmissionId, Timestamp, TurnId, WireError, WorkerId,
+    ExecutionScope, ProcessId, ReplayKey, SessionId, SubmissionId, Timestamp, TurnId, WireError,
+    WorkerId,
 };
 use runtime_effects::conflict_of;
 use runtime_store::RowKey;

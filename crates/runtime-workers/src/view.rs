@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 use crate::answers::{approval_named, ruled_named};
 use crate::details::TurnCalls;
 use crate::diagnostic::DIAGNOSTIC_SPACE;
-use crate::turn::TURN_SPACE;
-pub use crate::process_view::{ProcessDetail, process, processes};
 use crate::process_view::process_view;
+pub use crate::process_view::{ProcessDetail, process, processes};
+use crate::turn::TURN_SPACE;
 use crate::worker::{worker_key, worker_scope};
 use crate::{
     CallDetails, Command, Diagnostic, RuntimeError, RuntimeSummary, Transcript, TurnRecord,

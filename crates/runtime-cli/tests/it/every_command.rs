@@ -19,6 +19,10 @@ const COMMANDS: &[(&str, &[&str], &[i32])] = &[
     ("transcript", &["demo"], &[0]),
     ("status", &[], &[0]),
     ("diagnostics", &[], &[0]),
+    ("processes", &["--all"], &[0]),
+    ("process show", &["nobody"], &[1]),
+    ("process cancel", &["nobody"], &[1]),
+    ("process signal", &["nobody", "go"], &[1]),
     ("pending", &[], &[0]),
     ("watch", &["--once"], &[0]),
     ("doctor", &[], &[0]),
@@ -61,7 +65,7 @@ const COMMANDS: &[(&str, &[&str], &[i32])] = &[
 ];
 
 /// What may have nothing to say.
-const SILENT: &[&str] = &["pending", "resume", "retention", "tools"];
+const SILENT: &[&str] = &["pending", "processes", "resume", "retention", "tools"];
 
 /// The members that the guide promises for a command's objects.
 fn documented(command: &str) -> Vec<&'static str> {

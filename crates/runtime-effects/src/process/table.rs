@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use runtime_core::{
-    CommitId, EventKind, InstanceId, ProcessId, ProcessListing, ProcessOutcome, ProcessRegistration,
-    ProcessStatus, SessionDeletion, SessionId,
+    CommitId, EventKind, InstanceId, ProcessId, ProcessListing, ProcessOutcome,
+    ProcessRegistration, ProcessStatus, SessionDeletion, SessionId,
 };
 use runtime_store::{Commit, CommitError, Committed, Epoch, Page, ReadError, RowKey, RowQuery};
 

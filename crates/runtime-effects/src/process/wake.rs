@@ -52,8 +52,8 @@ fn identity(process: &ProcessId, key: &str) -> CanonicalEncoder {
 }
 
 impl Processes {
-    /// Reads the wakes that no session has taken, the oldest of each session first, at most
-    /// `limit`, after that row.
+    /// Reads the wakes that no session has taken, in the order in which they were told, at most
+    /// `limit`, after that row. Go on after the greatest row of a page.
     ///
     /// # Errors
     /// [`ProcessError`] when the store cannot be read.
@@ -64,7 +64,9 @@ impl Processes {
     ) -> Result<Vec<ProcessWake>, ProcessError> {
         let page = Page::after(after, limit);
         let page = self.shared.store.rows(RowQuery::space(WAKE_SPACE), page);
-        let rows = page.await?.rows;
+        let mut rows = page.await?.rows;
+        // Of one moment several may come; the log says which was first.
+        rows.sort_by_key(|row| row.event.as_ref().map(|event| event.position));
         let wakes = rows.into_iter().map(|row| {
             let bad = |reason: &str| ProcessError::from(corrupt(&row.key, reason));
             let event = row.event.as_ref().ok_or_else(|| bad("it has no event"))?;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime_core::{Clock, EventKind};
+use runtime_core::{Clock, EventKind, ProcessEventType, ProcessRegistration, ProcessStatus};
 use runtime_effects::LeaseConfig;
 use runtime_store::{MemoryStore, Store};
 use runtime_testkit::{FaultStore, ProcessStore, SeededRandom};
 use runtime_workers::{ParkReason, Runtime, RuntimeParts, TurnStatus, view};
+use serde_json::json;
 
 use crate::Memory;
 use crate::suite::{Desk, GATED, GOLDEN, Place, approve_all, count, desk, ends, events};
@@ -191,6 +192,175 @@ async fn e14_an_answer_that_comes_elsewhere_wakes_the_turn() {
     second.runtime.settled().await;
     first.runtime.settled().await;
     assert_eq!(ends(&events(&memory).await).len(), 1);
+    for process in [first, second] {
+        process.runtime.close().await.unwrap();
+    }
+}
+
+/// A workflow whose body waits for the gate.
+fn hold(id: &str, retry_safe: bool) -> ProcessRegistration {
+    ProcessRegistration::function(id.parse().unwrap(), "hold", json!(retry_safe))
+}
+
+async fn resumptions(memory: &MemoryStore) -> usize {
+    count(&events(memory).await, &EventKind::ProcessResumed)
+}
+
+/// E5, E15: a process dies in the body of a workflow; the other instance goes on with it within
+/// 15 s, runs a body that may run again once more, and ends the workflow once.
+#[tokio::test]
+async fn e5_a_peer_goes_on_with_the_workflows_of_a_dead_instance() {
+    let (world, memory) = (Desk::new(), memory());
+    let dead = process(&world, &memory, 1).await;
+    let heir = process(&world, &memory, 2).await;
+    dead.runtime
+        .start_process(&hold("h", true), None)
+        .await
+        .unwrap();
+    world.gate.entered().await;
+    pass(&world, Duration::from_secs(30)).await;
+    assert_eq!(resumptions(&memory).await, 0);
+    dead.killer.crash();
+    let died = world.clock.monotonic();
+    while resumptions(&memory).await == 0 {
+        pass(&world, Duration::from_millis(100)).await;
+        let waited = world.clock.monotonic() - died;
+        assert!(waited <= Duration::from_secs(15), "{waited:?}");
+    }
+    world.gate.entered().await;
+    world.gate.pass(2);
+    heir.runtime.settled().await;
+    let ended = heir.runtime.processes().get(&"h".parse().unwrap()).await;
+    assert_eq!(ended.unwrap().record.status, ProcessStatus::Succeeded);
+    assert_eq!(world.ledger(), ["hold", "hold"]);
+    assert_eq!(resumptions(&memory).await, 1);
+    assert_eq!(
+        count(&events(&memory).await, &EventKind::ProcessSucceeded),
+        1
+    );
+    pass(&world, Duration::from_secs(2)).await;
+    heir.runtime.close().await.unwrap();
+    for space in ["lease", "held"] {
+        let query = runtime_store::RowQuery::space(space);
+        let left = memory
+            .rows(query, runtime_store::Page::after(None, 10))
+            .await;
+        assert_eq!(left.unwrap().rows.len(), 0, "{space}");
+    }
+}
+
+/// E5, E15: a body of a minute under a lease of three seconds runs once.
+#[tokio::test]
+async fn e5_a_workflow_with_a_body_longer_than_the_lease_runs_once() {
+    let (world, memory) = (Desk::new(), memory());
+    let terms = LeaseConfig {
+        ttl: Duration::from_secs(3),
+        renew_every: Duration::from_secs(1),
+        look_every: Duration::from_millis(500),
+        margin: Duration::from_millis(500),
+    };
+    let worker = with_terms(&world, &memory, 1, terms).await;
+    let other = with_terms(&world, &memory, 2, terms).await;
+    for (id, retry_safe) in [("safe", true), ("once", false)] {
+        worker
+            .runtime
+            .start_process(&hold(id, retry_safe), None)
+            .await
+            .unwrap();
+        world.gate.entered().await;
+    }
+    pass(&world, Duration::from_secs(60)).await;
+    world.gate.pass(2);
+    worker.runtime.settled().await;
+    let told = events(&memory).await;
+    assert_eq!(count(&told, &EventKind::ProcessSucceeded), 2);
+    assert_eq!(count(&told, &EventKind::ProcessResumed), 0);
+    assert_eq!(world.ledger(), ["hold", "hold"]);
+    for process in [worker, other] {
+        process.runtime.close().await.unwrap();
+    }
+}
+
+/// E5, E15: an instance that stood still in the body of a workflow is fenced: the other one drives
+/// it, and its end is recorded once. A body that must not run twice is in doubt there.
+#[tokio::test]
+async fn e5_a_zombie_of_a_workflow_is_fenced() {
+    for retry_safe in [true, false] {
+        let (world, memory) = (Desk::new(), memory());
+        let zombie = process(&world, &memory, 1).await;
+        let heir = process(&world, &memory, 2).await;
+        zombie
+            .runtime
+            .start_process(&hold("h", retry_safe), None)
+            .await
+            .unwrap();
+        world.gate.entered().await;
+        zombie.store.stop();
+        pass(&world, Duration::from_secs(15)).await;
+        if retry_safe {
+            world.gate.entered().await;
+        }
+        zombie.store.wake();
+        world.gate.pass(2);
+        heir.runtime.settled().await;
+        pass(&world, Duration::from_secs(5)).await;
+        zombie.runtime.settled().await;
+        let told = events(&memory).await;
+        assert_eq!(
+            count(&told, &EventKind::ProcessSucceeded),
+            usize::from(retry_safe)
+        );
+        let view = heir.runtime.processes().get(&"h".parse().unwrap()).await;
+        let status = view.unwrap().record.status;
+        let ruled = if retry_safe {
+            ProcessStatus::Succeeded
+        } else {
+            ProcessStatus::Parked
+        };
+        assert_eq!(status, ruled);
+        for process in [zombie, heir] {
+            process.runtime.close().await.unwrap();
+        }
+    }
+}
+
+/// E15, E5: a signal and a cancellation that another instance takes reach the process where it is
+/// driven.
+#[tokio::test]
+async fn e15_a_signal_and_a_cancellation_reach_the_instance_that_drives() {
+    let (world, memory) = (Desk::new(), memory());
+    let first = process(&world, &memory, 1).await;
+    let second = process(&world, &memory, 2).await;
+    let watch = ProcessRegistration::function("w".parse().unwrap(), "watch", json!("w")).declaring(
+        ProcessEventType {
+            name: "told".to_owned(),
+            schema: None,
+            wakes: false,
+        },
+    );
+    first.runtime.start_process(&watch, None).await.unwrap();
+    first
+        .runtime
+        .start_process(&hold("h", true), None)
+        .await
+        .unwrap();
+    world.gate.entered().await;
+    let signal = second
+        .runtime
+        .processes()
+        .signal(&watch.process, "go", 1, json!(1), None);
+    signal.await.unwrap();
+    let id = "h".parse().unwrap();
+    let cancel = second.runtime.processes().cancel(&id, "enough", None);
+    cancel.await.unwrap();
+    pass(&world, Duration::from_secs(3)).await;
+    first.runtime.settled().await;
+    second.runtime.settled().await;
+    let told = events(&memory).await;
+    assert_eq!(count(&told, &EventKind::ProcessSucceeded), 1);
+    assert_eq!(count(&told, &EventKind::ProcessCancelled), 1);
+    // Nobody took over what is driven by the living.
+    assert_eq!(count(&told, &EventKind::ProcessResumed), 0);
     for process in [first, second] {
         process.runtime.close().await.unwrap();
     }

@@ -10,6 +10,7 @@ use runtime_core::{
     ApprovalPolicy, EventKind, ModelRequest, OnTimeout, RetryPolicy, RuntimeEvent, SessionId,
     Timestamp, ToolDefinition, ToolHints, Topic, TurnId, WorkerId,
 };
+use runtime_effects::{Failure, Functions, WorkflowContext};
 use runtime_model::{Model, ModelError, ModelStream, ScriptStep, ScriptedModel};
 use runtime_store::{Page, Position, Store};
 use runtime_testkit::{SeededRandom, SimulatedClock};
@@ -321,6 +322,39 @@ impl Desk {
         Arc::new(tool)
     }
 
+    /// What runs processes: `watch` waits for a signal, `hold` for the gate.
+    fn functions(&self) -> Functions {
+        async fn watch(context: WorkflowContext, name: String) -> Result<Value, Failure> {
+            let given: Value = context.signal("go").await?;
+            let told = json!({ "name": name, "given": given });
+            context.emit("told", &told).await?;
+            Ok(given)
+        }
+        let (gate, ledger) = (Arc::clone(&self.gate), Arc::clone(&self.ledger));
+        let hold = move |context: WorkflowContext, retry_safe: bool| {
+            let (gate, ledger) = (Arc::clone(&gate), Arc::clone(&ledger));
+            async move {
+                let held = context.step("hold", move || {
+                    let (gate, ledger) = (Arc::clone(&gate), Arc::clone(&ledger));
+                    async move {
+                        ledger.lock().unwrap().push("hold".to_owned());
+                        gate.entered.add_permits(1);
+                        gate.open.acquire().await.unwrap().forget();
+                        Ok::<_, Failure>(1)
+                    }
+                });
+                let held = match retry_safe {
+                    true => held.retry_safe(),
+                    false => held,
+                };
+                Ok::<u32, Failure>(held.await?)
+            }
+        };
+        Functions::default()
+            .function("watch", watch)
+            .function("hold", hold)
+    }
+
     pub(crate) fn config() -> RuntimeConfig {
         RuntimeConfig {
             park_after: Duration::ZERO,
@@ -338,6 +372,7 @@ impl Desk {
         parts.clock = Arc::new(self.clock.clone());
         parts.random = Arc::new(self.random.clone());
         parts.config = Self::config();
+        parts.functions = self.functions();
         parts.limits = Some(RuntimeLimits {
             input_bytes_max: 100,
             reason_bytes_max: 100,

@@ -11,6 +11,7 @@ mod desk;
 mod inputs;
 mod life;
 mod outside;
+mod processes;
 mod retention;
 mod seams;
 mod transcript;
@@ -25,6 +26,7 @@ pub(crate) use desk::*;
 pub(crate) use inputs::*;
 pub(crate) use life::*;
 pub(crate) use outside::*;
+pub(crate) use processes::*;
 pub(crate) use retention::*;
 pub(crate) use seams::*;
 pub(crate) use transcript::*;
@@ -92,7 +94,14 @@ macro_rules! suite_over {
             v9_retention_happens_by_itself_and_waits_for_consumers,
             v9_a_worker_whose_past_was_cut_off_says_so,
             v2_a_provider_is_a_topic_of_its_own,
-            v8_a_reader_that_leaves_cancels_nothing
+            v8_a_reader_that_leaves_cancels_nothing,
+            e15_a_process_wakes_its_worker_once,
+            e15_a_wake_waits_for_its_worker,
+            e15_a_turn_of_a_session_is_a_process,
+            e9_cancelling_a_process_ends_its_turn,
+            e15_a_sub_agent_is_a_process,
+            e15_a_deleted_worker_lets_its_processes_go,
+            e15_an_unknown_function_is_left_alone
         );
 
         /// R4: every commit of a golden turn, each with every fault.
