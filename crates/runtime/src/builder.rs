@@ -208,7 +208,7 @@ impl Builder {
     /// }
     ///
     /// # let model = runtime::model::ScriptedModel::new("scripted", vec![]);
-    /// # let agent = runtime::Agent::builder("1", std::sync::Arc::new(model)).build();
+    /// # let agent = runtime::agent::Agent::builder("1", std::sync::Arc::new(model)).build();
     /// let runtime = runtime::builder().agent(agent).function("double", double).open().await?;
     /// let process = ProcessRegistration::function("double-21".parse()?, "double", 21.into());
     /// let run = runtime.start_process(&process, None).await?;

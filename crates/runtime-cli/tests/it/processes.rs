@@ -2,6 +2,8 @@
 
 use std::process::Child;
 
+use runtime::core::ProcessRegistration;
+use runtime::effects::{Failure, WorkflowContext};
 use serde_json::Value;
 
 use crate::command_line::{Home, completed, kinds, text};
@@ -186,4 +188,78 @@ pub(crate) fn follow_through_a_kill(store: &[&str]) {
     assert_eq!(followed, whole.lines().collect::<Vec<_>>());
     tail.kill().expect("the child is ours");
     tail.wait().expect("the child is ours");
+}
+
+/// A program that knows the function `watch`, over the store of the command line.
+async fn program(home: &Home) -> runtime::Runtime {
+    async fn watch(context: WorkflowContext, _: Value) -> Result<Value, Failure> {
+        Ok(context.signal("go").await?)
+    }
+    let model = runtime::model::ScriptedModel::new("scripted", Vec::new());
+    let agent = runtime::agent::Agent::builder("1", std::sync::Arc::new(model)).build();
+    let store = home.path().join("store");
+    let opened = runtime::builder()
+        .directory(store)
+        .agent(agent)
+        .function("watch", watch)
+        .open();
+    opened.await.expect("the store is free")
+}
+
+/// E15, U4: the processes of a program are seen, told and cancelled on the command line, which
+/// knows none of their functions; the program goes on with what it was told.
+#[tokio::test]
+async fn e15_processes_of_a_program_are_answered_from_the_command_line() {
+    let home = Home::new();
+    home.run(&["demo", "--yes"]).expect(0);
+    let runtime = program(&home).await;
+    for id in ["told", "cancelled"] {
+        let id = id.parse().expect("an id");
+        let watch = ProcessRegistration::function(id, "watch", Value::Null);
+        let started = runtime.start_process(&watch, None).await;
+        started.expect("it starts");
+    }
+    runtime.settled().await;
+    // Beside the program that drives them.
+    let listed = home.run(&["processes", "--json"]).expect(0).json();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    runtime.close().await.expect("it closes");
+
+    let shown = home.run(&["process", "show", "told", "--json"]).expect(0);
+    let shown = &shown.json()[0];
+    assert_eq!(shown["status"], "running");
+    assert_eq!(shown["waits"].as_array().map(Vec::len), Some(1), "{shown}");
+    let signal = [
+        "process",
+        "signal",
+        "told",
+        "go",
+        "7",
+        "--ordinal",
+        "1",
+        "--json",
+    ];
+    let answers = [home.run(&signal).expect(0), home.run(&signal).expect(0)];
+    assert_eq!(answers[0].json()[0]["answer"], "done");
+    assert_eq!(answers[1].json()[0]["answer"], "already_done");
+    home.run(&["process", "cancel", "cancelled", "--reason", "enough"])
+        .expect(0);
+    let unknown = home.run(&["process", "signal", "nobody", "go", "--json"]);
+    let unknown = &unknown.expect(1).json()[0]["error"];
+    assert_eq!(unknown["code"], "process_not_found");
+
+    let runtime = program(&home).await;
+    runtime.settled().await;
+    runtime.close().await.expect("it closes");
+    let ended = home.run(&["processes", "--all", "--json"]).expect(0).json();
+    let status = |id: &str| {
+        let mut of = ended.iter().filter(|process| process["process"] == id);
+        of.next().map(|process| process["status"].clone())
+    };
+    assert_eq!(status("told"), Some("succeeded".into()), "{ended:?}");
+    assert_eq!(status("cancelled"), Some("cancelled".into()), "{ended:?}");
+    let shown = home.run(&["process", "show", "told", "--json"]).expect(0);
+    assert_eq!(shown.json()[0]["outcome"]["value"], 7);
+    let reason = home.run(&["process", "show", "cancelled", "--json"]);
+    assert_eq!(reason.expect(0).json()[0]["cancel"], "enough");
 }

@@ -338,9 +338,9 @@ async fn check_end(world: &World<'_>) -> Result<(), String> {
         }
     }
     super::check_context(&runtime).await;
-    let ended = [ProcessStatus::Succeeded];
-    let store = world.place.open();
-    let ended = view::processes(store, &ended).await.unwrap().len();
+    let page = runtime_store::Page::after(None, 10);
+    let ended = runtime.processes().list(ProcessStatus::Succeeded, page);
+    let ended = ended.await.unwrap().processes.len();
     if ended != 1 {
         return Err(format!("{ended} processes have succeeded"));
     }
