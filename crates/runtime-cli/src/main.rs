@@ -22,6 +22,8 @@ mod processes;
 mod provider;
 mod store_care;
 mod style;
+#[cfg(feature = "otel")]
+mod telemetry;
 mod terminal;
 mod tool_servers;
 mod tools;
@@ -49,7 +51,12 @@ async fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let output = Output::new(arguments.flags.json, arguments.flags.color);
-    let exit = match execute(arguments, output).await {
+    #[cfg(feature = "otel")]
+    let telemetry = telemetry::Telemetry::start();
+    let executed = execute(arguments, output).await;
+    #[cfg(feature = "otel")]
+    telemetry.close().await;
+    let exit = match executed {
         Ok(exit) => exit,
         Err(error) => {
             output.error(&output::wire(&error));

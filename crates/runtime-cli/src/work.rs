@@ -211,7 +211,7 @@ fn tell_survivors(ended: &[Survivor]) {
     }
 }
 
-fn warn(line: &str) {
+pub(crate) fn warn(line: &str) {
     // Standard error may be closed; there is nobody left to tell.
     let _ = writeln!(std::io::stderr(), "warning: {line}");
 }

@@ -6,9 +6,13 @@
 //! $ cargo run -p runtime --example coding_agent -- --yes "add a README"
 //! ```
 //!
-//! The files are in `./.coding-agent/work`, the record in `./.coding-agent/store`. The model here
-//! is scripted, so that it runs without a key; [`agent`] takes any other
-//! (`Arc<dyn runtime::model::Model>`), and nothing else changes.
+//! The files are in `./.coding-agent/work`, the record in `./.coding-agent/store`. The model is
+//! scripted, so that it runs without a key; a real one is two or three variables away:
+//!
+//! ```console
+//! $ export AGENT_RUNTIME_MODEL=anthropic::claude-sonnet-4-5 ANTHROPIC_API_KEY=sk-…
+//! $ cargo run -p runtime --features genai --example coding_agent -- "add a README"
+//! ```
 //!
 //! File tools stay inside the folder: absolute paths, `..` and symbolic links are refused. A
 //! command is run in the folder with a bare environment, but it is a program like any other and
@@ -18,6 +22,8 @@
     clippy::print_stdout,
     reason = "an example talks to the person who runs it"
 )]
+
+mod model;
 
 use std::error::Error;
 use std::fs;
@@ -281,7 +287,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sandbox = Sandbox::open(Path::new("./.coding-agent/work"))?;
     let runtime = runtime::builder()
         .directory("./.coding-agent/store")
-        .agent(agent(scripted(), &sandbox))
+        .agent(agent(model::model(scripted())?, &sandbox))
         .open()
         .await?;
     let worker = runtime.worker("programmer").await?;
@@ -365,6 +371,51 @@ mod tests {
         );
         let written = fs::read_to_string(sandbox.0.join("notes/README.md")).unwrap();
         assert_eq!(written, "edited\n");
+        runtime.close().await.unwrap();
+    }
+
+    /// The same agent with a model behind HTTP, as the variables name it: its tools are offered as
+    /// they are, and what it asks for is done.
+    #[cfg(feature = "genai")]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn it_works_with_a_model_behind_http() {
+        use runtime_testkit::{ProviderResponse, ProviderServer};
+
+        let server = ProviderServer::start(|request| {
+            let seen = request.body["messages"].to_string();
+            let response = ProviderResponse::stream();
+            if seen.contains("from afar") {
+                return response.text("It says: from afar").reason("stop").done();
+            }
+            let (name, arguments) = match seen.contains("wrote 10 bytes") {
+                false => (
+                    "write_file",
+                    json!({ "path": "a.txt", "content": "FROM AFAR\n" }),
+                ),
+                true => ("run_command", json!({ "command": "tr A-Z a-z < a.txt" })),
+            };
+            let call = response.call(0, name, name, &arguments);
+            call.reason("tool_calls").done()
+        });
+        let base_url = server.base_url();
+        let variable = |name: &str| match name {
+            "AGENT_RUNTIME_MODEL" => Some("openai::fake".to_owned()),
+            "AGENT_RUNTIME_MODEL_BASE_URL" => Some(base_url.clone()),
+            _ => None,
+        };
+        let model = model::model_of(variable, scripted()).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::open(&root.path().join("work")).unwrap();
+        let builder = runtime::builder().directory(root.path().join("store"));
+        let runtime = builder.agent(agent(model, &sandbox)).open().await.unwrap();
+        let worker = runtime.worker("programmer").await.unwrap();
+        let receipt = worker.send("what does it say?").await.unwrap();
+        let over = drive(&runtime, |_| Some(ApprovalDecision::Approve));
+        assert!(over.await.unwrap());
+        let said = runtime.answer(worker.id(), &receipt.turn).await.unwrap();
+        assert_eq!(said, "It says: from afar");
+        let offered = server.requests()[0].body["tools"].as_array().unwrap().len();
+        assert_eq!(offered, 4);
         runtime.close().await.unwrap();
     }
 }

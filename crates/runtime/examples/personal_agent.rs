@@ -5,6 +5,9 @@
 //! $ cargo run -p runtime --example personal_agent -- "remind me of the tea"
 //! ```
 //!
+//! The model is scripted; `AGENT_RUNTIME_MODEL` and a build with the feature `genai` take a real
+//! one, as for `coding_agent`.
+//!
 //! While it waits, the turn is rows in `./.personal-agent/store`, not a task: stop the process, and
 //! the next one wakes it at the same time, or at once when that has passed. What it remembers is
 //! in `./.personal-agent/memory.jsonl`, one line for each call, so that repeating one after a crash
@@ -14,6 +17,8 @@
     clippy::print_stdout,
     reason = "an example talks to the person who runs it"
 )]
+
+mod model;
 
 use std::error::Error;
 use std::fs::{self, OpenOptions};
@@ -194,7 +199,7 @@ async fn open(folder: &Path) -> Result<Runtime, Box<dyn Error>> {
     let memory = Memory(folder.join("memory.jsonl"));
     let runtime = runtime::builder()
         .directory(folder.join("store"))
-        .agent(agent(scripted(), &memory))
+        .agent(agent(model::model(scripted())?, &memory))
         .open();
     Ok(runtime.await?)
 }

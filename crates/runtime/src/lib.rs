@@ -6,7 +6,8 @@
 //! alone. It is not a server, and not a framework of prompts.
 //!
 //! Features, all additive: `fs-store` (default) the embedded store; `schemars` (default) typed
-//! tools; `mcp` tool servers; `genai` models behind real providers. The default pulls no HTTP client, no MCP, no TLS.
+//! tools; `mcp` tool servers; `genai` models behind real providers; `otel` spans by OTLP. The default pulls no HTTP client, no
+//! MCP, no TLS.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -42,6 +43,8 @@ pub use runtime_mcp as mcp;
 #[cfg(feature = "mcp")]
 pub use runtime_mcp_cache as mcp_cache;
 pub use runtime_model as model;
+#[cfg(feature = "otel")]
+pub use runtime_otel as otel;
 #[cfg(feature = "postgres")]
 pub use runtime_postgres as postgres;
 pub use runtime_store as store;

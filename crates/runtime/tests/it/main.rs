@@ -9,6 +9,8 @@
 
 // Written once, beside the crate that it tests; that crate may not name the store on files.
 mod limits;
+#[cfg(feature = "otel")]
+mod spans;
 mod streaming;
 #[path = "../../../runtime-workers/tests/it/suite/mod.rs"]
 mod suite;
