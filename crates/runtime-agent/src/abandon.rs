@@ -94,6 +94,7 @@ async fn cancel(
         deadline: farewell.clock.now().after(CANCEL_TIMEOUT),
         completions: farewell.completions.cloned(),
         delegates: farewell.delegates.cloned(),
+        triggers: None,
         budget: Reserve::default(),
     };
     let cancelled = tool.cancel(abandoned.arguments, abandoned.handle, context);

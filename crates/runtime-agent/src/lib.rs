@@ -22,6 +22,7 @@
 mod abandon;
 mod agent;
 mod compaction;
+mod direct;
 mod driver;
 mod environment;
 mod live;
@@ -33,6 +34,7 @@ mod tool_call;
 pub use abandon::{Farewell, cancel_calls};
 pub use agent::{Agent, AgentBuilder};
 pub use compaction::{CompactionRequest, Compactor, SummaryCompactor};
+pub use direct::{call_model, run_code};
 pub use driver::{InputQueue, TurnRun, drive_turn};
 pub use live::{LiveSink, TurnDelta, Unwatched};
 pub use output::ToolOutputLimits;

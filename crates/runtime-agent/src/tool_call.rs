@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use runtime_core::{
     CallId, Classified, Clock, ContentPart, Continuation, EffectOutput, ExecutionScope,
-    PendingCall, Reserve, Resolution, Spent, ToolCallOutput, ToolDefinition, ToolResult,
+    PendingCall, Reserve, Resolution, Spent, ToolCallOutput, ToolDefinition, ToolResult, Trigger,
     check_schema,
 };
-use runtime_effects::{Applied, AttemptContext, ExecutorError};
+use runtime_effects::{Applied, AttemptContext, ExecutorError, TriggerReports};
 use runtime_store::AttachmentStore;
 use runtime_tools::{
-    CompletionKeys, Delegates, Pending, Resumption, ToolContext, ToolError, ToolOutput,
+    CompletionKeys, Delegates, Pending, Resumption, ToolContext, ToolError, ToolOutput, Triggers,
 };
 use serde_json::Value;
 use tracing::{Instrument, field};
@@ -189,7 +189,9 @@ async fn run(
         })?;
     }
     let tool = bench.tools.tool(&call.name).await?;
+    let triggers: Arc<dyn Triggers> = Arc::new(Reported(context.triggers.clone()));
     let context = ToolContext {
+        triggers: Some(triggers),
         scope: bench.scope.clone(),
         call: call.id.clone(),
         idempotency_key: context.idempotency_key,
@@ -211,6 +213,16 @@ async fn run(
             };
             tool.resume(resumption, context).await
         }
+    }
+}
+
+/// What a call reports is heard with its outcome.
+#[derive(Debug)]
+struct Reported(TriggerReports);
+
+impl Triggers for Reported {
+    fn report(&self, trigger: Trigger) {
+        self.0.report(trigger);
     }
 }
 
@@ -256,7 +268,7 @@ async fn spill(bench: Bench<'_>, content: Vec<ContentPart>) -> Vec<ContentPart> 
     content
 }
 
-fn failed(error: &ToolError) -> ExecutorError {
+pub(crate) fn failed(error: &ToolError) -> ExecutorError {
     let mut wire = error.to_wire();
     let end = wire.message.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
     wire.message.truncate(end);

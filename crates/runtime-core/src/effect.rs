@@ -24,6 +24,8 @@ const REPLAY_KEY_BYTES_MAX: usize = 1024;
 pub enum EffectKind {
     /// A model call inside a turn.
     LlmCall,
+    /// A model call outside a turn.
+    Direct,
     /// A tool call.
     ToolCall,
     /// Recording the prompt and the tool catalogue in force.
@@ -36,6 +38,8 @@ pub enum EffectKind {
     DurableStep,
     /// An operation on a process: start, list, transfer, delete-session, await, cancel, signal.
     Process,
+    /// Running code.
+    ExecCode,
     /// Looking for queued inputs that join a running turn before it completes.
     TurnCheckpoint,
 }
@@ -46,12 +50,14 @@ impl EffectKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::LlmCall => "llm_call",
+            Self::Direct => "direct",
             Self::ToolCall => "tool_call",
             Self::SyncExecutionEnvironment => "sync_execution_environment",
             Self::AwaitEvent => "await_event",
             Self::Sleep => "sleep",
             Self::DurableStep => "durable_step",
             Self::Process => "process",
+            Self::ExecCode => "exec_code",
             Self::TurnCheckpoint => "turn_checkpoint",
         }
     }
@@ -267,6 +273,28 @@ pub struct LlmCall {
     pub tools: Digest,
 }
 
+/// A model call outside a turn: a title, a summary, a classification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectCall {
+    /// The model, as its provider names it.
+    pub model: String,
+    /// The digest of the whole request.
+    pub request: Digest,
+    /// What its tokens are booked under.
+    pub label: String,
+}
+
+/// Code to run; the text is named by digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeCommand {
+    /// The language, as the executor names it.
+    pub language: String,
+    /// The digest of the source text.
+    pub source: Digest,
+    /// The size of the source text.
+    pub bytes: u64,
+}
+
 /// A tool call; large arguments are named by digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCallCommand {
@@ -285,6 +313,8 @@ pub struct ToolCallCommand {
 pub enum EffectCommand {
     /// Call a model.
     LlmCall(LlmCall),
+    /// Call a model outside a turn.
+    Direct(DirectCall),
     /// Call a tool.
     ToolCall(ToolCallCommand),
     /// Record the prompt and tool catalogue in force; names neither, so that editing them
@@ -316,6 +346,8 @@ pub enum EffectCommand {
         /// What.
         command: ProcessCommand,
     },
+    /// Run code.
+    ExecCode(CodeCommand),
     /// Look for queued inputs and injected messages that join the turn.
     TurnCheckpoint,
 }
@@ -326,6 +358,8 @@ impl EffectCommand {
     pub const fn kind(&self) -> EffectKind {
         match self {
             Self::LlmCall(_) => EffectKind::LlmCall,
+            Self::Direct(_) => EffectKind::Direct,
+            Self::ExecCode(_) => EffectKind::ExecCode,
             Self::ToolCall(_) => EffectKind::ToolCall,
             Self::SyncExecutionEnvironment { .. } => EffectKind::SyncExecutionEnvironment,
             Self::AwaitEvent { .. } => EffectKind::AwaitEvent,
@@ -339,6 +373,8 @@ impl EffectCommand {
     fn subject_is_blank(&self) -> bool {
         match self {
             Self::LlmCall(call) => call.model.trim().is_empty(),
+            Self::Direct(call) => call.model.trim().is_empty() || call.label.trim().is_empty(),
+            Self::ExecCode(code) => code.language.trim().is_empty(),
             Self::ToolCall(call) => call.tool.trim().is_empty(),
             Self::SyncExecutionEnvironment { model } => model.trim().is_empty(),
             Self::AwaitEvent { sources } => sources.is_empty(),

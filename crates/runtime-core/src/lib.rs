@@ -36,8 +36,9 @@ mod tool;
 
 pub use clock::{Clock, Random, Sleep, Timestamp};
 pub use effect::{
-    ENVELOPE_BYTES_MAX, EffectCommand, EffectEnvelope, EffectKind, EnvelopeError, LlmCall,
-    ReplayKey, Resolution, RetryPolicy, ToolCallCommand, WaitIdentity, WaitSource,
+    CodeCommand, DirectCall, ENVELOPE_BYTES_MAX, EffectCommand, EffectEnvelope, EffectKind,
+    EnvelopeError, LlmCall, ReplayKey, Resolution, RetryPolicy, ToolCallCommand, WaitIdentity,
+    WaitSource,
 };
 pub use encoding::{CanonicalEncoder, Digest, ENCODING_VERSION};
 pub use error::{Classified, ErrorClass, RETRY_AFTER_MS, WireError};
@@ -49,9 +50,9 @@ pub use id::{
 pub use message::{ContentPart, Message, Role};
 pub use model::{FinishReason, ModelEvent, ModelRequest, Usage};
 pub use outcome::{
-    CallReport, Continuation, EffectOutcome, EffectOutput, JoinedMessage, LlmResponse, OnCancel,
-    OnTimeout, PendingCall, QUESTION_BYTES_MAX, Reserve, SourceReport, Spent, ToolCallOutput,
-    WaitOutput,
+    CallReport, CodeOutput, Continuation, DirectOutput, EffectOutcome, EffectOutput, JoinedMessage,
+    LlmResponse, NestedCall, OnCancel, OnTimeout, PendingCall, QUESTION_BYTES_MAX, Reserve,
+    SourceReport, Spent, ToolCallOutput, WaitOutput,
 };
 pub use process::{
     ProcessAnswer, ProcessCommand, ProcessEventType, ProcessInput, ProcessListing, ProcessOutcome,

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     ContentPart, Digest, EffectKind, FinishReason, Message, ProcessAnswer, ProcessOutcome,
-    Resolution, Timestamp, ToolResult, TurnId, Usage, WireError,
+    Resolution, Timestamp, ToolCall, ToolResult, TurnId, Usage, WireError,
 };
 
 /// What a model call gave.
@@ -31,6 +31,45 @@ pub struct LlmResponse {
     /// failed attempts included, parked time excluded.
     #[serde(default, skip_serializing_if = "is_default")]
     pub running_ms: u64,
+}
+
+/// What a model call outside a turn gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DirectOutput {
+    /// What its tokens are booked under.
+    pub label: String,
+    /// The answer.
+    pub response: LlmResponse,
+}
+
+/// What code gave.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CodeOutput {
+    /// What it printed and returned, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub observations: Vec<ContentPart>,
+    /// The tools that it called, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<NestedCall>,
+    /// The images that it made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ContentPart>,
+    /// How it failed in its own terms: it ran, and ended with this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<WireError>,
+    /// How long it ran, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// A tool that code called.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NestedCall {
+    /// The call.
+    pub call: ToolCall,
+    /// What it gave; none if the code ended before it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<ToolResult>,
 }
 
 /// What a tool call gave.
@@ -230,6 +269,10 @@ pub struct SourceReport {
 pub enum EffectOutput {
     /// Of a model call.
     LlmCall(LlmResponse),
+    /// Of a model call outside a turn.
+    Direct(DirectOutput),
+    /// Of code.
+    ExecCode(CodeOutput),
     /// Of a tool call.
     ToolCall(ToolCallOutput),
     /// The prompt and tool catalogue in force, both in the attachment store.
@@ -280,6 +323,8 @@ impl EffectOutput {
     pub const fn kind(&self) -> EffectKind {
         match self {
             Self::LlmCall(_) => EffectKind::LlmCall,
+            Self::Direct(_) => EffectKind::Direct,
+            Self::ExecCode(_) => EffectKind::ExecCode,
             Self::ToolCall(_) => EffectKind::ToolCall,
             Self::SyncExecutionEnvironment { .. } => EffectKind::SyncExecutionEnvironment,
             Self::AwaitEvent(_) => EffectKind::AwaitEvent,
@@ -294,7 +339,7 @@ impl EffectOutput {
     /// that they are kept (E18).
     #[must_use]
     pub fn attachments(&self) -> Vec<Digest> {
-        let named = |content: &[ContentPart]| {
+        let named = |content: &[ContentPart]| -> Vec<Digest> {
             let digests = content.iter().filter_map(|part| match part {
                 ContentPart::Attachment { digest, .. } => Some(*digest),
                 _ => None,
@@ -304,6 +349,12 @@ impl EffectOutput {
         match self {
             Self::SyncExecutionEnvironment { prompt, tools, .. } => vec![*prompt, *tools],
             Self::LlmCall(response) => named(&response.message.content),
+            Self::Direct(output) => named(&output.response.message.content),
+            Self::ExecCode(output) => {
+                let mut digests: Vec<Digest> = named(&output.observations);
+                digests.extend(named(&output.images));
+                digests
+            }
             Self::ToolCall(ToolCallOutput::Finished { result, .. }) => named(&result.content),
             _ => Vec::new(),
         }

@@ -191,6 +191,7 @@ fn context() -> ToolContext {
             .after(Duration::from_millis(PATIENCE_MS)),
         completions: None,
         delegates: None,
+        triggers: None,
         budget: runtime_core::Reserve::default(),
     }
 }

@@ -48,17 +48,19 @@
 //! assert!(toolbox.tool("echo").is_some_and(|tool| tool.definition().needs_approval()));
 //! ```
 
+mod code;
 mod delegate;
 mod error;
 #[cfg(feature = "schemars")]
 mod function;
 mod tool;
 
+pub use code::{Code, CodeContext, CodeExecutor};
 pub use delegate::{Delegates, Delegation, SubAgentTool};
 pub use error::ToolError;
 #[cfg(feature = "schemars")]
 pub use function::{FunctionError, FunctionTool, IntoToolOutput};
 pub use tool::{
     CompletionKeys, Pending, Resumption, SourceDiagnostic, SourceListing, Tool, ToolContext,
-    ToolOutput, ToolSource, Toolbox,
+    ToolOutput, ToolSource, Toolbox, Triggers,
 };

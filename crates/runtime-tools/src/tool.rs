@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runtime_core::{
     CallId, ContentPart, Continuation, ExecutionScope, OnCancel, OnTimeout, Reserve, Resolution,
-    Spent, Timestamp, ToolDefinition, WireError,
+    Spent, Timestamp, ToolDefinition, Trigger, WireError,
 };
 use serde_json::Value;
 
@@ -33,6 +33,8 @@ pub struct ToolContext {
     pub completions: Option<Arc<dyn CompletionKeys>>,
     /// Who starts sub-agents; none where nobody can.
     pub delegates: Option<Arc<dyn Delegates>>,
+    /// Who hears of what happened outside; none where nobody does.
+    pub triggers: Option<Arc<dyn Triggers>>,
     /// What is left of the turn's budgets for this call, shared evenly with the calls beside it.
     pub budget: Reserve,
 }
@@ -57,6 +59,31 @@ impl ToolContext {
         let key = completions.completion_key(&self.scope, &self.call).await;
         key.map_err(|error| unavailable(format!("{}: {}", error.code, error.message)))
     }
+}
+
+impl ToolContext {
+    /// Reports what happened outside, with the outcome of this call: recording the outcome and
+    /// starting the subscribed processes is one commit, and an occurrence that was reported before
+    /// starts nothing again (E15). Of a call that fails nothing is heard.
+    ///
+    /// # Errors
+    /// [`ToolError::Unavailable`]: nobody hears of it here.
+    pub fn report(&self, trigger: Trigger) -> Result<(), ToolError> {
+        let Some(triggers) = &self.triggers else {
+            return Err(ToolError::Unavailable {
+                tool: self.call.to_string(),
+                reason: "nothing that happens outside is heard of here".to_owned(),
+            });
+        };
+        triggers.report(trigger);
+        Ok(())
+    }
+}
+
+/// Hears what happened outside, as a tool reports it. The runtime gives one to every call.
+pub trait Triggers: fmt::Debug + Send + Sync + 'static {
+    /// Notes one occurrence; it counts when the outcome of the call is recorded.
+    fn report(&self, trigger: Trigger);
 }
 
 /// Makes the keys by which calls are completed from outside (E10). The runtime gives one to every

@@ -39,11 +39,8 @@ impl Default for RuntimeLimits {
 }
 
 impl RuntimeLimits {
-    /// Checks that every limit is at least 1 (W4).
-    ///
-    /// # Errors
-    /// [`RuntimeError::LimitZero`] names the first that is not.
-    pub fn validate(&self) -> Result<(), RuntimeError> {
+    /// Names the limits that allow nothing: each is at least 1 (W4).
+    pub(crate) fn zeros(&self) -> impl Iterator<Item = &'static str> {
         let limits = [
             ("input_bytes_max", self.input_bytes_max),
             ("reason_bytes_max", self.reason_bytes_max),
@@ -51,10 +48,8 @@ impl RuntimeLimits {
             ("references_max", self.references_max),
             ("queue_max", self.queue_max as usize),
         ];
-        match limits.into_iter().find(|(_, value)| *value == 0) {
-            Some((limit, _)) => Err(RuntimeError::LimitZero { limit }),
-            None => Ok(()),
-        }
+        let zeros = limits.into_iter().filter(|(_, value)| *value == 0);
+        zeros.map(|(limit, _)| limit)
     }
 
     /// Checks a text that must say something.
@@ -128,6 +123,24 @@ pub struct RuntimeConfig {
     pub retention_interval: Duration,
     /// The conversations kept in memory; others are read from the store when needed.
     pub resident_sessions_max: usize,
+}
+
+impl RuntimeConfig {
+    /// Names the settings with which nothing would ever go on.
+    pub(crate) fn zeros(&self) -> impl Iterator<Item = &'static str> {
+        let settings = [
+            ("contention_attempts", self.contention_attempts as usize),
+            ("commit_attempts_max", self.commit_attempts_max as usize),
+            ("drive_attempts_max", self.drive_attempts_max as usize),
+            ("workflows.running_max", self.workflows.running_max),
+            (
+                "processes.contention_tries_max",
+                self.processes.contention_tries_max as usize,
+            ),
+        ];
+        let zeros = settings.into_iter().filter(|(_, value)| *value == 0);
+        zeros.map(|(setting, _)| setting)
+    }
 }
 
 impl Default for RuntimeConfig {

@@ -120,10 +120,14 @@ impl Instance {
             return Ok(true);
         };
         let key = match reason {
-            ParkReason::Waiting { key } | ParkReason::InDoubt { key } => key.as_str(),
-            // Whatever else it waits for, it comes to the conflict first.
+            ParkReason::Waiting { key } => key.as_str(),
+            // Whatever else it waits for, it comes to these first.
+            ParkReason::InDoubt { key } => {
+                return self.is_ruled(turn, PendingKind::InDoubt, key).await;
+            }
             ParkReason::Conflict { error } if wake == Wake::News => {
-                return self.is_conflict_over(turn, conflict_key(error)).await;
+                let key = conflict_key(error);
+                return self.is_ruled(turn, PendingKind::Conflict, key).await;
             }
             _ => return Ok(wake == Wake::Insist),
         };
@@ -155,17 +159,20 @@ impl Instance {
         }
     }
 
-    /// Says whether a conflict was ruled on: then its note is gone.
-    async fn is_conflict_over(&self, turn: &TurnRecord, key: &str) -> Result<bool, RuntimeError> {
+    /// Says whether a conflict, or a doubt, was ruled on: then its note is gone.
+    async fn is_ruled(
+        &self,
+        turn: &TurnRecord,
+        kind: PendingKind,
+        key: &str,
+    ) -> Result<bool, RuntimeError> {
         let scope = turn.scope().scope_id();
         let mut after = None;
         loop {
             let limit = self.store.capabilities().limits.page_entries_max;
             let page = Page::after(after, limit);
             let page = self.host.pending_of(&scope, page).await?;
-            let noted = |effect: &PendingEffect| {
-                effect.kind == PendingKind::Conflict && effect.key.as_str() == key
-            };
+            let noted = |effect: &PendingEffect| effect.kind == kind && effect.key.as_str() == key;
             if page.items.iter().any(noted) {
                 return Ok(false);
             }

@@ -145,7 +145,6 @@ impl Instance {
         if let Some(limits) = limits {
             settings.limits = limits;
         }
-        settings.limits.validate()?;
         if let Some(name) = &settings.display_name {
             let max = settings.limits.reference_bytes_max;
             settings.limits.check_text("display name", name, max)?;

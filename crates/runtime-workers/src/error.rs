@@ -174,6 +174,12 @@ pub enum RuntimeError {
         /// For what.
         reason: String,
     },
+    /// The parts of a runtime do not fit together.
+    #[error("the runtime cannot be opened: {}", .offending.join("; "))]
+    Parts {
+        /// Everything that does not fit.
+        offending: Vec<String>,
+    },
     /// The runtime is closed, or closing.
     #[error("the runtime is closed")]
     Closed,
@@ -227,6 +233,7 @@ impl Classified for RuntimeError {
             Self::Ambiguous { .. } => "target_ambiguous",
             Self::TurnNotCompleted(_) => "turn_not_completed",
             Self::TurnParked { .. } => "turn_parked",
+            Self::Parts { .. } => "runtime_parts_unfit",
             Self::Closed => "runtime_closed",
             Self::Id(error) => error.code(),
             Self::Commit(error) => error.code(),
@@ -254,6 +261,7 @@ impl Classified for RuntimeError {
             | Self::TooLong { .. }
             | Self::TooMany { .. }
             | Self::LimitZero { .. }
+            | Self::Parts { .. }
             | Self::Ambiguous { .. } => ErrorClass::Invalid,
             Self::Busy { .. } | Self::Contended { .. } | Self::TurnParked { .. } => {
                 ErrorClass::Busy
@@ -273,6 +281,7 @@ impl Classified for RuntimeError {
     fn details(&self) -> Option<Value> {
         match self {
             Self::Part(error) | Self::TurnNotCompleted(error) => error.details.clone(),
+            Self::Parts { offending } => Some(json!({ "offending": offending })),
             Self::TranscriptPruned { oldest } => Some(json!({ "oldest": oldest })),
             _ => None,
         }

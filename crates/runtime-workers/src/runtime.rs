@@ -7,7 +7,8 @@ use futures_util::future::{Either, select};
 use runtime_agent::Agent;
 use runtime_core::{
     Clock, EffectOutcome, EffectOutput, ErrorClass, EventDraft, EventKind, ProcessRegistration,
-    Random, RuntimeId, SessionId, SubmissionId, Topic, TurnId, WireError, WorkerId, WorkerRef,
+    Random, RuntimeId, SessionId, SubmissionId, Tier, Topic, TurnId, WireError, WorkerId,
+    WorkerRef,
 };
 use runtime_effects::{Functions, Processes, WorkflowRun};
 use runtime_events::{
@@ -45,6 +46,8 @@ pub struct RuntimeParts {
     pub events: HubParts,
     /// What people call the runtime; none keeps what is stored.
     pub display_name: Option<String>,
+    /// What an acknowledgement must survive at least: opening refuses a store of a lower tier.
+    pub tier_min: Tier,
     /// What the runtime accepts; none keeps what is stored, at first the defaults.
     pub limits: Option<RuntimeLimits>,
     /// What runs processes: durable functions by name, other inputs by kind (E15).
@@ -75,10 +78,36 @@ impl RuntimeParts {
             config: RuntimeConfig::default(),
             events: HubParts::default(),
             display_name: None,
+            tier_min: Tier::Volatile,
             limits: None,
             functions: Functions::default(),
             resume: true,
             drive: true,
+        }
+    }
+}
+
+impl RuntimeParts {
+    /// Checks that the parts fit together; the refusal names everything that does not (C7).
+    fn check(&self) -> Result<(), RuntimeError> {
+        let has = self.store.capabilities();
+        let mut offending = Vec::new();
+        if has.tier < self.tier_min {
+            let (tier, min) = (has.tier, self.tier_min);
+            offending.push(format!("store: its tier is {tier}, and {min} is asked for"));
+        }
+        let limits = self.limits.iter().flat_map(RuntimeLimits::zeros);
+        offending.extend(limits.map(|limit| format!("limits: {limit} is 0")));
+        let config = self.config.zeros();
+        offending.extend(config.map(|setting| format!("config: {setting} is 0")));
+        if has.shared_by_processes
+            && let Err(error) = self.config.lease.check()
+        {
+            offending.push(format!("lease: {error}"));
+        }
+        match offending.is_empty() {
+            true => Ok(()),
+            false => Err(RuntimeError::Parts { offending }),
         }
     }
 }
@@ -109,8 +138,10 @@ impl Runtime {
     /// Opens a runtime over a store and, if so asked, lets every unfinished turn go on.
     ///
     /// # Errors
-    /// [`RuntimeError`] when the store cannot be read or written.
+    /// [`RuntimeError::Parts`] names everything that does not fit together; then nothing was
+    /// written. [`RuntimeError`] when the store cannot be read or written.
     pub async fn open(parts: RuntimeParts) -> Result<Self, RuntimeError> {
+        parts.check()?;
         let (resume, drive) = (parts.resume, parts.drive);
         let (display_name, limits) = (parts.display_name.clone(), parts.limits);
         let functions = parts.functions.clone();

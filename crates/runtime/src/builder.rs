@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use runtime_agent::Agent;
-use runtime_core::{Classified, Clock, ErrorClass, Random, RuntimeId, WireError};
+use runtime_core::{Classified, Clock, ErrorClass, Random, RuntimeId, Tier, WireError};
 use runtime_effects::{Failure, Functions, ProcessRunner, WorkflowContext};
 use runtime_events::{HubParts, RetentionPolicy};
 use runtime_store::{MemoryStore, Store, SystemClock, SystemRandom};
@@ -24,6 +24,7 @@ pub fn builder() -> Builder {
         config: RuntimeConfig::default(),
         retention: None,
         events: HubParts::default(),
+        tier: Tier::Volatile,
         limits: None,
         functions: Functions::default(),
         resume: true,
@@ -56,6 +57,7 @@ pub struct Builder {
     config: RuntimeConfig,
     retention: Option<RetentionPolicy>,
     events: HubParts,
+    tier: Tier,
     limits: Option<RuntimeLimits>,
     functions: Functions,
     resume: bool,
@@ -185,6 +187,14 @@ impl Builder {
         self
     }
 
+    /// Says what an acknowledgement must survive at least: opening refuses a store of a lower tier
+    /// (C7).
+    #[must_use]
+    pub const fn tier(mut self, min: Tier) -> Self {
+        self.tier = min;
+        self
+    }
+
     /// Sets the limits of what users send. They are kept with the runtime: without any, a
     /// runtime that exists keeps its own.
     #[must_use]
@@ -288,6 +298,7 @@ impl Builder {
         parts.config.retention = self.retention.or(parts.config.retention);
         parts.events = self.events;
         parts.limits = self.limits;
+        parts.tier_min = self.tier;
         parts.functions = self.functions;
         parts.resume = self.resume;
         parts.drive = self.drive;

@@ -7,6 +7,7 @@
 
 mod approval;
 mod desk;
+mod direct;
 mod durable;
 mod environment;
 mod features;

@@ -2,7 +2,7 @@
 
 use std::process::Child;
 
-use runtime::core::ProcessRegistration;
+use runtime::core::{ExecutionScope, ProcessRegistration};
 use runtime::effects::{Failure, WorkflowContext};
 use serde_json::Value;
 
@@ -190,8 +190,8 @@ pub(crate) fn follow_through_a_kill(store: &[&str]) {
     tail.wait().expect("the child is ours");
 }
 
-/// A program that knows the function `watch`, over the store of the command line.
-async fn program(home: &Home) -> runtime::Runtime {
+/// A program that knows the functions `watch` and `price`, this one in some version, over the store of the command line.
+async fn program(home: &Home, version: u32) -> runtime::Runtime {
     async fn watch(context: WorkflowContext, _: Value) -> Result<Value, Failure> {
         Ok(context.signal("go").await?)
     }
@@ -202,6 +202,15 @@ async fn program(home: &Home) -> runtime::Runtime {
         .directory(store)
         .agent(agent)
         .function("watch", watch)
+        .function(
+            "price",
+            move |context: WorkflowContext, _: Value| async move {
+                let step = context.step("price", || async move { Ok::<_, Failure>(version) });
+                let price = step.input(&version).await?;
+                let _: Value = context.signal("go").await?;
+                Ok::<_, Failure>(price)
+            },
+        )
         .open();
     opened.await.expect("the store is free")
 }
@@ -212,7 +221,7 @@ async fn program(home: &Home) -> runtime::Runtime {
 async fn e15_processes_of_a_program_are_answered_from_the_command_line() {
     let home = Home::new();
     home.run(&["demo", "--yes"]).expect(0);
-    let runtime = program(&home).await;
+    let runtime = program(&home, 1).await;
     for id in ["told", "cancelled"] {
         let id = id.parse().expect("an id");
         let watch = ProcessRegistration::function(id, "watch", Value::Null);
@@ -248,7 +257,7 @@ async fn e15_processes_of_a_program_are_answered_from_the_command_line() {
     let unknown = &unknown.expect(1).json()[0]["error"];
     assert_eq!(unknown["code"], "process_not_found");
 
-    let runtime = program(&home).await;
+    let runtime = program(&home, 1).await;
     runtime.settled().await;
     runtime.close().await.expect("it closes");
     let ended = home.run(&["processes", "--all", "--json"]).expect(0).json();
@@ -262,4 +271,52 @@ async fn e15_processes_of_a_program_are_answered_from_the_command_line() {
     assert_eq!(shown.json()[0]["outcome"]["value"], 7);
     let reason = home.run(&["process", "show", "cancelled", "--json"]);
     assert_eq!(reason.expect(0).json()[0]["cancel"], "enough");
+}
+
+/// E4, E7: conflicts of a changed program are ruled from the command line, each of several that
+/// have one replay key by `SCOPE#KEY`; the program goes on as was ruled.
+#[tokio::test]
+async fn e4_conflicts_are_ruled_from_the_command_line() {
+    let home = Home::new();
+    home.run(&["demo", "--yes"]).expect(0);
+    let runtime = program(&home, 1).await;
+    let rulings = ["accept-recorded", "fork", "fail"];
+    for id in rulings {
+        let process = id.parse().expect("an id");
+        let price = ProcessRegistration::function(process, "price", Value::Null);
+        let started = runtime.start_process(&price, None).await;
+        started.expect("it starts");
+    }
+    runtime.settled().await;
+    runtime.close().await.expect("it closes");
+    for id in rulings {
+        home.run(&["process", "signal", id, "go"]).expect(0);
+    }
+    // The step is another one now.
+    let runtime = program(&home, 2).await;
+    runtime.settled().await;
+    runtime.close().await.expect("it closes");
+    let pending = home.run(&["pending", "--json"]).expect(0).json();
+    let conflicts = pending.iter().filter(|item| item["kind"] == "conflict");
+    let keys: Vec<String> = conflicts.map(|item| text(&item["key"])).collect();
+    assert_eq!(keys.len(), 3, "{pending:?}");
+    let ambiguous = home.run(&["conflict", &keys[0], "fail", "--json"]);
+    let ambiguous = &ambiguous.expect(1).json()[0]["error"];
+    assert_eq!(ambiguous["code"], "target_ambiguous");
+    for id in rulings {
+        let process = id.parse().expect("an id");
+        let scope = ExecutionScope::Process { process }.scope_id();
+        let effect = format!("{scope}#{}", keys[0]);
+        home.run(&["conflict", &effect, id]).expect(0);
+    }
+    let runtime = program(&home, 2).await;
+    runtime.settled().await;
+    runtime.close().await.expect("it closes");
+    let outcome = |id: &str| {
+        let shown = home.run(&["process", "show", id, "--json"]).expect(0);
+        shown.json()[0]["outcome"].clone()
+    };
+    assert_eq!(outcome("accept-recorded")["value"], 1);
+    assert_eq!(outcome("fork")["value"], 2);
+    assert_eq!(outcome("fail")["code"], "ruled_failed");
 }

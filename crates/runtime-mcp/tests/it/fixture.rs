@@ -75,6 +75,7 @@ pub(crate) fn fixture_context() -> ToolContext {
         deadline: Timestamp::from_millis(1_000_000).after(Duration::from_secs(3_600)),
         completions: None,
         delegates: None,
+        triggers: None,
         budget: Reserve::default(),
     }
 }

@@ -50,6 +50,7 @@ fn context() -> ToolContext {
         deadline: SystemClock::new().now().after(Duration::from_secs(60)),
         completions: None,
         delegates: None,
+        triggers: None,
         budget: runtime_core::Reserve::default(),
         ..context
     }

@@ -26,6 +26,7 @@ fn context() -> ToolContext {
         deadline: Timestamp::from_millis(1),
         completions: None,
         delegates: None,
+        triggers: None,
         budget: Reserve::default(),
     }
 }

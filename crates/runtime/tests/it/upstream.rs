@@ -131,8 +131,10 @@ fn upstream_items_exist() {
         runtime::core::ExecutionScope::SessionDelete;
         runtime::core::ExecutionScope::RuntimeOperation;
         runtime::core::EffectKind::LlmCall;
+        runtime::core::EffectKind::Direct;
         runtime::core::EffectKind::ToolCall;
         runtime::core::EffectKind::Process;
+        runtime::core::EffectKind::ExecCode;
         runtime::core::EffectKind::TurnCheckpoint;
         runtime::core::EffectKind::SyncExecutionEnvironment;
         runtime::core::EffectKind::Sleep;

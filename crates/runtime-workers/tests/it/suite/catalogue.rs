@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use runtime_core::{Classified, EventKind, RuntimeEvent, WorkerId, WorkerRef};
+use runtime_core::{Classified, EventKind, RuntimeEvent, Tier, WorkerId, WorkerRef};
 use runtime_store::Store;
 use runtime_testkit::FaultStore;
 use runtime_workers::{
     BundleReference, CapabilityRequest, Command, CreateWorker, ResourceReference, Runtime,
-    RuntimeLimits, RuntimeStatus, Severity, WhenBusy, WorkerIntent, WorkerProfile, WorkerReceipt,
-    WorkerStatus, view,
+    RuntimeError, RuntimeLimits, RuntimeStatus, Severity, WhenBusy, WorkerIntent, WorkerProfile,
+    WorkerReceipt, WorkerStatus, view,
 };
 
 use super::{Desk, GATED, GOLDEN, PLAIN, Place, approve_all, count, desk, ends, events};
@@ -207,7 +207,47 @@ pub(crate) async fn w4_a_request_is_checked_before_anything_is_written(place: &d
         queue_max: 0,
         ..RuntimeLimits::default()
     });
-    assert_eq!(code(Runtime::open(parts).await), "limit_zero");
+    assert_eq!(code(Runtime::open(parts).await), "runtime_parts_unfit");
+}
+
+/// C7: parts that do not fit are refused before anything is written, all of them at once.
+pub(crate) async fn c7_parts_that_do_not_fit_are_named_at_once(place: &dyn Place) {
+    let world = Desk::new();
+    let store = place.open();
+    let mut parts = world.parts(std::sync::Arc::clone(&store));
+    parts.tier_min = Tier::Replicated;
+    parts.config.workflows.running_max = 0;
+    parts.config.commit_attempts_max = 0;
+    parts.limits = Some(RuntimeLimits {
+        queue_max: 0,
+        references_max: 0,
+        ..RuntimeLimits::default()
+    });
+    let refused = Runtime::open(parts.clone()).await.unwrap_err();
+    let RuntimeError::Parts { offending } = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(offending.len(), 5, "{offending:?}");
+    for part in [
+        "store: ",
+        "queue_max",
+        "references_max",
+        "running_max",
+        "commit_attempts_max",
+    ] {
+        assert!(offending.iter().any(|text| text.contains(part)), "{part}");
+    }
+    assert_eq!(events(&*store).await.len(), 0);
+    // Each alone is refused too.
+    parts.limits = None;
+    parts.config = Desk::config();
+    assert_eq!(
+        code(Runtime::open(parts.clone()).await),
+        "runtime_parts_unfit"
+    );
+    parts.tier_min = store.capabilities().tier;
+    let runtime = Runtime::open(parts).await.unwrap();
+    runtime.close().await.unwrap();
 }
 
 pub(crate) async fn w4_a_request_without_bundle_or_capabilities_leaves_diagnostics(

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use runtime_core::{
-    CommitId, Digest, EffectEnvelope, EventDraft, EventId, EventKind, ExecutionScope, Timestamp,
+    Classified, CommitId, Digest, EffectEnvelope, EventDraft, EventId, EventKind, ExecutionScope,
+    Timestamp,
 };
 use runtime_effects::PendingKind;
 use runtime_store::{Commit, NewEvent, Page, RowChange, RowQuery, Store};
-use runtime_workers::{Command, CommandAnswer, ConflictRuling, Runtime};
+use runtime_workers::{Command, CommandAnswer, ConflictRuling, Runtime, view};
 use serde_json::{Value, json};
 
 use super::{Desk, GOLDEN, PLAIN, Place, approve_all, count, desk, ends, events};
@@ -91,10 +92,20 @@ async fn parked(world: &Desk, place: &dyn Place) -> Runtime {
 /// the next one.
 async fn ruled(world: &Desk, place: &dyn Place, ruling: ConflictRuling, end: EventKind) {
     let runtime = parked(world, place).await;
-    let command = Command::RuleConflict {
-        effect: CHANGED.to_owned(),
+    // By its key, or where several scopes have such a key by both (E7).
+    let turn = view::unfinished_turns(runtime.store(), None).await.unwrap();
+    let full = format!("{}#{CHANGED}", turn[0].scope().scope_id());
+    let elsewhere = Command::RuleConflict {
+        effect: format!("turn/desk/elsewhere#{CHANGED}"),
         ruling,
     };
+    let nothing = runtime.apply(elsewhere).await.unwrap_err();
+    assert_eq!(nothing.code(), "nothing_pending");
+    let effect = match ruling {
+        ConflictRuling::Fork => full,
+        _ => CHANGED.to_owned(),
+    };
+    let command = Command::RuleConflict { effect, ruling };
     let answer = runtime.apply(command).await.unwrap();
     assert_eq!(answer, CommandAnswer::Done);
     runtime.settled().await;

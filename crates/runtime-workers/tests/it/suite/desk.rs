@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use runtime_agent::Agent;
 use runtime_core::{
     ApprovalPolicy, EventKind, ModelRequest, OnTimeout, RetryPolicy, RuntimeEvent, SessionId,
-    Timestamp, ToolDefinition, ToolHints, Topic, TurnId, WorkerId,
+    Timestamp, ToolDefinition, ToolHints, Topic, Trigger, TurnId, WorkerId,
 };
 use runtime_effects::{Failure, Functions, WorkflowContext};
 use runtime_model::{Model, ModelError, ModelStream, ScriptStep, ScriptedModel};
@@ -44,6 +44,8 @@ pub(crate) const WRITE: &str = "write a line";
 pub(crate) const JOB: &str = "start a job";
 /// An input whose tool starts a job outside without which the turn must not go on.
 pub(crate) const VITAL: &str = "start a vital job";
+/// An input whose tool reports a mail.
+pub(crate) const MAIL: &str = "look for mail";
 /// An input that is given to a sub-agent.
 pub(crate) const DELEGATED: &str = "let somebody count";
 /// The task of the sub-agent.
@@ -213,6 +215,7 @@ impl Desk {
             )
             .when_input_contains(VITAL, call("vital"))
             .when_input_contains(JOB, call("job"))
+            .when_input_contains(MAIL, call("mail"))
             .when_input_contains(
                 DELEGATED,
                 vec![
@@ -253,6 +256,17 @@ impl Desk {
             .tool(tool("look", true, None, |_| ToolOutput::text("seen")))
             .tool(tool("peek", true, None, |_| ToolOutput::text("peeked")))
             .tool(self.append())
+            .tool(tool("mail", true, None, |context| {
+                let reported = context.report(Trigger {
+                    source_type: "mailbox".to_owned(),
+                    source_key: "desk".to_owned(),
+                    occurrence: "mail 17".to_owned(),
+                    payload: json!({ "from": "somebody" }),
+                    idempotency_key: None,
+                });
+                reported.unwrap();
+                ToolOutput::text("one mail")
+            }))
             .tool(tool("gate", true, Some(&self.gate), |_| {
                 ToolOutput::text("passed")
             }))
@@ -330,6 +344,9 @@ impl Desk {
             context.emit("told", &told).await?;
             Ok(given)
         }
+        async fn sort(_: WorkflowContext, given: Value) -> Result<Value, Failure> {
+            Ok(given["trigger"]["payload"]["from"].clone())
+        }
         let (gate, ledger) = (Arc::clone(&self.gate), Arc::clone(&self.ledger));
         let hold = move |context: WorkflowContext, retry_safe: bool| {
             let (gate, ledger) = (Arc::clone(&gate), Arc::clone(&ledger));
@@ -353,6 +370,7 @@ impl Desk {
         Functions::default()
             .function("watch", watch)
             .function("hold", hold)
+            .function("sort", sort)
     }
 
     pub(crate) fn config() -> RuntimeConfig {

@@ -74,6 +74,7 @@ macro_rules! suite_over {
             w1_workers_are_listed_in_pages,
             w4_a_request_is_checked_before_anything_is_written,
             w4_a_request_without_bundle_or_capabilities_leaves_diagnostics,
+            c7_parts_that_do_not_fit_are_named_at_once,
             w2_a_reference_of_another_runtime_is_refused,
             w2_each_change_of_status_answers_with_its_event,
             w2_what_is_final_stays,
@@ -101,7 +102,8 @@ macro_rules! suite_over {
             e9_cancelling_a_process_ends_its_turn,
             e15_a_sub_agent_is_a_process,
             e15_a_deleted_worker_lets_its_processes_go,
-            e15_an_unknown_function_is_left_alone
+            e15_an_unknown_function_is_left_alone,
+            e15_a_tool_starts_a_process_for_each_occurrence
         );
 
         /// R4: every commit of a golden turn, each with every fault.

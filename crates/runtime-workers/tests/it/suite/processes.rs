@@ -4,13 +4,13 @@ use runtime_core::{
     EventKind, Message, ProcessEventType, ProcessId, ProcessInput, ProcessOutcome,
     ProcessRegistration, ProcessStatus, RecoveryDisposition, RuntimeEvent, SessionId, WorkerId,
 };
-use runtime_effects::Functions;
+use runtime_effects::{Functions, Subscription};
 use runtime_workers::{
     Command, CommandAnswer, CreateWorker, Runtime, RuntimeParts, WorkerStatus, view,
 };
 use serde_json::{Value, json};
 
-use super::{DELEGATED, Desk, GATED, PLAIN, Place, count, desk, ends, events};
+use super::{DELEGATED, Desk, GATED, MAIL, PLAIN, Place, count, desk, ends, events};
 
 fn process(id: &str) -> ProcessId {
     id.parse().unwrap()
@@ -298,5 +298,38 @@ pub(crate) async fn e15_an_unknown_function_is_left_alone(place: &dyn Place) {
     let runtime = world.open(place).await;
     runtime.settled().await;
     assert_eq!(status(&runtime, "one").await, ProcessStatus::Succeeded);
+    runtime.close().await.unwrap();
+}
+
+/// E15: what a tool reports of the outside starts the subscribed processes, once for each
+/// occurrence, also when it is reported again after a restart.
+pub(crate) async fn e15_a_tool_starts_a_process_for_each_occurrence(place: &dyn Place) {
+    let world = Desk::new();
+    let runtime = world.open_worker(place).await;
+    let subscription = Subscription {
+        id: "sorting".parse().unwrap(),
+        session: SessionId::from(&desk()),
+        source_type: "mailbox".to_owned(),
+        source_key: "desk".to_owned(),
+        function: "sort".to_owned(),
+        input: json!({}),
+    };
+    let subscribed = runtime.processes().subscribe(&subscription).await;
+    assert!(subscribed.unwrap());
+    runtime.send(&desk(), MAIL).await.unwrap();
+    runtime.settled().await;
+    runtime.close().await.unwrap();
+    let runtime = world.open(place).await;
+    runtime.send(&desk(), MAIL).await.unwrap();
+    runtime.settled().await;
+    let session = SessionId::from(&desk());
+    let held = runtime.processes().held_by(&session).await.unwrap();
+    assert_eq!(held.len(), 1, "{held:?}");
+    let view = runtime.processes().get(&held[0].process).await.unwrap();
+    let value = json!("somebody");
+    assert_eq!(view.outcome, Some(ProcessOutcome::Success { value }));
+    let told = events(runtime.store()).await;
+    assert_eq!(count(&told, &EventKind::ProcessStarted), 1);
+    assert_eq!(ends(&told).len(), 2);
     runtime.close().await.unwrap();
 }
