@@ -266,6 +266,17 @@ impl LeaseKeeper {
         }
     }
 
+    /// Says whether an instance that is not buried yet was declared dead: it did not give its
+    /// lease back.
+    ///
+    /// # Errors
+    /// [`LeaseError::Read`].
+    pub async fn has_expired(&self, dead: &InstanceId) -> Result<bool, LeaseError> {
+        let row = self.store.row(&lease_key(dead)).await?;
+        let lease = row.as_ref().map(decode).transpose()?;
+        Ok(lease.is_some_and(|(_, lease)| lease.state == LeaseState::Expired))
+    }
+
     /// Forgets a dead instance that holds nothing any more; says whether it did.
     ///
     /// # Errors

@@ -370,9 +370,10 @@ impl Settings {
     }
 }
 
-fn not_closed() -> Diagnostic {
-    let message = "the last instance ended without closing; what it had acknowledged is kept, and \
-                   unfinished turns go on";
+/// Told at the next opening; on a shared store by whoever found the instance dead.
+pub(crate) fn not_closed() -> Diagnostic {
+    let message = "an instance ended without closing, or stood still beyond its lease; what it had \
+                   acknowledged is kept, and unfinished turns go on";
     Diagnostic::new(Severity::Warning, "runtime.not_closed", message)
 }
 

@@ -11,6 +11,7 @@ use runtime_core::{
 use runtime_effects::{Beat, Lease, LeaseKeeper};
 use runtime_store::{Commit, Epoch, Page, Position, Row, RowChange};
 
+use crate::entity::not_closed;
 use crate::instance::Instance;
 use crate::session::{Hold, Wake};
 use crate::turn::TurnRecord;
@@ -117,6 +118,10 @@ impl Instance {
                 // What waited behind its turns is held by nobody; found before it is forgotten.
                 self.wake_unfinished(Wake::News).await?;
                 self.look_at_all_processes().await?;
+                if keeper.has_expired(&dead).await.map_err(part)? {
+                    let told = self.with_diagnostics(self.new_commit(None), &[not_closed()]);
+                    self.commit(told).await?;
+                }
                 keeper.bury(&dead).await.map_err(part)?;
             }
         }

@@ -77,9 +77,10 @@ async fn perform(world: &Desk, place: &Memory, runtime: Runtime, operation: &Ope
     runtime
 }
 
+#[async_trait::async_trait]
 impl crate::suite::Place for &Memory {
-    fn open(&self) -> std::sync::Arc<dyn runtime_store::Store> {
-        (*self).open()
+    async fn open(&self) -> std::sync::Arc<dyn runtime_store::Store> {
+        (*self).open().await
     }
 }
 

@@ -13,6 +13,7 @@ mod time;
 
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use runtime_store::{MemoryStore, Store};
 
 use crate::suite::Place;
@@ -26,12 +27,13 @@ impl Memory {
     }
 }
 
+#[async_trait]
 impl Place for Memory {
-    fn open(&self) -> Arc<dyn Store> {
+    async fn open(&self) -> Arc<dyn Store> {
         let mut store = self.0.lock().unwrap();
         *store = store.reopen();
         Arc::new(store.clone())
     }
 }
 
-suite_over!(Memory);
+suite_over!("memory", Some(Memory::new()));

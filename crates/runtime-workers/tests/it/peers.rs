@@ -372,7 +372,7 @@ async fn e15_a_signal_and_a_cancellation_reach_the_instance_that_drives() {
 async fn e5_a_call_in_which_processes_keep_dying_parks() {
     let (world, place) = (Desk::new(), Memory::new());
     for life in 0..4 {
-        let killer = FaultStore::new(place.open());
+        let killer = FaultStore::new(place.open().await);
         let mut parts = world.parts(Arc::clone(&killer) as _);
         parts.random = Arc::new(SeededRandom::new(life));
         let runtime = Runtime::open(parts).await.unwrap();

@@ -96,7 +96,7 @@ async fn open_moody(
 async fn e6_a_turn_that_cannot_be_driven_now_is_driven_later() {
     let world = Desk::new();
     // Accepting asks once, driving from then on.
-    let runtime = open_moody(&world, Memory::new().open(), 1..4, false).await;
+    let runtime = open_moody(&world, Memory::new().open().await, 1..4, false).await;
     let worker = runtime.worker("desk").await.unwrap();
     worker.send(PLAIN).await.unwrap();
     runtime.settled().await;
@@ -112,7 +112,7 @@ async fn e6_a_turn_that_cannot_be_driven_now_is_driven_later() {
 async fn e6_driving_in_vain_is_bounded_and_reported() {
     let world = Desk::new();
     let tries = Desk::config().drive_attempts_max as usize;
-    let runtime = open_moody(&world, Memory::new().open(), 1..1 + tries, false).await;
+    let runtime = open_moody(&world, Memory::new().open().await, 1..1 + tries, false).await;
     let worker = runtime.worker("desk").await.unwrap();
     let mut failures = runtime.failures();
     worker.send(PLAIN).await.unwrap();
@@ -130,7 +130,7 @@ async fn e6_driving_in_vain_is_bounded_and_reported() {
 #[tokio::test]
 async fn e9_a_panic_of_the_resolver_is_its_answer() {
     let world = Desk::new();
-    let runtime = open_moody(&world, Memory::new().open(), 0..1, true).await;
+    let runtime = open_moody(&world, Memory::new().open().await, 0..1, true).await;
     let worker = runtime.worker("desk").await.unwrap();
     let panicked = worker.send(PLAIN).await.unwrap_err();
     assert!(panicked.to_string().contains("pen breaks"), "{panicked}");
@@ -143,7 +143,7 @@ async fn e9_a_panic_of_the_resolver_is_its_answer() {
 async fn a_failure_concerns_its_own_worker_only() {
     let world = Desk::new();
     let tries = Desk::config().drive_attempts_max as usize;
-    let runtime = open_moody(&world, Memory::new().open(), 1..1 + tries, false).await;
+    let runtime = open_moody(&world, Memory::new().open().await, 1..1 + tries, false).await;
     let worker = runtime.worker("desk").await.unwrap();
     worker.send(PLAIN).await.unwrap();
     pass(&world, Duration::from_secs(60)).await;
@@ -157,7 +157,7 @@ async fn a_failure_concerns_its_own_worker_only() {
 #[tokio::test]
 async fn s8_a_command_that_the_host_does_not_know_is_refused() {
     let world = Desk::new();
-    let runtime = open_moody(&world, Memory::new().open(), 0..0, false).await;
+    let runtime = open_moody(&world, Memory::new().open().await, 0..0, false).await;
     let before = events(runtime.store()).await.len();
     let command = runtime_workers::Command::Host {
         name: "fly".to_owned(),

@@ -1,14 +1,17 @@
-//! What of the suite must hold over PostgreSQL as well: retention and live workers (V9).
+//! The suite of the runtime entity over PostgreSQL.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use postgres_for_tests::url_for_tests;
-use runtime_core::{Clock as _, Random as _, RuntimeId};
+use runtime_core::{Clock as _, Random as _, RuntimeId, Timestamp};
+use runtime_effects::LeaseKeeper;
 use runtime_postgres::{PostgresOptions, PostgresStore};
 use runtime_store::{Store, SystemClock, SystemRandom};
-use tokio::runtime::Handle;
+use runtime_testkit::SimulatedClock;
 
-use crate::suite::Place;
+use crate::suite::{Desk, Place};
 
 /// A runtime of its own in the database for tests, which one process after another opens.
 struct Database(PostgresOptions);
@@ -25,32 +28,27 @@ impl Database {
     }
 }
 
+#[async_trait]
 impl Place for Database {
-    fn open(&self) -> Arc<dyn Store> {
-        let opening = PostgresStore::open(self.0.clone());
-        let opened = tokio::task::block_in_place(|| Handle::current().block_on(opening));
-        Arc::new(opened.unwrap())
+    async fn open(&self) -> Arc<dyn Store> {
+        let opened = PostgresStore::open(self.0.clone()).await;
+        let store: Arc<dyn Store> = Arc::new(opened.unwrap());
+        declare_dead(&store).await;
+        store
     }
 }
 
-macro_rules! over_the_database {
-    ($($law:ident)*) => {
-        $(
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $law() {
-                if let Some(database) = Database::new() {
-                    crate::suite::$law(&database).await;
-                }
-            }
-        )*
-    };
+/// Declares whoever had the runtime open before dead, as one who has watched them for the whole
+/// of their lease would: the clock of the test stands still, so none of its leases runs out.
+async fn declare_dead(store: &Arc<dyn Store>) {
+    let clock = SimulatedClock::new(Timestamp::from_millis(1_000_000));
+    let watch = Arc::new(clock.clone());
+    let terms = Desk::config().lease;
+    let observer = LeaseKeeper::new(Arc::clone(store), watch, Arc::new(SystemRandom), terms);
+    let observer = observer.unwrap();
+    observer.look().await.unwrap();
+    clock.advance(terms.ttl + Duration::from_millis(1));
+    observer.look().await.unwrap();
 }
 
-// Not the law of retention by itself: its clock jumps by minutes, and a lease that is not renewed
-// meanwhile is lost.
-over_the_database! {
-    v9_a_live_worker_remembers_what_retention_removed
-    v9_a_parked_turn_goes_on_after_its_events_are_gone
-    v9_what_a_final_worker_said_goes_and_is_told
-    v9_a_worker_whose_past_was_cut_off_says_so
-}
+crate::suite_over!("postgres", Database::new());

@@ -1,4 +1,5 @@
-//! The suite of the runtime entity over files: what holds in memory holds on disk (U1).
+//! The suite of the runtime entity over files and over PostgreSQL: what holds in memory holds
+//! there (U1).
 
 #![cfg(feature = "fs-store")]
 #![allow(
@@ -26,6 +27,7 @@ mod shared;
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use runtime_fs_store::{FsStore, FsStoreOptions};
 use runtime_store::Store;
 use tempfile::TempDir;
@@ -41,11 +43,12 @@ impl Files {
     }
 }
 
+#[async_trait]
 impl Place for Files {
-    fn open(&self) -> Arc<dyn Store> {
+    async fn open(&self) -> Arc<dyn Store> {
         let options = FsStoreOptions::new(self.0.path().join("store"));
         Arc::new(FsStore::open(&options).unwrap())
     }
 }
 
-suite_over!(Files);
+suite_over!("files", Some(Files::new()));

@@ -16,7 +16,7 @@ pub(crate) async fn t3_a_parked_turn_goes_on_when_its_token_is_resolved_elsewher
     place: &dyn Place,
 ) {
     let world = Desk::new();
-    let store = place.open();
+    let store = place.open().await;
     let runtime = runtime_workers::Runtime::open(world.parts(Arc::clone(&store)));
     let runtime = runtime.await.unwrap();
     let worker = runtime.worker("desk").await.unwrap();

@@ -60,7 +60,7 @@ async fn parked(world: &Desk, place: &dyn Place) -> Runtime {
         session: (&desk()).into(),
         turn: receipt.turn,
     };
-    let store = place.open();
+    let store = place.open().await;
     as_another_version_wrote_it(&store, &scope).await;
     drop(store);
     // Whoever opens it finds the conflict, however often.

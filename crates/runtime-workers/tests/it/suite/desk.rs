@@ -10,7 +10,7 @@ use runtime_core::{
     ApprovalPolicy, EventKind, ModelRequest, OnTimeout, RetryPolicy, RuntimeEvent, SessionId,
     Timestamp, ToolDefinition, ToolHints, Topic, Trigger, TurnId, WorkerId,
 };
-use runtime_effects::{Failure, Functions, WorkflowContext};
+use runtime_effects::{Failure, Functions, LeaseConfig, WorkflowContext};
 use runtime_model::{Model, ModelError, ModelStream, ScriptStep, ScriptedModel};
 use runtime_store::{Page, Position, Store};
 use runtime_testkit::{SeededRandom, SimulatedClock};
@@ -21,9 +21,11 @@ use runtime_workers::{Command, CreateWorker, Runtime, RuntimeConfig, RuntimeLimi
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-/// Where a store is kept; opening it again is what the next process does.
+/// Where a store is kept; opening it again is what the next process does, and whoever had it open
+/// before is dead.
+#[async_trait]
 pub(crate) trait Place: Send + Sync {
-    fn open(&self) -> Arc<dyn Store>;
+    async fn open(&self) -> Arc<dyn Store>;
 }
 
 /// The input of the golden turn: a read, then an append that needs approval, then a last word.
@@ -377,6 +379,12 @@ impl Desk {
         RuntimeConfig {
             park_after: Duration::ZERO,
             commit_pause: Duration::ZERO,
+            // The lease of an instance that lives outlasts any jump of the clock; what its end
+            // does is tested where it ends.
+            lease: LeaseConfig {
+                ttl: Duration::from_secs(100 * 24 * 3600),
+                ..LeaseConfig::default()
+            },
             ..RuntimeConfig::default()
         }
     }
@@ -401,7 +409,7 @@ impl Desk {
 
     /// A process that opens the store.
     pub(crate) async fn open(&self, place: &dyn Place) -> Runtime {
-        Runtime::open(self.parts(place.open())).await.unwrap()
+        Runtime::open(self.parts(place.open().await)).await.unwrap()
     }
 
     /// A process with the worker `desk`.

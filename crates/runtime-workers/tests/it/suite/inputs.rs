@@ -9,7 +9,7 @@ use super::{Desk, GATED, GOLDEN, PLAIN, Place, approve_all, count, desk, ends, e
 
 pub(crate) async fn w3_an_accepted_input_is_durable_before_anything_runs(place: &dyn Place) {
     let world = Desk::new();
-    let store = FaultStore::new(place.open());
+    let store = FaultStore::new(place.open().await);
     let runtime = Runtime::open(world.parts(store.clone())).await.unwrap();
     let worker = runtime.worker("desk").await.unwrap();
     store.fault_at(store.commits() + 1, Fault::CrashAfter);
@@ -31,7 +31,7 @@ pub(crate) async fn w3_an_accepted_input_is_durable_before_anything_runs(place: 
 
 pub(crate) async fn w3_accepting_and_starting_are_one_commit(place: &dyn Place) {
     let world = Desk::new();
-    let store = FaultStore::new(place.open());
+    let store = FaultStore::new(place.open().await);
     let runtime = Runtime::open(world.parts(store.clone())).await.unwrap();
     let worker = runtime.worker("desk").await.unwrap();
     let before = store.commits();

@@ -76,7 +76,7 @@ impl Watched {
             model: agent.model,
             heard: Arc::clone(&self.heard),
         });
-        let mut parts = self.desk.parts_of(agent, place.open());
+        let mut parts = self.desk.parts_of(agent, place.open().await);
         parts.config.retention = keeps;
         Runtime::open(parts).await.unwrap()
     }
@@ -311,7 +311,7 @@ pub(crate) async fn v9_a_worker_whose_past_was_cut_off_says_so(place: &dyn Place
     let worker = runtime.worker("desk").await.unwrap();
     worker.ask(PLAIN).await.unwrap();
     runtime.close().await.unwrap();
-    let store = place.open();
+    let store = place.open().await;
     let random = SeededRandom::new(77);
     let now = world.desk.clock.now();
     let commit = Commit::new(CommitId::generate(now, random.ten()), now);
