@@ -324,6 +324,22 @@ Examples:
         /// The directory of the copy, to be given as `--dir` later.
         target: PathBuf,
     },
+    /// Copy a runtime from a directory into a database, or back, with everything that it has.
+    ///
+    /// Nothing may have it open. The target must not have it; the source stays as it is, and is
+    /// not to be opened again: a copy is the same runtime, and would do the same work.
+    #[command(after_help = "\
+Examples:
+  agent-runtime copy --from .agent-runtime --to postgres://app@db.example.com/app
+  agent-runtime copy --from 'postgres://app@db.example.com/app?runtime=support' --to back")]
+    Copy {
+        /// The directory (as `--dir`) or `postgres://…` URL of the runtime.
+        #[arg(long, value_name = "PLACE")]
+        from: String,
+        /// The directory or URL of the copy.
+        #[arg(long, value_name = "PLACE")]
+        to: String,
+    },
     /// Say what of a damaged store would have to be given up, or give it up.
     Repair {
         /// Give it up; the files are kept as they were inside the store.

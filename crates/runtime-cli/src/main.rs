@@ -5,6 +5,7 @@ mod answer;
 mod args;
 mod catalogue;
 mod config;
+mod copy;
 mod crash;
 mod database;
 mod demo_agent;
@@ -171,6 +172,7 @@ async fn execute(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
         Command::Export { file } => return store_care::export(common, output, &file),
         Command::Import { file } => return store_care::import(common, output, &file),
         Command::Backup { target } => return store_care::backup(common, output, &target),
+        Command::Copy { from, to } => return copy::copy(output, &from, &to).await,
         Command::Repair { apply, .. } => return store_care::repair(common, output, apply),
         Command::Retention {
             age_days,

@@ -33,14 +33,14 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Tells how far something has come, on standard error if that is a terminal: short works say
 /// nothing.
-struct Teller {
+pub(crate) struct Teller {
     what: &'static str,
     told: Instant,
     is_open: bool,
 }
 
 impl Teller {
-    fn new(what: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str) -> Self {
         Self {
             what,
             told: Instant::now(),
@@ -48,7 +48,7 @@ impl Teller {
         }
     }
 
-    fn tell(&mut self, progress: Progress) {
+    pub(crate) fn tell(&mut self, progress: Progress) {
         if !self.is_open || self.told.elapsed() < PROGRESS_INTERVAL || progress.total == 0 {
             return;
         }
@@ -128,11 +128,11 @@ pub(crate) fn import(common: &Common, output: Output, file: &Path) -> anyhow::Re
     let progress = &mut |progress| teller.tell(progress);
     let options = open::options(common);
     let report = if file == Path::new("-") {
-        fs_store::import(&mut io::stdin().lock(), &options, progress)?
+        fs_store::import(&mut BufReader::new(io::stdin()), &options, None, progress)?
     } else {
         let opened =
             std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-        fs_store::import(&mut BufReader::new(opened), &options, progress)?
+        fs_store::import(&mut BufReader::new(opened), &options, None, progress)?
     };
     output.print(
         || {

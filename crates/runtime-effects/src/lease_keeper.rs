@@ -266,6 +266,23 @@ impl LeaseKeeper {
         }
     }
 
+    /// Returns the other instances that nobody has declared dead and that did not leave: those
+    /// that live, and those that died since somebody looked for long enough.
+    ///
+    /// # Errors
+    /// [`LeaseError::Read`].
+    pub async fn living(&self) -> Result<Vec<InstanceId>, LeaseError> {
+        let registered = self.lease.registered();
+        let mut living = Vec::new();
+        for row in self.all(RowQuery::space(LEASE_SPACE)).await? {
+            let (instance, lease) = decode(&row)?;
+            if lease.state == LeaseState::Live && registered.as_ref() != Some(&instance) {
+                living.push(instance);
+            }
+        }
+        Ok(living)
+    }
+
     /// Says whether an instance that is not buried yet was declared dead: it did not give its
     /// lease back.
     ///

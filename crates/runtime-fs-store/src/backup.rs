@@ -1,5 +1,6 @@
 //! Copying a store while it is written to (S7).
 
+use runtime_store::Progress;
 use std::path::Path;
 
 use runtime_core::Random;
@@ -9,7 +10,6 @@ use crate::fs::{self, Kind};
 use crate::hint;
 use crate::layout::{ATTACHMENTS, KEYS, Layout, SEGMENTS};
 use crate::maintenance::MaintenanceError;
-use crate::report::Progress;
 use crate::segment::BASE;
 
 /// How often a copy begins again because a cleaning removed what it was about to copy.

@@ -1,6 +1,7 @@
 //! Freeing what was removed: segments that are pruned whole become a base, in the others dead
 //! bytes are written over in place (S6).
 
+use runtime_store::Progress;
 use std::io;
 
 use serde::Serialize;
@@ -12,7 +13,6 @@ use crate::index::Survey;
 use crate::layout::{ASIDE, Layout, SEGMENTS};
 use crate::log::Sealed;
 use crate::record::{Extent, Kept, Seen, read_commit, walk, write_over};
-use crate::report::Progress;
 use crate::segment::{BASE, BaseHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, scan};
 use crate::shared::Shared;
 

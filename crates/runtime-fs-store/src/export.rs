@@ -3,31 +3,17 @@
 use std::io::Write;
 use std::path::Path;
 
-use runtime_store::{AttachmentError, Page, Position, RowQuery};
-use serde::Serialize;
+use runtime_store::{
+    AttachmentError, EXPORT_SCHEMA, ExportLine, ExportReport, ExportedBytes, ExportedEvent, Page,
+    Position, Progress, RowQuery,
+};
 
 use crate::config::FsStoreOptions;
-use crate::exported::{EventLine, Line, SCHEMA, Text};
 use crate::index::CommitListing;
 use crate::maintenance::MaintenanceError;
-use crate::report::Progress;
 use crate::store::FsStore;
 
 const PAGE: usize = 256;
-
-/// What an export holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ExportReport {
-    /// Events that are served.
-    pub events: u64,
-    /// Rows.
-    pub rows: u64,
-    /// Attachments.
-    pub attachments: u64,
-    /// Lines in all.
-    pub lines: u64,
-}
 
 /// Writes a store as lines of JSON: its identity, the commits that are remembered, events, rows,
 /// streams and attachments; the signing keys are left out. It takes no lock and changes nothing.
@@ -59,19 +45,16 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    fn line(&mut self, line: &Line) -> Result<(), MaintenanceError> {
-        let mut text = serde_json::to_vec(line).expect("an export is plain data");
-        text.push(b'\n');
+    fn line(&mut self, line: &ExportLine) -> Result<(), MaintenanceError> {
         self.report.lines += 1;
-        let written = self.out.write_all(&text);
-        written.map_err(|error| MaintenanceError::io("write", Path::new("the export"), error))
+        Ok(line.write(self.out)?)
     }
 
     fn run(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<(), MaintenanceError> {
         let view = self.store.freeze()?;
         let identity = view.identity.clone();
-        self.line(&Line::Store {
-            schema: SCHEMA,
+        self.line(&ExportLine::Store {
+            schema: EXPORT_SCHEMA,
             runtime: identity.runtime,
             lineage: identity.lineage,
             head: view.head,
@@ -91,7 +74,7 @@ impl Export<'_> {
                 {
                     self.commit(&commit, view.pruned)?;
                 }
-                self.line(&Line::Event(EventLine::from(event)))?;
+                self.line(&ExportLine::Event(ExportedEvent::from(event)))?;
                 self.report.events += 1;
             }
             let Some(last) = page.events.last() else {
@@ -105,7 +88,7 @@ impl Export<'_> {
             self.commit(&commit, view.pruned)?;
         }
         for end in view.streams {
-            self.line(&Line::Stream {
+            self.line(&ExportLine::Stream {
                 stream: end.stream,
                 head: end.head,
                 last: end.last,
@@ -114,7 +97,7 @@ impl Export<'_> {
         }
         self.rows(view.spaces)?;
         self.attachments()?;
-        self.line(&Line::End {
+        self.line(&ExportLine::End {
             lines: self.report.lines,
         })?;
         let flushed = self.out.flush();
@@ -129,7 +112,7 @@ impl Export<'_> {
             .take_while(|(position, _)| *position <= pruned);
         let stubs: Vec<_> = stubs.collect();
         let served = commit.events.len() - stubs.len();
-        self.line(&Line::Commit {
+        self.line(&ExportLine::Commit {
             id: commit.id,
             content: commit.content,
             first_position: commit.first_position,
@@ -143,7 +126,7 @@ impl Export<'_> {
             let mut event = self.store.event_at(position, *at)?;
             event.erased = true;
             event.body = [].into();
-            self.line(&Line::Event(EventLine::from(&event)))?;
+            self.line(&ExportLine::Event(ExportedEvent::from(&event)))?;
         }
         Ok(())
     }
@@ -155,14 +138,14 @@ impl Export<'_> {
                 let query = RowQuery::space(&space);
                 let page = self.store.rows_now(&query, Page::after(after, PAGE))?;
                 for row in page.rows {
-                    self.line(&Line::Row {
+                    self.line(&ExportLine::Row {
                         space: row.key.space.to_string(),
                         scope: row.key.scope.clone(),
                         name: row.key.name.to_string(),
                         version: row.version,
                         due: row.due,
-                        body: Text::of(&row.body),
-                        event: row.event.as_ref().map(EventLine::from),
+                        body: ExportedBytes::of(&row.body),
+                        event: row.event.as_ref().map(ExportedEvent::from),
                     })?;
                     self.report.rows += 1;
                 }
@@ -189,9 +172,9 @@ impl Export<'_> {
                     return Err(runtime_store::ReadError::Corrupt { what }.into());
                 }
             };
-            self.line(&Line::Attachment {
+            self.line(&ExportLine::Attachment {
                 digest,
-                bytes: Text::of(&bytes),
+                bytes: ExportedBytes::of(&bytes),
             })?;
             self.report.attachments += 1;
         }

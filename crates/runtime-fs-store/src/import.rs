@@ -4,48 +4,37 @@ use std::io::BufRead;
 use std::path::Path;
 
 use runtime_core::{Digest, Timestamp};
-use runtime_store::{RowKey, StoredEvent};
-use serde::Serialize;
+use runtime_store::{
+    EXPORT_SCHEMA, ExportLine, ExportReader, ExportedEvent, ImportReport, KeyRing, Progress,
+    RowKey, StoredEvent,
+};
 
 use crate::attachments::Attachments;
 use crate::base::{BaseWriter, FramePlace, Origins};
 use crate::config::FsStoreOptions;
-use crate::exported::{EventLine, Line, SCHEMA};
 use crate::fs;
 use crate::layout::{Format, Layout};
 use crate::maintenance::MaintenanceError;
 use crate::open::lock;
 use crate::record::{Kept, KeptPut, StreamEnd};
-use crate::report::Progress;
 use crate::segment::BaseHeader;
 
 const BASE_BYTES_MAX: usize = 1 << 31;
 
-/// What an import made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ImportReport {
-    /// Events that are served.
-    pub events: u64,
-    /// Rows.
-    pub rows: u64,
-    /// Attachments.
-    pub attachments: u64,
-}
-
 /// Makes a store of what [`export`](crate::export) wrote, in a directory that does not exist yet.
-/// It is the same runtime with a new lineage and fresh signing keys: cursors and tokens of the
-/// exported store are not valid there.
+/// It is the same runtime with a new lineage: cursors of the exported store are not valid there.
+/// Nor are its tokens, unless its signing keys are given too.
 ///
 /// Its log, at most 2 GiB, is in memory until it is written. When it fails there is no store;
 /// what it left in the directory can be removed.
 ///
 /// # Errors
-/// [`MaintenanceError`]; [`BadExport`](MaintenanceError::BadExport) names the line, also when the
+/// [`MaintenanceError`]; [`ExportError::Bad`](runtime_store::ExportError::Bad) names the line, also when the
 /// last one is missing.
 pub fn import(
-    lines: &mut dyn BufRead,
+    lines: &mut (dyn BufRead + Send),
     options: &FsStoreOptions,
+    keys: Option<&KeyRing>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ImportReport, MaintenanceError> {
     let directory = &options.directory;
@@ -57,16 +46,16 @@ pub fn import(
             directory: directory.clone(),
         });
     }
-    let mut lines = Lines { lines, number: 0 };
-    let Some(Line::Store {
-        schema: SCHEMA,
+    let mut lines = ExportReader::new(lines);
+    let Some(ExportLine::Store {
+        schema: EXPORT_SCHEMA,
         runtime,
         head,
         pruned,
         ..
-    }) = lines.next()?
+    }) = lines.next_line()?
     else {
-        return Err(lines.bad("it is no export of this version"));
+        return Err(lines.bad("it is no export of this version").into());
     };
     layout.create_directory()?;
     let _lock = lock(options, &layout)?;
@@ -74,6 +63,11 @@ pub fn import(
     layout
         .prepare(&*options.random)
         .map_err(|e| MaintenanceError::io("create", directory, e))?;
+    if let Some(keys) = keys {
+        layout
+            .keep_keys(keys)
+            .map_err(|e| MaintenanceError::io("create", directory, e))?;
+    }
     let tag = format.tag().expect("a fresh format has a tag");
     let mut import = Import {
         writer: BaseWriter::new(tag, 1, 1),
@@ -106,32 +100,6 @@ pub fn import(
     Ok(report)
 }
 
-struct Lines<'a> {
-    lines: &'a mut dyn BufRead,
-    number: u64,
-}
-
-impl Lines<'_> {
-    fn next(&mut self) -> Result<Option<Line>, MaintenanceError> {
-        let mut text = String::new();
-        let read = self.lines.read_line(&mut text);
-        let read = read.map_err(|e| MaintenanceError::io("read", Path::new("the export"), e))?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        let line = serde_json::from_str(&text);
-        line.map(Some).map_err(|error| self.bad(&error.to_string()))
-    }
-
-    fn bad(&self, reason: &str) -> MaintenanceError {
-        MaintenanceError::BadExport {
-            line: self.number.max(1),
-            reason: reason.to_owned(),
-        }
-    }
-}
-
 struct Import {
     writer: BaseWriter,
     attachments: Attachments,
@@ -143,22 +111,21 @@ struct Import {
 
 impl Import {
     /// Takes a line and what follows from it; false after the last one.
-    fn take(&mut self, lines: &mut Lines<'_>) -> Result<bool, MaintenanceError> {
-        let before = lines.number;
-        let Some(line) = lines.next()? else {
-            return Err(lines.bad("it ends before its last line"));
+    fn take(&mut self, lines: &mut ExportReader<'_>) -> Result<bool, MaintenanceError> {
+        let before = lines.number();
+        let Some(line) = lines.next_line()? else {
+            return Err(lines.bad("it ends before its last line").into());
         };
         match line {
-            Line::Store { .. } => return Err(lines.bad("a second export begins")),
-            Line::End { lines: count } => {
+            ExportLine::Store { .. } => return Err(lines.bad("a second export begins").into()),
+            ExportLine::End { lines: count } => {
                 if count != before {
-                    return Err(
-                        lines.bad(&format!("{count} lines were written, {before} are here"))
-                    );
+                    let reason = format!("{count} lines were written, {before} are here");
+                    return Err(lines.bad(&reason).into());
                 }
                 return Ok(false);
             }
-            Line::Commit {
+            ExportLine::Commit {
                 id,
                 content,
                 first_position,
@@ -170,9 +137,13 @@ impl Import {
             } => {
                 let mut events = Vec::new();
                 for _ in 0..following {
-                    match lines.next()? {
-                        Some(Line::Event(event)) => events.push(self.event(event, lines)?),
-                        _ => return Err(lines.bad("an event of the commit before is missing")),
+                    match lines.next_line()? {
+                        Some(ExportLine::Event(event)) => events.push(self.event(event, lines)?),
+                        _ => {
+                            return Err(lines
+                                .bad("an event of the commit before is missing")
+                                .into());
+                        }
                     }
                 }
                 let time = events.first().map(|event| event.time);
@@ -188,7 +159,7 @@ impl Import {
                 };
                 self.keep(first_position, count, &kept, lines)?;
             }
-            Line::Event(event) => {
+            ExportLine::Event(event) => {
                 let event = self.event(event, lines)?;
                 let kept = Kept {
                     time: event.time,
@@ -197,7 +168,7 @@ impl Import {
                 };
                 self.keep(kept.events[0].position.0, 1, &kept, lines)?;
             }
-            Line::Row {
+            ExportLine::Row {
                 space,
                 scope,
                 name,
@@ -221,7 +192,7 @@ impl Import {
                 };
                 self.keep_row(put, event, lines)?;
             }
-            Line::Stream {
+            ExportLine::Stream {
                 stream,
                 head,
                 last,
@@ -238,12 +209,12 @@ impl Import {
                 };
                 self.keep(self.head + 1, 0, &kept, lines)?;
             }
-            Line::Attachment { digest, bytes } => {
+            ExportLine::Attachment { digest, bytes } => {
                 let bytes = bytes
                     .bytes()
                     .ok_or_else(|| lines.bad("the bytes are damaged"))?;
                 if Digest::of_bytes(&bytes) != digest {
-                    return Err(lines.bad("the bytes are not those of the digest"));
+                    return Err(lines.bad("the bytes are not those of the digest").into());
                 }
                 let put = self.attachments.put(&bytes);
                 put.map_err(|e| MaintenanceError::io("write", Path::new("an attachment"), e))?;
@@ -255,13 +226,13 @@ impl Import {
 
     fn event(
         &mut self,
-        event: EventLine,
-        lines: &Lines<'_>,
+        event: ExportedEvent,
+        lines: &ExportReader<'_>,
     ) -> Result<StoredEvent, MaintenanceError> {
         let event = event.event();
         let event = event.ok_or_else(|| lines.bad("the body of the event is damaged"))?;
         if event.position.0 > self.head {
-            return Err(lines.bad("an event comes after the head"));
+            return Err(lines.bad("an event comes after the head").into());
         }
         self.report.events += u64::from(event.position.0 > self.pruned);
         Ok(event)
@@ -269,18 +240,18 @@ impl Import {
 
     fn row_event(
         &self,
-        event: EventLine,
-        lines: &Lines<'_>,
+        event: ExportedEvent,
+        lines: &ExportReader<'_>,
     ) -> Result<StoredEvent, MaintenanceError> {
         let event = event.event();
-        event.ok_or_else(|| lines.bad("the body of the row's event is damaged"))
+        Ok(event.ok_or_else(|| lines.bad("the body of the row's event is damaged"))?)
     }
 
     fn keep_row(
         &mut self,
         put: KeptPut,
         event: Option<StoredEvent>,
-        lines: &Lines<'_>,
+        lines: &ExportReader<'_>,
     ) -> Result<(), MaintenanceError> {
         let first = event
             .as_ref()
@@ -304,7 +275,7 @@ impl Import {
         first_position: u64,
         events: u32,
         kept: &Kept,
-        lines: &Lines<'_>,
+        lines: &ExportReader<'_>,
     ) -> Result<(), MaintenanceError> {
         self.frames += 1;
         let frame = FramePlace {
@@ -314,7 +285,9 @@ impl Import {
         };
         self.writer.keep(frame, kept, &Origins::default());
         if self.writer.len() > BASE_BYTES_MAX {
-            return Err(lines.bad("the log is over 2 GiB, more than an import takes"));
+            return Err(lines
+                .bad("the log is over 2 GiB, more than an import takes")
+                .into());
         }
         Ok(())
     }

@@ -253,6 +253,11 @@ impl Layout {
         fs::write_whole(&self.directory, KEYS, &keys::fresh_file(random))
     }
 
+    /// Puts these signing keys in the place of the fresh ones.
+    pub(crate) fn keep_keys(&self, keys: &runtime_store::KeyRing) -> std::io::Result<()> {
+        fs::write_whole(&self.directory, KEYS, &keys::to_file(keys))
+    }
+
     /// The identity comes last, by a rename: until then the directory holds nothing that counts.
     fn create(&self, format: &Format, random: &dyn Random) -> std::io::Result<()> {
         self.prepare(random)?;

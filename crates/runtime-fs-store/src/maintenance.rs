@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use runtime_core::{Classified, ErrorClass};
-use runtime_store::ReadError;
+use runtime_store::{ExportError, ReadError};
 
 use crate::error::OpenError;
 
@@ -24,14 +24,9 @@ pub enum MaintenanceError {
         /// Where.
         directory: PathBuf,
     },
-    /// The lines are no whole export.
-    #[error("line {line} of the export: {reason}")]
-    BadExport {
-        /// Which line, from 1.
-        line: u64,
-        /// What is wrong.
-        reason: String,
-    },
+    /// The lines are no whole export, or could not be read or written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// What is lost cannot be told from what is left.
     #[error("{what} cannot be repaired; restore a backup")]
     Unrepairable {
@@ -67,7 +62,7 @@ impl Classified for MaintenanceError {
             Self::Open(error) => error.code(),
             Self::Read(error) => error.code(),
             Self::TargetExists { .. } => "store_target_exists",
-            Self::BadExport { .. } => "store_bad_export",
+            Self::Export(error) => error.code(),
             Self::Unrepairable { .. } => "store_unrepairable",
             Self::Io { .. } => "store_maintenance_io",
         }
@@ -78,7 +73,7 @@ impl Classified for MaintenanceError {
             Self::Open(error) => error.class(),
             Self::Read(error) => error.class(),
             Self::TargetExists { .. } => ErrorClass::Conflict,
-            Self::BadExport { .. } => ErrorClass::Invalid,
+            Self::Export(error) => error.class(),
             Self::Unrepairable { .. } => ErrorClass::Corrupt,
             Self::Io { .. } => ErrorClass::Unavailable,
         }

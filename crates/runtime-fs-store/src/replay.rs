@@ -6,8 +6,8 @@ use crate::frame::{Place, StoreTag};
 use crate::fs;
 use crate::hint::Hint;
 use crate::layout::{Layout, SEGMENTS};
-use crate::report::Progress;
 use crate::segment::{BASE, BaseHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
+use runtime_store::Progress;
 
 /// The log as far as it has been read.
 #[derive(Debug)]

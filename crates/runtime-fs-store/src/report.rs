@@ -76,15 +76,6 @@ pub enum Damage {
     },
 }
 
-/// How far a long work has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Progress {
-    /// Bytes worked through.
-    pub done: u64,
-    /// Bytes in all, as far as is known.
-    pub total: u64,
-}
-
 /// What opening a store found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

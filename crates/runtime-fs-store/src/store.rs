@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use runtime_core::{Clock, CommitId, Digest, Random, ScopeId, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
-    RowKey, RowPage, RowQuery, Store, StoreIdentity, StoredEvent,
+    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, Progress, ReadError, RetentionUnit,
+    Row, RowKey, RowPage, RowQuery, Store, StoreIdentity, StoredEvent,
 };
 
 use crate::attachments::{self, Attachments};
@@ -31,7 +31,7 @@ use crate::log::{Answer, Submission};
 use crate::open::{self, Opened};
 use crate::record::{Extent, StreamEnd};
 use crate::replay::{Reader, replay};
-use crate::report::{OpenReport, Progress};
+use crate::report::OpenReport;
 use crate::segments::{Segments, is_gone, unavailable};
 use crate::shared::Shared;
 use crate::writer::Writer;

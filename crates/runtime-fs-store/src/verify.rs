@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use runtime_store::Limits;
+use runtime_store::{Limits, Progress};
 
 use crate::error::OpenError;
 use crate::hint;
 use crate::layout::{ATTACHMENTS, KEYS, Layout};
 use crate::open::{check_keys, report_of, torn_tail};
 use crate::replay::{Reader, replay_with_progress};
-use crate::report::{Damage, OpenReport, Progress};
+use crate::report::{Damage, OpenReport};
 use crate::{attachments, fs, keys};
 
 /// Reads the whole log of a store, and its attachments, and checks every checksum. It changes nothing and takes no

@@ -179,7 +179,7 @@ fn fresh_runtime_id(clock: &DatabaseClock) -> RuntimeId {
     RuntimeId::generate(now, SystemRandom.ten())
 }
 
-fn fresh_lineage() -> String {
+pub(crate) fn fresh_lineage() -> String {
     let mut text = String::new();
     for byte in SystemRandom.ten() {
         write!(text, "{byte:02x}").expect("a string takes any text");

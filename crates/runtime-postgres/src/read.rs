@@ -20,6 +20,8 @@ macro_rules! event_columns {
     };
 }
 
+pub(crate) use event_columns;
+
 macro_rules! select_rows {
     ($condition:literal) => {
         concat!(
@@ -360,7 +362,7 @@ fn remembered(row: &Row) -> Result<(CommitId, Committed), Failure> {
 }
 
 /// Reads the event that the first nine columns give, if there is one.
-fn stored_event(row: &Row) -> Result<Option<StoredEvent>, Failure> {
+pub(crate) fn stored_event(row: &Row) -> Result<Option<StoredEvent>, Failure> {
     let Some(position) = row.try_get::<_, Option<i64>>(0)? else {
         return Ok(None);
     };
@@ -376,7 +378,7 @@ fn stored_event(row: &Row) -> Result<Option<StoredEvent>, Failure> {
 }
 
 /// Reads places from three columns: streams, places, positions before.
-fn event_places(row: &Row, from: usize) -> Result<Vec<EventPlace>, Failure> {
+pub(crate) fn event_places(row: &Row, from: usize) -> Result<Vec<EventPlace>, Failure> {
     let streams: Vec<&str> = row.try_get(from)?;
     let seqs: Vec<i64> = row.try_get(from + 1)?;
     let previous: Vec<i64> = row.try_get(from + 2)?;
@@ -409,7 +411,7 @@ fn stored_row(row: &Row) -> Result<runtime_store::Row, Failure> {
 }
 
 /// Somebody else has written to our tables.
-fn damaged(error: runtime_core::IdError) -> Failure {
+pub(crate) fn damaged(error: runtime_core::IdError) -> Failure {
     Failure::Damaged(error.to_string())
 }
 

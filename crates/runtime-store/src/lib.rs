@@ -26,6 +26,7 @@ mod attachment;
 mod clock;
 mod commit;
 mod error;
+mod export;
 mod form;
 mod key_ring;
 mod memory;
@@ -41,6 +42,10 @@ pub use commit::{
     RowKey, Seq,
 };
 pub use error::{AttachmentError, CommitError, Found, ReadError};
+pub use export::{
+    EXPORT_SCHEMA, ExportError, ExportLine, ExportReader, ExportReport, ExportedBytes,
+    ExportedEvent, ExportedPlace, ImportReport, Progress,
+};
 pub use key_ring::{KeyRing, KeyRingStore, SigningKey};
 pub use memory::MemoryStore;
 pub use query::{EventPage, Page, RetentionUnit, Row, RowPage, RowQuery, StoredEvent};

@@ -53,6 +53,11 @@ const COMMANDS: &[(&str, &[&str], &[i32])] = &[
         &["{home}/all.jsonl", "--dir", "{home}/copy"],
         &[0],
     ),
+    (
+        "copy",
+        &["--from", "{home}/copy", "--to", "{home}/moved"],
+        &[0],
+    ),
     ("backup", &["{home}/backup"], &[0]),
     ("repair", &["--dry-run"], &[0]),
     ("retention", &["--events", "1000000", "--dry-run"], &[0]),

@@ -3,6 +3,7 @@
 mod catalogue;
 mod command_line;
 mod configuration;
+mod copy;
 mod crash_points;
 mod database;
 mod doctor;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use runtime_fs_store::{
-    CleanOptions, CleanReport, Damage, FsLimits, FsStore, FsStoreOptions, MaintenanceError,
-    RepairAction, backup, export, import, repair, verify,
+    CleanOptions, CleanReport, Damage, ExportError, FsLimits, FsStore, FsStoreOptions,
+    MaintenanceError, RepairAction, backup, export, import, repair, verify,
 };
 use runtime_store::{
     AttachmentStore, Commit, CommitError, Page, Position, Removal, Row, RowChange, RowQuery, Store,
@@ -378,7 +378,7 @@ async fn s7_an_import_tells_what_the_export_was_told() {
 
     let other = tempfile::tempdir_in(parent.path()).unwrap();
     let to = small(other.path(), 72);
-    let report = import(&mut &lines[..], &to, &mut |_| ()).unwrap();
+    let report = import(&mut &lines[..], &to, None, &mut |_| ()).unwrap();
     assert_eq!((report.events, report.attachments), (21, 1));
     let copy = FsStore::open(&to).unwrap();
     assert_eq!(copy.report().damage, []);
@@ -401,7 +401,7 @@ async fn s7_an_import_tells_what_the_export_was_told() {
     copy.close().await.unwrap();
     assert_eq!(verify(&to.directory).unwrap().damage, []);
     // There is something now.
-    let again = import(&mut &lines[..], &to, &mut |_| ());
+    let again = import(&mut &lines[..], &to, None, &mut |_| ());
     assert!(matches!(again, Err(MaintenanceError::TargetExists { .. })));
 }
 
@@ -422,9 +422,12 @@ async fn s7_a_damaged_export_makes_no_store() {
     for broken in [cut, missing.join("\n"), noise, String::new()] {
         let other = tempfile::tempdir_in(parent.path()).unwrap();
         let to = small(other.path(), 74);
-        let result = import(&mut broken.as_bytes(), &to, &mut |_| ());
+        let result = import(&mut broken.as_bytes(), &to, None, &mut |_| ());
         assert!(
-            matches!(result, Err(MaintenanceError::BadExport { .. })),
+            matches!(
+                result,
+                Err(MaintenanceError::Export(ExportError::Bad { .. }))
+            ),
             "{result:?}"
         );
         assert!(FsStore::open_read_only(&to).is_err());

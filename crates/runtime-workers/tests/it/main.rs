@@ -11,6 +11,7 @@ mod peers;
 mod suite;
 mod time;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -23,7 +24,9 @@ struct Memory(Mutex<MemoryStore>);
 
 impl Memory {
     fn new() -> Self {
-        Self(Mutex::new(MemoryStore::new("memory".parse().unwrap())))
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let id = format!("memory-{}", MADE.fetch_add(1, Ordering::Relaxed));
+        Self(Mutex::new(MemoryStore::new(id.parse().unwrap())))
     }
 }
 

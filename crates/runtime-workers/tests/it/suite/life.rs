@@ -91,7 +91,7 @@ pub(crate) async fn w1_an_instance_that_drives_nothing_takes_answers_for_the_nex
     let world = Desk::new();
     parked_at_its_question(&world, place).await;
     let calls = world.model_calls();
-    let mut parts = world.parts(place.open());
+    let mut parts = world.parts(place.open().await);
     parts.drive = false;
     let runtime = Runtime::open(parts).await.unwrap();
     approve_all(&runtime).await;

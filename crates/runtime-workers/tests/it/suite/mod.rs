@@ -2,6 +2,7 @@
 //! it over files: this crate may not name that store.
 
 mod answers;
+mod apart;
 mod approvals;
 mod cancelling;
 mod catalogue;
@@ -17,6 +18,7 @@ mod seams;
 mod transcript;
 
 pub(crate) use answers::*;
+pub(crate) use apart::*;
 pub(crate) use approvals::*;
 pub(crate) use cancelling::*;
 pub(crate) use catalogue::*;
@@ -106,6 +108,13 @@ macro_rules! suite_over {
             e15_an_unknown_function_is_left_alone,
             e15_a_tool_starts_a_process_for_each_occurrence
         );
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn u1_two_runtimes_of_one_process_share_nothing() {
+            if let (Some(one), Some(other)) = ($place, $place) {
+                $crate::suite::u1_two_runtimes_of_one_process_share_nothing(&one, &other).await;
+            }
+        }
 
         /// R4: every commit of a golden turn, each with every fault.
         #[test]
