@@ -170,6 +170,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             ..
         } => soak::mutants(&shell, &files, shard.as_deref()),
         Command::Soak {
+            kind: Some(soak::Kind::Postgres { minutes }),
+            ..
+        } => soak::postgres(&shell, minutes),
+        Command::Soak {
             kind: None,
             times,
             minutes,

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use xshell::{Shell, cmd};
 
 use crate::scoreboard::{self, Row};
-use crate::{debian, reliability, workspace};
+use crate::{debian, reliability, services, workspace};
 
 const STORE: &str = "runtime-fs-store";
 /// What mutants are made of (R19), and how many of them the tests must find.
@@ -18,6 +18,14 @@ const CAUGHT_PERCENT_MIN: u64 = 90;
 /// What else there is to do for a long time.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Kind {
+    /// PostgreSQL: three processes under load of which one is killed every few seconds (R3), the
+    /// server restarted ten times under load (R3), a thousand sequences beside the model (R12), the
+    /// crash matrix (R4), paused owners (R9).
+    Postgres {
+        /// How long the processes are under load.
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+    },
     /// Changes the code of the store, the effects and the events, one place at a time, and sees
     /// whether a test fails (R19); needs `cargo install cargo-mutants`.
     Mutants {
@@ -29,6 +37,18 @@ pub(crate) enum Kind {
         shard: Option<String>,
     },
 }
+
+/// The rows of PostgreSQL, by their tests.
+const POSTGRES_ROWS: &[&str] = &[
+    "shared::r3_processes",
+    "restart::r3_",
+    "model::r12_",
+    "processes::r9_",
+    "database::every_commit",
+];
+/// How often the server restarts, and how many sequences the model runs.
+const RESTARTS: &str = "10";
+const SEQUENCES: &str = "1000";
 
 /// How much.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +100,31 @@ fn rows(features: &[&str], scale: Scale, lines: &mut Vec<String>) -> Result<bool
         lines.push(line);
     }
     Ok(child.wait()?.success())
+}
+
+/// Runs the rows of PostgreSQL, with a server of its own. They wait for the server, not for code,
+/// so they run as the tests do.
+pub(crate) fn postgres(shell: &Shell, minutes: u32) -> Result<()> {
+    let features = workspace::ordinary_features()?;
+    let seconds = u64::from(minutes) * 60;
+    services::with(shell, |shell| {
+        let printed = cmd!(
+            shell,
+            "cargo test --workspace --features {features} --tests --no-fail-fast -- --nocapture --test-threads 1 {POSTGRES_ROWS...}"
+        )
+        .env("CI", "true")
+        .env("AGENT_RUNTIME_SHARED_SECONDS", seconds.to_string())
+        .env("AGENT_RUNTIME_POSTGRES_RESTARTS", RESTARTS)
+        .env("AGENT_RUNTIME_POSTGRES_SEQUENCES", SEQUENCES)
+        .read()?;
+        println!("{printed}");
+        let rows: Vec<Row> = printed.lines().filter_map(Row::parse).collect();
+        scoreboard::print(&rows);
+        if rows.len() < POSTGRES_ROWS.len() || rows.iter().any(Row::has_failed) {
+            bail!("a row has failed, or is missing");
+        }
+        Ok(())
+    })
 }
 
 /// Runs the mutants and prints the score.

@@ -174,6 +174,7 @@ pub(crate) fn wire(error: &anyhow::Error) -> WireError {
                     .map(Classified::to_wire)
             })
             .or_else(|| classified::<runtime::fs_store::MaintenanceError>(cause))
+            .or_else(|| classified::<runtime::postgres::TransferError>(cause))
             .or_else(|| classified::<runtime::store::CommitError>(cause))
             .or_else(|| classified::<runtime::store::ReadError>(cause))
             .or_else(|| classified::<runtime::store::AttachmentError>(cause))

@@ -3,13 +3,14 @@
 //! Drivers must be right on both kinds (E1); no store has the second kind.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use runtime_core::{
     Digest, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput, EventDraft,
-    ReplayKey, Resolution, Timestamp, WaitIdentity, WaitOutput, WaitSource,
+    EventKind, ReplayKey, Resolution, Timestamp, WaitIdentity, WaitOutput, WaitSource,
 };
 use runtime_effects::{
     Addressing, Applied, AttemptContext, Concurrency, EffectController, Interrupt, LocalExecutor,
@@ -30,8 +31,90 @@ struct State {
     answers: Vec<(WaitIdentity, Resolution)>,
     /// The effects that really ran, one entry for each attempt.
     ran: Vec<ReplayKey>,
+    /// The effects that must not run twice and were about to run, by key, or by place.
+    intents: BTreeMap<String, (EffectEnvelope, EventDraft)>,
     /// The events of the outcomes, with the payload of a real controller.
     events: Vec<EventDraft>,
+}
+
+impl State {
+    fn keep(
+        &mut self,
+        projector: &dyn Projector,
+        address: String,
+        envelope: &EffectEnvelope,
+        outcome: EffectOutcome,
+    ) {
+        let told = projector.outcome(envelope, &outcome);
+        let payload = json!({ "identity": envelope.identity(), "outcome": outcome });
+        self.events.push(told.carrier.with_payload(payload));
+        self.events.extend(told.further);
+        self.records.insert(address, (envelope.digest(), outcome));
+    }
+}
+
+/// The life of a process: it may end at a record, or when somebody ends it. Then its drivers get
+/// nothing done any more.
+#[derive(Debug, Default)]
+pub struct Lifetime {
+    dead: AtomicBool,
+    dies: Option<(EventKind, usize, Moment)>,
+}
+
+/// On which side of a record a process dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It is not made.
+    Before,
+    /// It is made, and nobody hears of it.
+    After,
+}
+
+impl Lifetime {
+    /// Ends at the `number`-th record, from 1, that is told by an event of that kind.
+    #[must_use]
+    pub const fn until(kind: EventKind, number: usize, moment: Moment) -> Self {
+        Self {
+            dead: AtomicBool::new(false),
+            dies: Some((kind, number, moment)),
+        }
+    }
+
+    /// Ends now.
+    pub fn end(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+    }
+
+    /// Says whether it has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    fn alive(&self) -> Result<(), Interrupt> {
+        match self.is_over() {
+            true => Err(Interrupt::Fenced),
+            false => Ok(()),
+        }
+    }
+
+    /// Goes past one side of a record.
+    fn pass(
+        &self,
+        journal: &EffectJournal,
+        kind: &EventKind,
+        side: Moment,
+    ) -> Result<(), Interrupt> {
+        self.alive()?;
+        let Some((dies_at, number, moment)) = &self.dies else {
+            return Ok(());
+        };
+        let made = journal.told(kind) + usize::from(side == Moment::Before);
+        if dies_at == kind && *number == made && *moment == side {
+            self.end();
+        }
+        self.alive()
+    }
 }
 
 impl EffectJournal {
@@ -74,6 +157,34 @@ impl EffectJournal {
         self.state().records[key].1.clone()
     }
 
+    /// Rules on the effect that is in doubt: it ended with this output, or did not happen and may
+    /// run again. Says false when none is.
+    pub fn rule(&self, projector: &dyn Projector, ended: Option<EffectOutput>) -> bool {
+        let mut state = self.state();
+        let open = state
+            .intents
+            .keys()
+            .find(|address| !state.records.contains_key(*address));
+        let Some(address) = open.cloned() else {
+            return false;
+        };
+        let (envelope, _) = state.intents.remove(&address).expect("it was just found");
+        if let Some(output) = ended {
+            let outcome = EffectOutcome::Completed(output);
+            state.keep(projector, address, &envelope, outcome);
+        }
+        true
+    }
+
+    /// Says how often something of that kind was told: of outcomes and of intents.
+    #[must_use]
+    pub fn told(&self, kind: &EventKind) -> usize {
+        let state = self.state();
+        let intents = state.intents.values().map(|(_, told)| told);
+        let told = state.events.iter().chain(intents);
+        told.filter(|event| event.kind == *kind).count()
+    }
+
     /// Resolves a promise, from wherever.
     pub fn resolve(&self, identity: WaitIdentity, resolution: Resolution) {
         let mut state = self.state();
@@ -90,6 +201,8 @@ pub struct JournalController {
     place: Mutex<usize>,
     asked: Mutex<Vec<WaitSource>>,
     projector: Arc<dyn Projector>,
+    life: Arc<Lifetime>,
+    has_intents: bool,
 }
 
 impl JournalController {
@@ -120,7 +233,24 @@ impl JournalController {
             place: Mutex::new(0),
             asked: Mutex::default(),
             projector,
+            life: Arc::default(),
+            has_intents: false,
         }
+    }
+
+    /// Lives so long.
+    #[must_use]
+    pub fn living(mut self, life: &Arc<Lifetime>) -> Self {
+        self.life = Arc::clone(life);
+        self
+    }
+
+    /// Records that an effect which must not run twice is about to run, so that it is in doubt
+    /// when its outcome is missing (E7).
+    #[must_use]
+    pub const fn with_intents(mut self) -> Self {
+        self.has_intents = true;
+        self
     }
 
     /// Returns the sources of the last wait that was not ready.
@@ -159,6 +289,8 @@ impl JournalController {
         envelope: &EffectEnvelope,
         outcome: EffectOutcome,
     ) -> Result<EffectOutcome, Interrupt> {
+        let kind = self.projector.outcome(envelope, &outcome).carrier.kind;
+        self.life.pass(&self.journal, &kind, Moment::Before)?;
         let mut state = self.journal.state();
         if state.records.len() >= self.records_max {
             return Err(Interrupt::Fenced);
@@ -166,14 +298,30 @@ impl JournalController {
         // What is recorded is what JSON keeps.
         let text = serde_json::to_string(&outcome).expect("an outcome is plain data");
         let outcome: EffectOutcome = serde_json::from_str(&text).expect("what was written is read");
-        let told = self.projector.outcome(envelope, &outcome);
-        let payload = json!({ "identity": envelope.identity(), "outcome": outcome });
-        state.events.push(told.carrier.with_payload(payload));
-        state.events.extend(told.further);
-        state
-            .records
-            .insert(address, (envelope.digest(), outcome.clone()));
+        state.keep(&*self.projector, address, envelope, outcome.clone());
+        drop(state);
+        self.life.pass(&self.journal, &kind, Moment::After)?;
         Ok(outcome)
+    }
+
+    /// Records that the effect is about to run; in doubt if an earlier life had got that far.
+    fn intend(&self, address: &str, envelope: &EffectEnvelope) -> Result<(), Interrupt> {
+        if !self.has_intents || envelope.is_retry_safe() {
+            return Ok(());
+        }
+        if self.journal.state().intents.contains_key(address) {
+            let key = envelope.key().clone();
+            return Err(Interrupt::InDoubt { key });
+        }
+        let told = self.projector.started(envelope).carrier;
+        let kind = told.kind.clone();
+        self.life.pass(&self.journal, &kind, Moment::Before)?;
+        let intent = (envelope.clone(), told);
+        self.journal
+            .state()
+            .intents
+            .insert(address.to_owned(), intent);
+        self.life.pass(&self.journal, &kind, Moment::After)
     }
 
     async fn run(
@@ -189,8 +337,11 @@ impl JournalController {
             return Err(Interrupt::Fenced);
         }
         assert_eq!(executor.kind(), envelope.kind());
+        self.life.alive()?;
+        self.intend(&address, &envelope)?;
         let mut attempt = 0;
         loop {
+            self.life.alive()?;
             attempt += 1;
             let key = envelope.key().clone();
             self.journal.state().ran.push(key.clone());
@@ -289,6 +440,7 @@ impl EffectController for JournalController {
         if let Some(outcome) = self.recorded(&address, &envelope) {
             return Ok(outcome);
         }
+        self.life.alive()?;
         let EffectCommand::AwaitEvent { sources } = envelope.command() else {
             panic!("a wait expected");
         };

@@ -39,7 +39,7 @@ pub mod store_laws;
 mod store_model;
 
 pub use clock::SimulatedClock;
-pub use effect_journal::{EffectJournal, JournalController};
+pub use effect_journal::{EffectJournal, JournalController, Lifetime, Moment};
 pub use fault_store::{Fault, FaultStore, RecordedCommit};
 pub use process_store::ProcessStore;
 pub use provider_server::{ProviderRequest, ProviderResponse, ProviderServer, ProviderStep};

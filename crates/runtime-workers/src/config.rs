@@ -87,6 +87,10 @@ impl RuntimeLimits {
 /// How this instance works. Nothing of it is stored.
 #[derive(Debug, Clone)]
 pub struct RuntimeConfig {
+    /// How many turns this instance drives at once; further ones wait until there is room. A
+    /// parked turn takes none. Each instance of a shared runtime has its own bound; of one worker
+    /// there is one turn at a time.
+    pub turns_max: usize,
     /// How often the inbox and the due turns are looked at.
     pub housekeeping_interval: Duration,
     /// How long a wait holds its task before the turn parks (E9).
@@ -146,6 +150,7 @@ impl RuntimeConfig {
 impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
+            turns_max: 1024,
             housekeeping_interval: Duration::from_millis(100),
             park_after: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(5),

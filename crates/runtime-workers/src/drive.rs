@@ -21,6 +21,7 @@ use runtime_store::{
 use runtime_turn::{AbandonedCall, ContextMark, TurnEnd, TurnStart};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 
 use crate::carried::Said;
 use crate::instance::Instance;
@@ -39,6 +40,8 @@ pub(crate) enum Step {
     Again,
     /// There is nothing to do until somebody wakes the session.
     Rest,
+    /// There is something, once another turn has made room.
+    Wait,
 }
 
 /// A turn that this instance has opened.
@@ -222,6 +225,29 @@ impl Instance {
 
     /// Looks at the first unfinished turn of a session and takes it as far as it goes.
     async fn step(&self, worker: &WorkerId, woken: Option<Wake>) -> Result<Step, RuntimeError> {
+        let mut permit = None;
+        loop {
+            match self.step_with(worker, woken, &mut permit).await? {
+                Step::Wait => {}
+                step => return Ok(step),
+            }
+            // What was read before may have changed when there is room.
+            let Some(Ok(granted)) = self.until_closed(self.permits.acquire()).await else {
+                return Ok(Step::Rest);
+            };
+            if self.sessions.is_draining() {
+                return Ok(Step::Rest);
+            }
+            permit = Some(granted);
+        }
+    }
+
+    async fn step_with<'a>(
+        &'a self,
+        worker: &WorkerId,
+        woken: Option<Wake>,
+        permit: &mut Option<SemaphorePermit<'a>>,
+    ) -> Result<Step, RuntimeError> {
         let Some((record, row)) = self.first_unfinished(worker).await? else {
             return Ok(Step::Rest);
         };
@@ -253,6 +279,19 @@ impl Instance {
             }
             return self.end_cancelled(&state, record, &row, reason).await;
         }
+        if matches!(record.status, TurnStatus::Parked { .. })
+            && !self
+                .is_wait_over(&record, &row, woken.unwrap_or(Wake::News))
+                .await?
+        {
+            return Ok(Step::Rest);
+        }
+        if permit.is_none() {
+            let Ok(granted) = self.permits.try_acquire() else {
+                return Ok(Step::Wait);
+            };
+            *permit = Some(granted);
+        }
         let open = match &record.status {
             TurnStatus::Queued => self.start_turn((&state, version), record, &row).await?,
             TurnStatus::Running => match self.sessions.take_hold(&record) {
@@ -271,16 +310,10 @@ impl Instance {
                     None => self.resume_turn(record, &row).await?,
                 },
             },
-            TurnStatus::Parked { .. } => {
-                let wake = woken.unwrap_or(Wake::News);
-                if !self.is_wait_over(&record, &row, wake).await? {
-                    return Ok(Step::Rest);
-                }
-                match self.skip(&state, &record, &row).await? {
-                    Some(step) => return Ok(step),
-                    None => self.resume_turn(record, &row).await?,
-                }
-            }
+            TurnStatus::Parked { .. } => match self.skip(&state, &record, &row).await? {
+                Some(step) => return Ok(step),
+                None => self.resume_turn(record, &row).await?,
+            },
         };
         match open {
             Some(open) => {

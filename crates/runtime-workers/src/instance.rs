@@ -23,7 +23,7 @@ use runtime_events::{Delta, EventHub};
 use runtime_store::{Commit, CommitError, Committed, Store, commit_settled};
 use runtime_tools::{CompletionKeys, Delegates};
 use serde_json::{Value, json};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::background::Background;
@@ -51,6 +51,8 @@ pub(crate) struct Instance {
     pub(crate) completions: Arc<Completions>,
     pub(crate) hub: EventHub,
     pub(crate) sessions: Sessions,
+    /// One permit for each turn that may be driven at once.
+    pub(crate) permits: Semaphore,
     /// As the store has them; read once, at opening.
     pub(crate) settings: RwLock<Arc<Settings>>,
     /// Whether the runtime takes changes, as last read.
@@ -169,6 +171,7 @@ impl Instance {
         );
         let promises = host.await_events().await?;
         let processes = host.processes(config.processes).await?;
+        let permits = Semaphore::new(config.turns_max.clamp(1, Semaphore::MAX_PERMITS));
         Ok(Self {
             store,
             agents,
@@ -180,6 +183,7 @@ impl Instance {
             promises,
             hub,
             sessions: Sessions::default(),
+            permits,
             settings: RwLock::default(),
             standing: Mutex::default(),
             keeper,

@@ -260,7 +260,9 @@ impl Instance {
         let worker = record.id();
         // Without a lease nothing is opened: the input waits until there is one again.
         let may_open = !self.lease.is_needed() || self.lease.instance().is_some();
-        let starts_now = record.unfinished == 0 && may_open;
+        // Nor where it would wait for others: a turn that was never driven has not been cut off.
+        let is_free = self.permits.available_permits() > 0;
+        let starts_now = record.unfinished == 0 && may_open && is_free;
         let turn = TurnRecord {
             worker: worker.clone(),
             turn: turn.clone(),

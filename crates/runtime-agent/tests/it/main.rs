@@ -14,6 +14,7 @@ mod features;
 mod files;
 mod growth;
 mod live;
+mod matrix;
 mod parked;
 mod replay;
 mod tools;

@@ -74,6 +74,26 @@ async fn an_account_without_the_right_to_make_tables_uses_those_that_are_there()
     sql(&format!("DROP SCHEMA {name} CASCADE; DROP ROLE {user}"));
 }
 
+/// Processes that open a new database at the same moment make its tables once, and one runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_open_a_new_database_at_once_make_its_tables_once() {
+    let own = or_skip!(Own::new());
+    let mut opening = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        opening.spawn(PostgresStore::open(own.options("postgres", "&runtime=one")));
+    }
+    let mut stores = Vec::new();
+    while let Some(opened) = opening.join_next().await {
+        stores.push(opened.expect("no panic").expect("a store"));
+    }
+    for (number, store) in (1_u64..).zip(&stores) {
+        assert_eq!(store.identity(), stores[0].identity());
+        let commit = crate::load::commit("opener", number, 0);
+        let made = store.commit(commit).await.expect("an append");
+        assert_eq!(made.positions.start, number);
+    }
+}
+
 /// The tables that opening makes are those of the text.
 #[tokio::test]
 async fn tables_of_a_later_version_and_other_tables_are_refused() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use postgres_for_tests::url_for_tests;
-use runtime::core::{Clock as _, Random as _, RuntimeId, SubmissionId};
+use runtime::core::{Clock as _, Random as _, RuntimeId, SubmissionId, Timestamp};
 use runtime::effects::PendingKind;
 use runtime::events::EventHub;
 use runtime::postgres::{PostgresOptions, PostgresStore};
@@ -24,6 +24,8 @@ use crate::suite::events;
 
 const CHILD: &str = "RUNTIME_TEST_SHARED_CHILD";
 const WORKERS: u64 = 6;
+/// E5: a lease of ten seconds, and the looks of whoever takes over.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(15);
 
 /// Seconds of load; more by `AGENT_RUNTIME_SHARED_SECONDS`.
 fn load_seconds() -> u64 {
@@ -157,6 +159,7 @@ async fn r3_processes_take_over_from_the_killed() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+    let killed = SystemClock::new().now();
     // One more process finds all of them dead.
     let last = open(&url, &ledger).await;
     let took = end_everything(&last).await;
@@ -166,6 +169,9 @@ async fn r3_processes_take_over_from_the_killed() {
     }
     let log = events(last.store()).await;
     let head = log.last().unwrap().position;
+    let resumed = taken_over(&log, killed);
+    let slowest = resumed.iter().max().copied().unwrap_or_default();
+    assert!(slowest <= TAKE_OVER_MAX, "taken over after {slowest:?}");
     last.close().await.unwrap();
     for follower in followers {
         let seen = follower.await.unwrap();
@@ -187,14 +193,29 @@ async fn r3_processes_take_over_from_the_killed() {
         turns.len()
     );
     println!(
-        "{kills} kills, {} turns; what the last had left ended in {took:?}",
-        turns.len()
+        "{kills} kills, {} turns; {} were open at the last kill, taken over within {slowest:?}, \
+         ended in {took:?}",
+        turns.len(),
+        resumed.len()
     );
     println!(
         "R3-processes {} 0 {:.1}",
         turns.len(),
         started.elapsed().as_secs_f64()
     );
+}
+
+/// How long after the kill each turn that was being driven went on, on the same machine's clock.
+fn taken_over(log: &[RuntimeEvent], killed: Timestamp) -> Vec<Duration> {
+    let after = log.iter().filter(|event| event.time >= killed);
+    let resumed = after.filter(|event| {
+        let was = &event.draft.payload["was"];
+        *event.kind() == EventKind::TurnResumed && was.to_string().contains("running")
+    });
+    let since = |event: &RuntimeEvent| event.time.as_millis() - killed.as_millis();
+    resumed
+        .map(|event| Duration::from_millis(since(event)))
+        .collect()
 }
 
 /// Sees every position of the log until the runtime is closed by the last process.

@@ -121,6 +121,54 @@ pub(crate) async fn w6_inputs_of_a_busy_worker_run_in_order_one_at_a_time(place:
     runtime.close().await.unwrap();
 }
 
+/// Turns beyond what an instance drives at once wait until there is room; one that is parked takes
+/// none.
+pub(crate) async fn w6_turns_beyond_the_limit_wait(place: &dyn Place) {
+    let world = Desk::new();
+    let mut parts = world.parts(place.open().await);
+    parts.config.turns_max = 2;
+    let runtime = Runtime::open(parts).await.unwrap();
+    let mut workers = Vec::new();
+    for number in 0..5 {
+        workers.push(runtime.worker(&format!("desk-{number}")).await.unwrap());
+    }
+    let started = async || {
+        let events = events(runtime.store()).await;
+        let started = events
+            .iter()
+            .filter(|event| *event.kind() == EventKind::TurnStarted);
+        let who = started.map(|event| event.draft.session.clone().unwrap().to_string());
+        who.collect::<Vec<_>>()
+    };
+    // The first parks and holds nobody up.
+    workers[0].send(GOLDEN).await.unwrap();
+    runtime.settled().await;
+    for worker in &workers[1..3] {
+        worker.send(GATED).await.unwrap();
+        world.gate.entered().await;
+    }
+    for worker in &workers[3..] {
+        worker.send(GATED).await.unwrap();
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(started().await, ["desk-0", "desk-1", "desk-2"]);
+    for number in 4..6 {
+        world.gate.pass(1);
+        world.gate.entered().await;
+        assert_eq!(started().await.len(), number);
+    }
+    // Answered, the first waits for its turn as well.
+    approve_all(&runtime).await;
+    assert_eq!(world.ledger().len(), 0);
+    world.gate.pass(2);
+    runtime.settled().await;
+    assert_eq!(world.ledger().len(), 1);
+    assert_eq!(ends(&events(runtime.store()).await).len(), 5);
+    runtime.close().await.unwrap();
+}
+
 pub(crate) async fn w6_inputs_of_a_parked_worker_run_in_order(place: &dyn Place) {
     let world = Desk::new();
     let runtime = world.open_worker(place).await;
