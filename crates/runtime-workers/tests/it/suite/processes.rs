@@ -276,7 +276,7 @@ pub(crate) async fn e15_an_unknown_function_is_left_alone(place: &dyn Place) {
     }
     runtime.settled().await;
     runtime.close().await.unwrap();
-    let mut parts: RuntimeParts = world.parts(place.open());
+    let mut parts: RuntimeParts = world.parts(place.open().await);
     parts.functions = Functions::default();
     let runtime = Runtime::open(parts).await.unwrap();
     runtime.settled().await;
