@@ -213,7 +213,7 @@ pub(crate) async fn w4_a_request_is_checked_before_anything_is_written(place: &d
 /// C7: parts that do not fit are refused before anything is written, all of them at once.
 pub(crate) async fn c7_parts_that_do_not_fit_are_named_at_once(place: &dyn Place) {
     let world = Desk::new();
-    let store = place.open();
+    let store = place.open().await;
     let mut parts = world.parts(std::sync::Arc::clone(&store));
     parts.tier_min = Tier::Replicated;
     parts.config.workflows.running_max = 0;
