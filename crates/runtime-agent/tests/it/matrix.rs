@@ -102,7 +102,7 @@ fn kind(name: &str) -> EventKind {
 }
 
 /// What outlives the processes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct World {
     desk: Arc<EffectJournal>,
     child: Arc<EffectJournal>,
@@ -112,6 +112,21 @@ struct World {
     given: Arc<Mutex<Option<Delegation>>>,
     /// Whether appending twice is declared harmless: the planted fault.
     planted: bool,
+    attachments: MemoryStore,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            desk: Arc::default(),
+            child: Arc::default(),
+            ledger: Arc::default(),
+            made: Arc::default(),
+            given: Arc::default(),
+            planted: false,
+            attachments: MemoryStore::new("example".parse().unwrap()),
+        }
+    }
 }
 
 /// One life of the process.
@@ -363,7 +378,6 @@ impl World {
             .with_intents()
             .living(lifetime);
         let agent = self.agent(life);
-        let store = MemoryStore::new("example".parse().unwrap());
         let delegates: Arc<dyn Delegates> = Arc::new(OneChild(Arc::clone(&self.given)));
         let start = TurnStart::new(
             who.parse().unwrap(),
@@ -377,7 +391,7 @@ impl World {
             history: History::default(),
             agent: &agent,
             controller: &controller,
-            attachments: &store,
+            attachments: &self.attachments,
             live: &Unwatched,
             clock: &SimulatedClock::new(Default::default()),
             completions: None,

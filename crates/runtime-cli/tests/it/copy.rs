@@ -1,6 +1,6 @@
 //! Moving a runtime between a directory and a database (S7).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use runtime::core::{Clock as _, Random as _};
 use runtime::effects::{LeaseConfig, LeaseKeeper};
@@ -45,13 +45,20 @@ fn lines(home: &Home) -> BTreeSet<String> {
         let mut value: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
         match value["type"].as_str() {
             Some("store") => value["lineage"] = "".into(),
-            Some("event") if value["erased"] == true => value["time"] = 0.into(),
+            // Of what was removed PostgreSQL keeps the place alone; that it closed its stream
+            // stands with the stream.
+            Some("event") if value["erased"] == true => {
+                value["time"] = 0.into();
+                value["closes"] = false.into();
+            }
             _ => {}
         }
         if let Some(attachments) = value["attachments"].as_array_mut() {
             attachments.sort_by_key(ToString::to_string);
         }
-        value.to_string()
+        // In one order, whatever the order of a map is.
+        let members: BTreeMap<_, _> = value.as_object().into_iter().flatten().collect();
+        serde_json::to_string(&members).expect("a line of JSON")
     });
     lines.collect()
 }
