@@ -371,11 +371,10 @@ impl Instance {
                 Ok(true)
             }
             // It is taken when the worker, or the runtime, goes on.
-            Err(RuntimeError::WorkerNotRunning { status, .. })
-                if status == WorkerStatus::Stopped =>
-            {
-                Ok(false)
-            }
+            Err(RuntimeError::WorkerNotRunning {
+                status: WorkerStatus::Stopped,
+                ..
+            }) => Ok(false),
             Err(RuntimeError::Stopped) => Ok(false),
             // Its event in the session's stream tells what was said.
             Err(RuntimeError::WorkerNotRunning { .. } | RuntimeError::UnknownWorker { .. }) => {
@@ -407,9 +406,10 @@ impl Instance {
         match self.begin_session_turn(&view.registration, None).await {
             Ok(_) => Ok(()),
             // It begins when the worker, or the runtime, goes on.
-            Err(RuntimeError::WorkerNotRunning { status, .. })
-                if status == WorkerStatus::Stopped =>
-            {
+            Err(RuntimeError::WorkerNotRunning {
+                status: WorkerStatus::Stopped,
+                ..
+            }) => {
                 self.background
                     .notes
                     .due()

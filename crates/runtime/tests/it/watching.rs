@@ -104,7 +104,7 @@ async fn v9_an_authoriser_given_to_the_builder_sees_each_subscription() {
         ),
         (Topic::Runtime, false),
     ] {
-        let subscription = Subscription::new(topic.clone(), start.clone()).on_behalf_of("desk");
+        let subscription = Subscription::new(topic.clone(), start).on_behalf_of("desk");
         let mut stream = runtime.events().subscribe_with(subscription);
         match stream.next().await.unwrap() {
             Ok(item) => {
