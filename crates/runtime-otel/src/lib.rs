@@ -5,10 +5,11 @@
 //! call and `execute_tool` for each call of a tool. This crate takes them to a collector, over
 //! HTTP with protobuf bodies. What was said is in no span, unless an agent asks for content.
 //!
-//! ```no_run
-//! # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+//! ```
 //! use runtime_otel::{OtlpConfig, SpanExport};
 //!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let export = SpanExport::start(&OtlpConfig::new("http://127.0.0.1:4318"))?;
 //! export.install()?;
 //! // … the program, and at its end, so that the last spans are sent:
