@@ -263,7 +263,7 @@ pub enum Resolution {
 pub struct LlmCall {
     /// The model, as its provider names it.
     pub model: String,
-    /// The chain digest over the conversation ([`Message::chained`]).
+    /// The chain digest over the conversation ([`Message::chained`](crate::Message::chained)).
     pub context: Digest,
     /// How many messages the chain names.
     pub messages: u32,

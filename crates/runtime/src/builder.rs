@@ -214,7 +214,8 @@ impl Builder {
     /// use runtime::effects::{Failure, WorkflowContext};
     ///
     /// async fn double(context: WorkflowContext, number: u64) -> Result<u64, Failure> {
-    ///     context.step("double", || async move { Ok::<_, Failure>(number * 2) }).await
+    ///     let doubled = context.step("double", || async move { Ok::<_, Failure>(number * 2) });
+    ///     Ok(doubled.await?)
     /// }
     ///
     /// # let model = runtime::model::ScriptedModel::new("scripted", vec![]);
