@@ -7,8 +7,6 @@ use anyhow::Result;
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
-use crate::services;
-
 /// What is measured; each is a bench target of `runtime` of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Group {
@@ -16,8 +14,6 @@ pub(crate) enum Group {
     Append,
     /// Durable steps, by the number of turns that run at once.
     Step,
-    /// Durable steps on PostgreSQL, beside DBOS for Rust on the same server; a workspace of its own.
-    Postgres,
 }
 
 impl Group {
@@ -25,7 +21,6 @@ impl Group {
         match self {
             Self::Append => "append",
             Self::Step => "step",
-            Self::Postgres => "postgres",
         }
     }
 }
@@ -39,14 +34,6 @@ pub(crate) fn run(shell: &Shell, groups: &[Group], is_quick: bool) -> Result<()>
     };
     let quick = is_quick.then_some("--quick");
     for group in groups {
-        if matches!(group, Group::Postgres) {
-            services::with(shell, |shell| {
-                let manifest = "benches/postgres/Cargo.toml";
-                cmd!(shell, "cargo run --release --manifest-path {manifest} --target-dir target/peers -- {quick...}").run()?;
-                Ok(())
-            })?;
-            continue;
-        }
         let target = group.target();
         cmd!(
             shell,
