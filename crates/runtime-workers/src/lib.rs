@@ -46,6 +46,7 @@ mod deployment;
 mod details;
 mod diagnostic;
 mod drive;
+mod ending;
 mod entity;
 mod error;
 mod handle;
