@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -127,6 +128,18 @@ impl Home {
             rulings += 1;
         }
         rulings
+    }
+}
+
+/// How long real processes may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks until it is so. What is looked at is another process, so there is no clock to move.
+pub(crate) fn wait_until(so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "it never came about");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -175,14 +175,15 @@ fn s7_an_open_runtime_is_not_copied() {
         let keeper = LeaseKeeper::new(Arc::new(store), clock, Arc::new(SystemRandom), terms);
         Arc::new(keeper.expect("terms that can be kept"))
     });
+    // From here on it is held.
+    tasks.block_on(keeper.beat()).expect("a beat");
     let beating = Arc::clone(&keeper);
     let beats = tasks.spawn(async move {
         loop {
-            beating.beat().await.expect("a beat");
             tokio::time::sleep(LeaseConfig::default().renew_every).await;
+            beating.beat().await.expect("a beat");
         }
     });
-    std::thread::sleep(std::time::Duration::from_millis(300));
     let refused = target
         .run(&["copy", "--from", &url, "--to", &to, "--json"])
         .expect(1)

@@ -4,12 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use runtime_testkit::{ProviderResponse, ProviderServer};
 use serde_json::{Value, json};
 
-use crate::command_line::{Ended, Home, text};
+use crate::command_line::{Ended, Home, PATIENCE, text, wait_until};
 
 /// A tool server of the older era in a few lines: it lists what is in `tools.json`, and notes who
 /// it is. With `stubborn` there it goes on when its owner is gone; with `leaves` it leaves
@@ -32,9 +32,6 @@ while IFS= read -r line; do
 done
 if [ -f stubborn ]; then exec sleep 600; fi
 "#;
-
-/// How long real processes may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A home with one configured server, `files`.
 struct Site {
@@ -124,14 +121,6 @@ impl Site {
 
 fn tool(name: &str, description: &str) -> Value {
     json!({"name": name, "description": description, "inputSchema": {"type": "object"}})
-}
-
-fn wait_until(so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < PATIENCE, "it never came about");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// A model that answers at once and remembers what it was offered.

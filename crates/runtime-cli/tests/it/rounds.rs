@@ -1,11 +1,12 @@
 //! A tool that asks back: the process may die between the rounds of its questions (M9).
 
+use std::cell::RefCell;
 use std::fs;
 
 use runtime_testkit::{ProviderResponse, ProviderServer};
 use serde_json::{Value, json};
 
-use crate::command_line::{Home, completed, text};
+use crate::command_line::{Home, completed, text, wait_until};
 
 /// A tool server of the newer era in a few lines. `book` asks who travels, then where to, and is
 /// done when it has heard both; it notes each call that reaches it.
@@ -115,24 +116,20 @@ fn borrowed(arguments: &[String]) -> Vec<&str> {
 
 /// What waits, once it asks this.
 fn until_asked(home: &Home, question: &str) -> Value {
-    let start = std::time::Instant::now();
-    loop {
+    let found = RefCell::new(Value::Null);
+    wait_until(|| {
         // The store may not be there yet.
         let ended = home.run(&["pending", "--json"]);
-        let pending = if ended.code == Some(0) {
-            ended.json()
-        } else {
-            Vec::new()
+        let pending = match ended.code {
+            Some(0) => ended.json(),
+            _ => Vec::new(),
         };
-        let found = pending.into_iter().find(|item| {
+        let asks = |item: &&Value| {
             let asks = item["asks"].as_str();
             asks.is_some_and(|asks| asks.contains(question))
-        });
-        if let Some(found) = found {
-            return found;
-        }
-        let patience = std::time::Duration::from_secs(60);
-        assert!(start.elapsed() < patience, "{question} was never asked");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+        };
+        *found.borrow_mut() = pending.iter().find(asks).cloned().unwrap_or_default();
+        !found.borrow().is_null()
+    });
+    found.into_inner()
 }

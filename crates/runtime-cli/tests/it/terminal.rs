@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::command_line::Home;
+use crate::command_line::{Home, wait_until};
 
 /// A terminal of its own, ended with the value.
 struct Terminal {
@@ -103,12 +103,8 @@ fn u4_watch_shows_what_waits_and_a_key_answers_it() {
     };
     // Another process runs the turn and waits for whoever answers.
     let mut child = home.spawn(&["demo", "--wait"]);
-    let started = Instant::now();
     // At first there is not even a store.
-    while home.run(&["pending"]).stdout.is_empty() {
-        assert!(started.elapsed() < Duration::from_secs(60), "nothing waits");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until(|| !home.run(&["pending"]).stdout.is_empty());
     terminal.line(&format!("{} watch", program(&home)));
     let screen = terminal.until(&["1 waiting", "> approval", "append_ledger", "a approve"]);
     assert!(screen.contains("demo"), "{screen}");

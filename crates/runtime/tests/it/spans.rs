@@ -78,6 +78,17 @@ fn agent() -> Agent {
     agent.tool(Arc::new(look)).tool(Arc::new(fail)).build()
 }
 
+/// Drives a turn to its end, with the export in force.
+async fn one_turn(export: &SpanExport) {
+    let _in_force = tracing::dispatcher::set_default(&export.dispatch());
+    let builder = runtime::builder().memory().agent(agent());
+    let runtime = builder.open().await.unwrap();
+    let desk = runtime.worker("desk").await.unwrap();
+    let answer = desk.ask("a private question").await.unwrap();
+    assert_eq!(answer, "a private answer");
+    runtime.close().await.unwrap();
+}
+
 /// T7: a collector gets every span of a turn: one of the turn, and in it one for each model call
 /// and each tool call; in one trace, named as the conventions say, and with nothing that was said.
 #[tokio::test]
@@ -86,20 +97,7 @@ async fn t7_a_collector_gets_every_span_of_a_turn_and_nothing_that_was_said() {
     let mut config = OtlpConfig::new(collector.start().await);
     config.service_name = Some("the desk".to_owned());
     let export = SpanExport::start(&config).unwrap();
-    let in_force = tracing::dispatcher::set_default(&export.dispatch());
-    let runtime = runtime::builder()
-        .memory()
-        .agent(agent())
-        .open()
-        .await
-        .unwrap();
-    let desk = runtime.worker("desk").await.unwrap();
-    assert_eq!(
-        desk.ask("a private question").await.unwrap(),
-        "a private answer"
-    );
-    runtime.close().await.unwrap();
-    drop(in_force);
+    one_turn(&export).await;
     export.close().await.unwrap();
 
     let spans = collector.spans();
@@ -153,20 +151,7 @@ async fn t7_a_collector_that_is_away_is_told_of_and_holds_up_nothing() {
     let config = OtlpConfig::new(format!("http://{}", listener.local_addr().unwrap()));
     drop(listener);
     let export = SpanExport::start(&config).unwrap();
-    let in_force = tracing::dispatcher::set_default(&export.dispatch());
-    let runtime = runtime::builder()
-        .memory()
-        .agent(agent())
-        .open()
-        .await
-        .unwrap();
-    let desk = runtime.worker("desk").await.unwrap();
-    assert_eq!(
-        desk.ask("are you there?").await.unwrap(),
-        "a private answer"
-    );
-    runtime.close().await.unwrap();
-    drop(in_force);
+    one_turn(&export).await;
     let error = export.close().await.expect_err("nobody listens");
     assert_eq!(error.code(), "span_export_not_sent");
 }
