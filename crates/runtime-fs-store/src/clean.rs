@@ -7,14 +7,15 @@ use std::io;
 use serde::Serialize;
 
 use crate::base::{BaseWriter, FramePlace, Origins};
+use crate::checkpoints::Checkpoints;
 use crate::frame::{Header, Place, StoreTag, flag};
 use crate::fs;
-use crate::index::Survey;
 use crate::layout::{ASIDE, Layout, SEGMENTS};
 use crate::log::Sealed;
 use crate::record::{Extent, Kept, Seen, read_commit, walk, write_over};
 use crate::segment::{BASE, BaseHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, scan};
 use crate::shared::Shared;
+use crate::snapshot::Survey;
 
 /// A base grows no further than this; what comes after waits for a later one.
 const BASE_BYTES_MAX: usize = 1 << 31;
@@ -55,6 +56,7 @@ struct Source {
 struct Cleaning<'a, P> {
     layout: &'a Layout,
     shared: &'a Shared,
+    checkpoints: &'a Checkpoints,
     tag: StoreTag,
     survey: Survey,
     sealed: Sealed,
@@ -67,14 +69,22 @@ struct Cleaning<'a, P> {
 pub(crate) fn clean<P: FnMut(Progress)>(
     layout: &Layout,
     shared: &Shared,
+    checkpoints: &Checkpoints,
     sealed: Sealed,
     options: CleanOptions,
     progress: P,
 ) -> io::Result<CleanReport> {
-    let survey = shared.read_index().survey();
+    let (snapshot, remembered) = {
+        let index = shared.read_index();
+        let remembered = index.memory().entries.keys().copied().collect();
+        (index.snapshot(), remembered)
+    };
+    let survey = snapshot.survey(remembered)?;
+    drop(snapshot);
     let mut cleaning = Cleaning {
         layout,
         shared,
+        checkpoints,
         tag: shared.segments.tag,
         survey,
         sealed,
@@ -222,6 +232,11 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
         }
         let directory = self.layout.path(SEGMENTS);
         fs::write_whole(&directory, &Layout::segment_name(last | BASE), &bytes)?;
+        let lies_on_checkpoint = self.shared.read_index().below().is_some();
+        if lies_on_checkpoint {
+            // What the checkpoint says of the files before is not true of the base.
+            self.checkpoints.write(self.sealed.current - 1)?;
+        }
         // Readers look into the base from now on; nothing else names what is removed then.
         self.shared.write_index().move_to(&moves);
         self.report.segments_removed += self.layout.remove_covered(last)?;
@@ -268,7 +283,7 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
                 payload,
                 header.first_position,
                 |seen| match seen {
-                    Seen::Put(at, put) if self.survey.rows.contains_key(&at) => {
+                    Seen::Put(at, put) if self.survey.rows.contains(&at) => {
                         kept.rows.push(put);
                         origins.rows.push(at);
                     }
@@ -351,7 +366,7 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
                 payload,
                 header.first_position,
                 |seen| match seen {
-                    Seen::Put(at, _) if !self.survey.rows.contains_key(&at) => dead.push(at),
+                    Seen::Put(at, _) if !self.survey.rows.contains(&at) => dead.push(at),
                     Seen::Event(at, event) if self.is_dead(&event) => dead.push(at),
                     _ => {}
                 },

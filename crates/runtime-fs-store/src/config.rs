@@ -20,7 +20,10 @@ pub struct FsLimits {
     pub segment_bytes_first: u64,
     /// The size at which no segment grows any more.
     pub segment_bytes_max: u64,
-    /// Segment files held open for reading.
+    /// How many bytes of full segments are not in a checkpoint before one is written; more once
+    /// checkpoints are larger than that.
+    pub checkpoint_bytes: u64,
+    /// Segment files held open for reading, and as many sidecars.
     pub open_segments_max: usize,
     /// How long nothing is written before a mark is, so that a store at rest has no ambiguous
     /// tail (S4).
@@ -37,6 +40,7 @@ impl Default for FsLimits {
             group_bytes_max: 4 * 1024 * 1024,
             segment_bytes_first: 1024 * 1024,
             segment_bytes_max: 64 * 1024 * 1024,
+            checkpoint_bytes: 8 * 1024 * 1024,
             open_segments_max: 64,
             idle_mark: Duration::from_secs(1),
             follow_interval: Duration::from_millis(100),

@@ -8,9 +8,11 @@ use runtime_testkit::SeededRandom;
 
 use crate::frame::{Header, Place, StoreTag};
 use crate::layout::{Format, seal, unseal};
+use crate::memory::CommitMemory;
 use crate::record::{Extent, read_commit, read_event, sealed_record, walk, write_over};
 use crate::segment::{BaseHeader, SegmentHeader, scan};
-use crate::{hint, inbox, keys};
+use crate::table::Table;
+use crate::{checkpoint, hint, inbox, keys};
 
 /// As many for each decoder, or `FS_STORE_TIMES` as many.
 fn cases() -> u64 {
@@ -132,6 +134,16 @@ fn r13_base_headers() {
         if let Some(read) = BaseHeader::from_bytes(TAG, 2, bytes) {
             assert_eq!(read, header);
         }
+    });
+}
+
+/// Behind checksums that are right, as a writer with a mistake would leave them.
+#[test]
+fn r13_checkpoints() {
+    feed("checkpoint", &checkpoint::parts_to_decode(), |bytes| {
+        checkpoint::decode_everything(bytes);
+        let _any = CommitMemory::default().read_part(bytes, 8);
+        let _any = Table::decode(bytes);
     });
 }
 

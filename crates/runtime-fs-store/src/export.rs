@@ -72,7 +72,7 @@ impl Export<'_> {
                 while let Some(commit) =
                     commits.next_if(|commit| commit.first_position <= event.position.0)
                 {
-                    self.commit(&commit, view.pruned)?;
+                    self.commit(&commit)?;
                 }
                 self.line(&ExportLine::Event(ExportedEvent::from(event)))?;
                 self.report.events += 1;
@@ -85,7 +85,7 @@ impl Export<'_> {
             progress(Progress { done, total });
         }
         for commit in commits {
-            self.commit(&commit, view.pruned)?;
+            self.commit(&commit)?;
         }
         for end in view.streams {
             self.line(&ExportLine::Stream {
@@ -105,25 +105,19 @@ impl Export<'_> {
     }
 
     /// Writes a commit, and the places of its events that are not served.
-    fn commit(&mut self, commit: &CommitListing, pruned: u64) -> Result<(), MaintenanceError> {
-        let positions = commit.first_position..;
-        let stubs = positions
-            .zip(&commit.events)
-            .take_while(|(position, _)| *position <= pruned);
-        let stubs: Vec<_> = stubs.collect();
-        let served = commit.events.len() - stubs.len();
+    fn commit(&mut self, commit: &CommitListing) -> Result<(), MaintenanceError> {
         self.line(&ExportLine::Commit {
             id: commit.id,
             content: commit.content,
             first_position: commit.first_position,
-            events: u32::try_from(commit.events.len()).unwrap_or(u32::MAX),
-            following: u32::try_from(stubs.len() + served).unwrap_or(u32::MAX),
+            events: u32::try_from(commit.events).unwrap_or(u32::MAX),
+            following: u32::try_from(commit.events).unwrap_or(u32::MAX),
             remembered: commit.remembered,
             attachments: commit.attachments.clone(),
             scopes: commit.scopes.clone(),
         })?;
-        for (position, at) in stubs {
-            let mut event = self.store.event_at(position, *at)?;
+        for (position, at) in &commit.stubs {
+            let mut event = self.store.event_at(*position, *at)?;
             event.erased = true;
             event.body = [].into();
             self.line(&ExportLine::Event(ExportedEvent::from(&event)))?;
@@ -136,7 +130,7 @@ impl Export<'_> {
             let mut after = None;
             loop {
                 let query = RowQuery::space(&space);
-                let page = self.store.rows_now(&query, Page::after(after, PAGE))?;
+                let page = self.store.rows_now(&query, &Page::after(after, PAGE))?;
                 for row in page.rows {
                     self.line(&ExportLine::Row {
                         space: row.key.space.to_string(),

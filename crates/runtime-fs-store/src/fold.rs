@@ -1,5 +1,8 @@
 //! Reading the log: which bytes count, which are a torn tail, which are damage (S4).
 
+use std::sync::Arc;
+
+use crate::checkpoint::{Checkpoint, Remembered};
 use crate::frame::{Header, Place, StoreTag, flag};
 use crate::index::Index;
 use crate::layout::{Layout, SEGMENTS};
@@ -70,6 +73,30 @@ impl Fold {
         }
     }
 
+    /// Goes on after a checkpoint.
+    pub(crate) fn after(
+        tag: StoreTag,
+        remembered_max: usize,
+        checkpoint: Arc<Checkpoint>,
+        remembered: Remembered,
+    ) -> Self {
+        let sealed = checkpoint.sealed;
+        Self {
+            number: sealed.last_frame,
+            incarnation: sealed.incarnation,
+            buffered: sealed.buffered,
+            closed: false,
+            index: Index::after(checkpoint, remembered),
+            ..Self::new(tag, remembered_max)
+        }
+    }
+
+    /// Begins at a frame, as if nothing were before it.
+    pub(crate) fn begin_at(&mut self, first_frame: u64, first_position: u64) {
+        self.number = first_frame.saturating_sub(1);
+        self.index.begin_at(first_position);
+    }
+
     /// Says why nothing may be written, if so: something is lost of which nothing is known.
     pub(crate) fn read_only(&self) -> Option<String> {
         self.damage.iter().find_map(|damage| match damage {
@@ -86,7 +113,10 @@ impl Fold {
             Damage::UnknownRecord { record, schema, .. } => Some(format!(
                 "it holds records of kind {record} schema {schema}; open it with a later version"
             )),
-            Damage::Payload { .. } | Damage::LostTail { .. } | Damage::Attachment { .. } => None,
+            Damage::Payload { .. }
+            | Damage::LostTail { .. }
+            | Damage::Attachment { .. }
+            | Damage::Cache { .. } => None,
         })
     }
 
@@ -260,7 +290,7 @@ fn place_of(damage: &Damage) -> String {
         Damage::LostTail {
             segment, offset, ..
         } => format!("{} after byte {offset}", segment_file(*segment)),
-        Damage::Attachment { file } => file.clone(),
+        Damage::Attachment { file } | Damage::Cache { file } => file.clone(),
     }
 }
 

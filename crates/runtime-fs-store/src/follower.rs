@@ -1,15 +1,17 @@
 //! Reading beside a writer, or without one: only what is published, never writing (S8).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use runtime_store::ReadError;
 
+use crate::checkpoint::Checkpoint;
 use crate::error::OpenError;
 use crate::frame::StoreTag;
 use crate::hint;
+use crate::history::History;
 use crate::index::Index;
-use crate::layout::Layout;
+use crate::layout::{CHECKPOINTS, Layout};
 use crate::replay::{Reader, Replay, replay};
 use crate::segments::{Segments, is_gone};
 
@@ -22,6 +24,7 @@ pub(crate) struct Follower {
     frozen: AtomicBool,
     replay: Mutex<Replay>,
     pub(crate) segments: Segments,
+    pub(crate) history: History,
 }
 
 impl Follower {
@@ -34,6 +37,7 @@ impl Follower {
     ) -> Self {
         Self {
             segments: Segments::new(layout.clone(), tag, open_segments_max),
+            history: History::new(layout.clone(), tag, open_segments_max, false),
             layout,
             tag,
             remembered_max,
@@ -69,6 +73,7 @@ impl Follower {
         let fresh = replay(&self.layout, self.tag, self.remembered_max, reader, hint);
         let fresh = fresh.map_err(read_error)?;
         self.segments.forget_files();
+        self.history.forget();
         *self.lock() = fresh;
         Ok(())
     }
@@ -78,8 +83,38 @@ impl Follower {
             return Ok(());
         }
         match hint::read(&self.layout) {
-            Some(hint) if hint.end > replay.end => replay.follow(&self.layout, self.tag, hint),
+            Some(hint) if hint.end > replay.end => {
+                let segment = replay.end.segment;
+                replay.follow(&self.layout, self.tag, hint)?;
+                if hint.end.segment > segment {
+                    self.lie_on_checkpoint(replay);
+                }
+                Ok(())
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// Lets what is read lie on the writer's latest checkpoint, so that it does not grow with what
+    /// is followed.
+    fn lie_on_checkpoint(&self, replay: &mut Replay) {
+        let known = replay.fold.index.below();
+        let known = known.map_or(0, |below| below.sealed.number);
+        let latest = self.layout.checkpoints().unwrap_or_default();
+        let latest = latest.first().copied().unwrap_or_default();
+        if latest <= known || latest >= replay.end.segment {
+            return;
+        }
+        let opened = Checkpoint::open(&self.layout.path(CHECKPOINTS), self.tag, latest);
+        let checked = opened.and_then(|opened| opened.check().map(|()| opened));
+        let base = replay.base.unwrap_or_default();
+        // Another base is told by a file that is missing; then everything is read anew.
+        if let Ok(checkpoint) = checked
+            && checkpoint.sealed.base == base
+            && replay.fold.damage.is_empty()
+        {
+            replay.fold.index.rebase(Arc::new(checkpoint));
+            self.history.forget();
         }
     }
 

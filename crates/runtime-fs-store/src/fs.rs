@@ -279,6 +279,8 @@ pub(crate) mod fault {
         RemovesFirst,
         /// After a cleaning that failed the next one begins from whatever base has a name.
         CleansOn,
+        /// A segment is sealed, and so handed to a checkpoint, before it is synced.
+        SealsUnsynced,
         /// An operation fails.
         Fails(Failure),
     }

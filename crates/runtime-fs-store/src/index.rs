@@ -1,27 +1,34 @@
-//! What the log folds to, in memory: rows whole, events by where they are. Pure.
+//! What the log folds to: what came since a checkpoint is in memory, what it holds is looked up
+//! there. Rows are without their bodies, events by where they are. Pure, but for old puts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::ops::{Bound, Range};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
-use runtime_store::{EventPlace, Page, Position, Removal, RetentionUnit, RowKey, RowQuery, Seq};
+use runtime_store::{EventPlace, Page, Position, Removal, RowKey};
 
+use crate::checkpoint::{Checkpoint, Remembered};
+use crate::memory::{CommitEntry, CommitMemory};
 use crate::record::{Applied, AppliedEvent, Extent, RowEdit, StreamEnd};
+use crate::rows::{Lookup, RowEntry, Rows};
+use crate::segment::BASE;
+use crate::snapshot::Snapshot;
+use crate::streams::{Stream, StreamTail, Streams};
+use crate::units::Unit;
 
 /// The state that readers see: that of the durable part of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    rows: BTreeMap<RowKey, RowEntry>,
-    /// The spaces that ever had a row, for `Retire`: a few constant words.
-    spaces: BTreeSet<Arc<str>>,
-    due: BTreeSet<(Arc<str>, Timestamp, RowKey)>,
+    /// Everything up to a sealed segment.
+    below: Option<Arc<Checkpoint>>,
+    rows: Rows,
     /// The events after `before`; the one at index `i` has position `before + i + 1`.
     events: Vec<Extent>,
-    /// Events up to here are not served and not looked for by position.
+    /// Events up to here are pruned, or the checkpoint knows where they are.
     before: u64,
-    streams: HashMap<StreamKey, Stream>,
+    streams: Streams,
     memory: CommitMemory,
     /// The scopes and streams that damage has touched, with where it is.
     damaged: BTreeMap<String, String>,
@@ -30,43 +37,28 @@ pub(crate) struct Index {
     erased: Erased,
     units: Vec<Unit>,
     namings: Vec<Naming>,
+    witness: Option<Witness>,
 }
 
-/// A commit, for an export.
-#[derive(Debug)]
-pub(crate) struct CommitListing {
+/// A commit by which a log is told from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Witness {
+    /// Its first record.
+    pub(crate) at: Extent,
     pub(crate) id: CommitId,
     pub(crate) content: Digest,
-    pub(crate) first_position: u64,
-    pub(crate) events: Vec<Extent>,
-    pub(crate) remembered: bool,
-    pub(crate) attachments: Vec<Digest>,
-    pub(crate) scopes: Vec<ScopeId>,
-}
-
-/// What is alive, for a cleaning.
-#[derive(Debug)]
-pub(crate) struct Survey {
-    pub(crate) pruned: u64,
-    pub(crate) erased: Erased,
-    pub(crate) rows: HashMap<Extent, (RowKey, RowEntry)>,
-    /// The positions of the events of rows.
-    pub(crate) events: HashSet<u64>,
-    pub(crate) remembered: HashSet<CommitId>,
-    pub(crate) streams: Vec<StreamEnd>,
-    /// Attachments, with the scopes that hold them.
-    pub(crate) namings: Vec<(Vec<Digest>, Vec<ScopeId>)>,
 }
 
 /// What a commit named attachments for.
-#[derive(Debug)]
-struct Naming {
-    commit: CommitId,
-    content: Digest,
-    attachments: Vec<Digest>,
-    events: Vec<(Position, Vec<EventPlace>)>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Naming {
+    pub(crate) segment: u32,
+    pub(crate) commit: CommitId,
+    pub(crate) content: Digest,
+    pub(crate) attachments: Vec<Digest>,
+    pub(crate) events: Vec<(Position, Vec<EventPlace>)>,
     /// The scopes of the rows that it put.
-    scopes: Vec<ScopeId>,
+    pub(crate) scopes: Vec<ScopeId>,
 }
 
 /// The streams whose events up to a position were erased. Whoever reads takes a copy of the
@@ -75,144 +67,78 @@ struct Naming {
 pub(crate) struct Erased(Arc<HashMap<StreamKey, u64>>);
 
 impl Erased {
+    pub(crate) fn new(erased: HashMap<StreamKey, u64>) -> Self {
+        Self(Arc::new(erased))
+    }
+
     /// Says whether an event of these places is a stub.
     pub(crate) fn has(&self, position: Position, places: &[EventPlace]) -> bool {
         let up_to = |place: &EventPlace| self.0.get(&place.stream).copied().unwrap_or_default();
         !self.0.is_empty() && places.iter().any(|place| up_to(place) >= position.0)
     }
-}
 
-/// The events of one segment, for retention.
-#[derive(Debug, Clone, Copy)]
-struct Unit {
-    segment: u32,
-    first: u64,
-    last: u64,
-    newest: Timestamp,
-    bytes: u64,
-}
-
-/// A row without its body, which stays on the disk.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RowEntry {
-    pub(crate) version: u64,
-    /// The record that holds the body.
-    pub(crate) at: Extent,
-    /// The event that it was put with: its position, and where it is.
-    pub(crate) event: Option<(u64, Extent)>,
-    pub(crate) due: Option<Timestamp>,
-}
-
-/// An event that is damaged.
-const MISSING: Extent = Extent {
-    segment: 0,
-    offset: 0,
-    bytes: 0,
-};
-
-/// One stream.
-#[derive(Debug, Default)]
-pub(crate) struct Stream {
-    /// Those of its events that are served.
-    positions: VecDeque<u64>,
-    last: u64,
-    pub(crate) head: Seq,
-    pub(crate) closed: bool,
-    /// Events of it between these positions, exclusive, are damaged.
-    gaps: Vec<(u64, u64)>,
-}
-
-impl Stream {
-    pub(crate) fn last(&self) -> Position {
-        Position(self.last)
-    }
-
-    fn is_forgotten(&self, pruned: u64) -> bool {
-        self.closed && self.last().0 <= pruned
-    }
-}
-
-/// What is known of a commit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CommitEntry {
-    pub(crate) content: Digest,
-    pub(crate) positions: Range<u64>,
-    /// Its events and where they are; they are forgotten with it.
-    pub(crate) events: Box<[(EventId, Extent)]>,
-}
-
-/// The last commits, so that a repetition is told from a new commit.
-#[derive(Debug, Default)]
-struct CommitMemory {
-    entries: HashMap<CommitId, CommitEntry>,
-    /// The order they came in; the front is forgotten first.
-    order: VecDeque<CommitId>,
-    times: BTreeSet<(Timestamp, CommitId)>,
-    /// The events of the remembered commits (V1).
-    events: HashSet<EventId>,
-    has_forgotten: bool,
-}
-
-impl CommitMemory {
-    fn remember(&mut self, id: CommitId, entry: CommitEntry, max: usize) {
-        self.events.extend(entry.events.iter().map(|(id, _)| *id));
-        self.entries.insert(id, entry);
-        self.order.push_back(id);
-        if let Some(time) = id.timestamp() {
-            self.times.insert((time, id));
-        }
-        while self.order.len() > max {
-            let oldest = self.order.pop_front().expect("the length was checked");
-            self.forget(oldest);
-        }
-    }
-
-    fn forget(&mut self, id: CommitId) {
-        self.has_forgotten = true;
-        let entry = self.entries.remove(&id);
-        for (event, _) in entry.into_iter().flat_map(|entry| entry.events) {
-            self.events.remove(&event);
-        }
-        if let Some(time) = id.timestamp() {
-            self.times.remove(&(time, id));
-        }
-    }
-
-    /// A commit of this id may have been forgotten if it is older than all that are remembered.
-    ///
-    /// The latest forgotten time would not do as the bound. A wall clock that once jumped ahead
-    /// would leave one in the future, and one that stands still would leave one that every new
-    /// id equals.
-    fn may_have_forgotten(&self, id: &CommitId) -> bool {
-        let earliest = self.times.first().map(|&(time, _)| time);
-        self.has_forgotten && id.timestamp().is_some() && id.timestamp() < earliest
+    pub(crate) fn all(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        let all = self.0.iter();
+        all.map(|(stream, head)| (stream.as_str().to_owned(), *head))
     }
 }
 
 /// A page of events, still where they are.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct EventList {
     pub(crate) events: Vec<(u64, Extent)>,
-    pub(crate) next: u64,
     pub(crate) has_more: bool,
-    pub(crate) head: u64,
     /// The page stops before these positions, since they are damaged.
     pub(crate) damaged: Option<Range<u64>>,
 }
 
 impl Index {
+    /// Goes on after a checkpoint.
+    pub(crate) fn after(checkpoint: Arc<Checkpoint>, remembered: Remembered) -> Self {
+        let Remembered {
+            memory,
+            pruned,
+            erased,
+        } = remembered;
+        Self {
+            rows: Rows::in_spaces(checkpoint.spaces.clone()),
+            before: checkpoint.sealed.last_position,
+            witness: checkpoint.witness,
+            below: Some(checkpoint),
+            memory,
+            pruned,
+            erased,
+            ..Self::default()
+        }
+    }
+
+    /// What the index lies on.
+    pub(crate) fn below(&self) -> Option<&Arc<Checkpoint>> {
+        self.below.as_ref()
+    }
+
+    /// The last position that the checkpoint knows, or that is pruned.
+    pub(crate) fn before(&self) -> u64 {
+        self.before
+    }
+
     pub(crate) fn head(&self) -> u64 {
         self.before + self.events.len() as u64
     }
 
-    pub(crate) fn row(&self, key: &RowKey) -> Option<&RowEntry> {
-        self.rows.get(key)
+    pub(crate) fn rows(&self) -> &Rows {
+        &self.rows
     }
 
-    /// Returns what is known of a stream; a closed one is forgotten with its last event.
-    pub(crate) fn stream(&self, key: &StreamKey) -> Option<&Stream> {
-        let stream = self.streams.get(key)?;
-        (!stream.is_forgotten(self.pruned)).then_some(stream)
+    /// What is known of a row without reading from the disk.
+    pub(crate) fn find_row(&self, key: &RowKey) -> Lookup<RowEntry> {
+        known_without(self.below.is_some(), self.rows.find(key))
+    }
+
+    /// What is known of a stream without reading from the disk.
+    pub(crate) fn find_stream(&self, key: &StreamKey) -> Lookup<StreamTail> {
+        let found = self.streams.find(key, self.pruned);
+        known_without(self.below.is_some(), found)
     }
 
     pub(crate) fn pruned(&self) -> u64 {
@@ -223,8 +149,16 @@ impl Index {
         self.erased.clone()
     }
 
+    pub(crate) fn memory(&self) -> &CommitMemory {
+        &self.memory
+    }
+
+    pub(crate) fn witness(&self) -> Option<Witness> {
+        self.witness
+    }
+
     pub(crate) fn has_event(&self, id: &EventId) -> bool {
-        self.memory.events.contains(id)
+        self.memory.has_event(id)
     }
 
     pub(crate) fn commit(&self, id: &CommitId) -> Option<&CommitEntry> {
@@ -237,10 +171,7 @@ impl Index {
 
     /// Returns `now`, or a time right after the latest remembered id.
     pub(crate) fn id_time(&self, now: Timestamp) -> Timestamp {
-        let latest = self.memory.times.last();
-        latest.map_or(now, |(time, _)| {
-            now.max(time.after(Duration::from_millis(1)))
-        })
+        self.memory.id_time(now)
     }
 
     /// Says where the damage is that touches a scope or stream.
@@ -252,59 +183,95 @@ impl Index {
         !self.damaged.is_empty()
     }
 
+    /// Says where an event after the checkpoint is.
     pub(crate) fn extent(&self, position: u64) -> Option<Extent> {
         let index = usize::try_from(position.checked_sub(self.before + 1)?).ok()?;
         self.events.get(index).copied()
     }
 
+    /// The streams that grew since the checkpoint.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = (&StreamKey, &Stream)> {
+        self.streams.iter()
+    }
+
+    /// The segments since the checkpoint that hold events.
+    pub(crate) fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// All segments that hold events that are served.
+    pub(crate) fn all_units(&self) -> impl Iterator<Item = Unit> + '_ {
+        let below = self.below.iter().flat_map(|below| &below.units);
+        let below = below.filter(|unit| unit.last > self.pruned);
+        below.chain(&self.units).copied()
+    }
+
+    pub(crate) fn spaces(&self) -> Vec<Arc<str>> {
+        self.rows.spaces.iter().cloned().collect()
+    }
+
+    /// All of it at one moment, to be gone through without a lock.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let tails = self.streams.tails();
+        Snapshot {
+            below: self.below.clone(),
+            rows: self.rows.clone(),
+            tails: tails.map(|(key, tail)| (key.clone(), tail)).collect(),
+            namings: self.namings.clone(),
+            pruned: self.pruned,
+            erased: self.erased.clone(),
+        }
+    }
+
+    /// The commits that are remembered, in order.
+    pub(crate) fn remembered(&self) -> Vec<(CommitId, CommitEntry)> {
+        let order = self.memory.order.iter();
+        let known = order.filter_map(|id| Some((*id, self.memory.entries.get(id)?.clone())));
+        known.collect()
+    }
+
     /// Takes one commit, or what a base keeps of one.
     pub(crate) fn apply(&mut self, applied: Applied, end_position: u64, remembered_max: usize) {
         let first = applied.first_position;
+        let segment = applied.at.segment;
         self.skip_to(first);
         for removal in &applied.removals {
             self.remove(removal, first - 1);
         }
         self.name_attachments(&applied);
-        let events: Box<[(EventId, Extent)]> = applied
+        let extents: Vec<(u64, EventId, Extent)> = applied
             .events
             .iter()
-            .map(|event| (event.id, event.at))
-            .collect();
-        let has_events = !events.is_empty();
-        let extents: Vec<(u64, Extent)> = applied
-            .events
-            .iter()
-            .map(|event| (event.position, event.at))
+            .map(|event| (event.position, event.id, event.at))
             .collect();
         for event in applied.events {
             self.append(event, applied.time);
         }
         self.skip_to(end_position);
         for end in applied.streams {
-            self.end_stream(end);
+            self.streams.end(end);
         }
         for row in applied.rows {
-            self.edit_row(row, &extents);
+            self.edit_row(row, &extents, segment);
+        }
+        if segment & BASE == 0 {
+            self.witness = Some(Witness {
+                at: applied.at,
+                id: applied.id,
+                content: applied.content,
+            });
         }
         if applied.is_remembered {
             let entry = CommitEntry {
                 content: applied.content,
                 positions: first..end_position,
-                events,
+                events: extents.iter().map(|(_, id, at)| (*id, *at)).collect(),
             };
             self.memory.remember(applied.id, entry, remembered_max);
-        } else if has_events || !applied.id.as_uuid().is_nil() {
+        } else if !extents.is_empty() || !applied.id.as_uuid().is_nil() {
             // What a base keeps of no commit at all, its streams, says nothing of that.
             self.memory.has_forgotten = true;
         }
-    }
-
-    /// Takes where a stream ends, from a base that has not all of its events.
-    fn end_stream(&mut self, end: StreamEnd) {
-        let stream = self.streams.entry(end.stream).or_default();
-        stream.head = end.head;
-        stream.last = end.last.0;
-        stream.closed = end.closed;
     }
 
     /// Begins after what a base says is pruned.
@@ -313,12 +280,17 @@ impl Index {
         self.pruned = self.pruned.max(pruned);
     }
 
+    /// Begins at an event, as if nothing were before it.
+    pub(crate) fn begin_at(&mut self, first_position: u64) {
+        self.before = first_position.saturating_sub(1);
+    }
+
     /// Fills the positions of events that are damaged, up to the one before `position`.
     pub(crate) fn skip_to(&mut self, position: u64) {
         let known = position.saturating_sub(self.before + 1);
         let known = usize::try_from(known).unwrap_or(usize::MAX);
         if known > self.events.len() {
-            self.events.resize(known, MISSING);
+            self.events.resize(known, Extent::MISSING);
         }
     }
 
@@ -326,6 +298,42 @@ impl Index {
     pub(crate) fn mark_damaged(&mut self, names: impl IntoIterator<Item = String>, place: &str) {
         for name in names {
             self.damaged.entry(name).or_insert_with(|| place.to_owned());
+        }
+    }
+
+    /// Lies on a later checkpoint from now on, and forgets what that holds.
+    pub(crate) fn rebase(&mut self, checkpoint: Arc<Checkpoint>) {
+        let number = checkpoint.sealed.number;
+        let last = checkpoint.sealed.last_position;
+        let gone = usize::try_from(last.saturating_sub(self.before)).unwrap_or(usize::MAX);
+        // New ones, so that the room of what is forgotten is given back.
+        self.events = self.events.split_off(gone.min(self.events.len()));
+        self.before = self.before.max(last);
+        self.rows.rebase(number);
+        self.streams.rebase(last);
+        self.units
+            .retain(|unit| !checkpoint.sealed.covers(unit.segment));
+        self.namings
+            .retain(|naming| !checkpoint.sealed.covers(naming.segment));
+        self.below = Some(checkpoint);
+    }
+
+    /// Lets rows, events and commits be where a base has them now.
+    pub(crate) fn move_to(&mut self, moves: &HashMap<Extent, Extent>) {
+        let moved = |at: &mut Extent| {
+            if let Some(to) = moves.get(at) {
+                *at = *to;
+            }
+        };
+        self.rows.move_to(moved);
+        self.memory.move_to(moved);
+        self.events.iter_mut().for_each(moved);
+        for unit in &mut self.units {
+            // A run is named by where its events are.
+            let index = usize::try_from(unit.last - self.before - 1).ok();
+            if let Some(at) = index.and_then(|index| self.events.get(index)) {
+                unit.segment = at.segment;
+            }
         }
     }
 
@@ -346,15 +354,10 @@ impl Index {
             return;
         }
         self.pruned = through;
-        let gone = usize::try_from(through - self.before).unwrap_or(usize::MAX);
+        let gone = usize::try_from(through.saturating_sub(self.before)).unwrap_or(usize::MAX);
         self.events.drain(..gone.min(self.events.len()));
-        self.before = through;
-        self.streams.retain(|_, stream| {
-            let gone = stream.positions.partition_point(|at| *at <= through);
-            stream.positions.drain(..gone);
-            stream.gaps.retain(|(_, before)| *before > through);
-            !stream.is_forgotten(through)
-        });
+        self.before = self.before.max(through);
+        self.streams.prune(through);
         self.units.retain(|unit| unit.last > through);
     }
 
@@ -368,19 +371,9 @@ impl Index {
         let position = self.head();
         self.count(event.at, position, time);
         for (index, place) in event.places.into_iter().enumerate() {
-            let stream = self.streams.entry(place.stream).or_default();
-            if stream.is_forgotten(self.pruned) {
-                *stream = Stream::default();
-            }
-            // Where the event before it was pruned with its stream's end, nothing is known of it.
-            let last = stream.last();
-            if last != place.previous && place.previous.0 > self.before {
-                stream.gaps.push((last.0, position));
-            }
-            stream.positions.push_back(position);
-            stream.last = position;
-            stream.head = place.seq;
-            stream.closed |= event.closes && index == 0;
+            let closes = event.closes && index == 0;
+            let known = (self.before, self.pruned);
+            self.streams.append(place, position, closes, known);
         }
     }
 
@@ -395,6 +388,7 @@ impl Index {
             RowEdit::Delete(_) | RowEdit::Retire(_) => None,
         });
         self.namings.push(Naming {
+            segment: applied.at.segment,
             commit: applied.id,
             content: applied.content,
             attachments: applied.attachments.clone(),
@@ -403,148 +397,7 @@ impl Index {
         });
     }
 
-    /// The commits that are remembered or named attachments, in the order of the log.
-    pub(crate) fn commits(&self) -> Vec<CommitListing> {
-        let mut namings: HashMap<CommitId, &Naming> = HashMap::new();
-        let mut listed: Vec<CommitListing> = Vec::new();
-        for naming in &self.namings {
-            if self.memory.entries.contains_key(&naming.commit) {
-                namings.insert(naming.commit, naming);
-                continue;
-            }
-            let served = naming.events.iter().map(|(position, _)| position.0);
-            let served: Vec<u64> = served.filter(|position| *position > self.pruned).collect();
-            listed.push(CommitListing {
-                id: naming.commit,
-                content: naming.content,
-                first_position: served.first().copied().unwrap_or(1),
-                events: served.iter().filter_map(|at| self.extent(*at)).collect(),
-                remembered: false,
-                attachments: naming.attachments.clone(),
-                scopes: naming.scopes.clone(),
-            });
-        }
-        for id in &self.memory.order {
-            let Some(entry) = self.memory.entries.get(id) else {
-                continue;
-            };
-            let naming = namings.get(id);
-            listed.push(CommitListing {
-                id: *id,
-                content: entry.content,
-                first_position: entry.positions.start,
-                events: entry.events.iter().map(|(_, at)| *at).collect(),
-                remembered: true,
-                attachments: naming.map_or_else(Vec::new, |naming| naming.attachments.clone()),
-                scopes: naming.map_or_else(Vec::new, |naming| naming.scopes.clone()),
-            });
-        }
-        // Stable, so commits without events stay before the one whose events begin there.
-        listed.sort_by_key(|commit| (commit.first_position, !commit.events.is_empty()));
-        listed
-    }
-
-    /// Where streams end of which no event is served.
-    pub(crate) fn ended_streams(&self) -> Vec<StreamEnd> {
-        let ended = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.last <= self.pruned);
-        ended
-            .map(|(key, stream)| StreamEnd {
-                stream: key.clone(),
-                head: stream.head,
-                last: Position(stream.last),
-                closed: stream.closed,
-            })
-            .collect()
-    }
-
-    pub(crate) fn spaces(&self) -> Vec<Arc<str>> {
-        self.spaces.iter().cloned().collect()
-    }
-
-    /// The scopes that have rows.
-    pub(crate) fn scopes(&self) -> BTreeSet<ScopeId> {
-        self.rows.keys().map(|key| key.scope.clone()).collect()
-    }
-
-    /// What a cleaning must know, all of one moment. What is dead then stays dead.
-    pub(crate) fn survey(&self) -> Survey {
-        let rows = self
-            .rows
-            .iter()
-            .map(|(key, row)| (row.at, (key.clone(), *row)));
-        let events = self.rows.values().filter_map(|row| row.event);
-        let remembered = self.memory.entries.iter();
-        let open = self.streams.iter().filter(|(_, stream)| !stream.closed);
-        let has_rows = |scope: &ScopeId| !self.keys_of(scope).is_empty();
-        let mut streams: Vec<StreamEnd> = open
-            .map(|(key, stream)| StreamEnd {
-                stream: key.clone(),
-                head: stream.head,
-                last: Position(stream.last),
-                closed: false,
-            })
-            .collect();
-        // The same store makes the same base.
-        streams.sort_by(|a, b| a.stream.cmp(&b.stream));
-        let namings = self.namings.iter().map(|naming| {
-            let scopes = naming.scopes.iter().filter(|scope| has_rows(scope));
-            (naming.attachments.clone(), scopes.cloned().collect())
-        });
-        Survey {
-            pruned: self.pruned,
-            erased: self.erased.clone(),
-            rows: rows.collect(),
-            events: events.map(|(position, _)| position).collect(),
-            remembered: remembered.map(|(id, _)| *id).collect(),
-            streams,
-            namings: namings.collect(),
-        }
-    }
-
-    /// Lets rows, events and commits be where a base has them now.
-    pub(crate) fn move_to(&mut self, moves: &HashMap<Extent, Extent>) {
-        let moved = |at: &mut Extent| {
-            if let Some(to) = moves.get(at) {
-                *at = *to;
-            }
-        };
-        for row in self.rows.values_mut() {
-            moved(&mut row.at);
-            if let Some((_, at)) = &mut row.event {
-                moved(at);
-            }
-        }
-        for entry in self.memory.entries.values_mut() {
-            entry.events.iter_mut().for_each(|(_, at)| moved(at));
-        }
-        self.events.iter_mut().for_each(moved);
-        for unit in &mut self.units {
-            // A run is named by where its events are.
-            let index = usize::try_from(unit.last - self.before - 1).ok();
-            if let Some(at) = index.and_then(|index| self.events.get(index)) {
-                unit.segment = at.segment;
-            }
-        }
-    }
-
-    /// Returns the attachments that something names.
-    pub(crate) fn named_attachments(&self) -> HashSet<Digest> {
-        let is_whole = |(position, places): &(Position, Vec<EventPlace>)| {
-            position.0 > self.pruned && !self.erased.has(*position, places)
-        };
-        let is_live = |naming: &&Naming| {
-            let has_rows = |scope: &ScopeId| !self.keys_of(scope).is_empty();
-            naming.events.iter().any(is_whole) || naming.scopes.iter().any(has_rows)
-        };
-        let live = self.namings.iter().filter(is_live);
-        live.flat_map(|naming| naming.attachments.iter().copied())
-            .collect()
-    }
-
-    /// Forgets who named attachments that are gone.
+    /// Forgets who named attachments that are gone; a checkpoint is written without them.
     pub(crate) fn forget_attachments(&mut self, gone: &HashSet<Digest>) {
         for naming in &mut self.namings {
             naming.attachments.retain(|digest| !gone.contains(digest));
@@ -569,32 +422,7 @@ impl Index {
         }
     }
 
-    /// Reports the segments that are served. Of one that is served in part, so are the bytes.
-    pub(crate) fn retention_units(&self, page: &Page<Position>) -> Vec<RetentionUnit> {
-        let after = page.after.0.max(self.pruned);
-        let first = self.units.partition_point(|unit| unit.last <= after);
-        let served = |unit: &Unit| {
-            let first = unit.first.max(after + 1);
-            let is_whole = first == unit.first;
-            let bytes = |position| self.extent(position).map_or(0, |at| u64::from(at.bytes));
-            RetentionUnit {
-                last: Position(unit.last),
-                newest: unit.newest,
-                events: unit.last + 1 - first,
-                bytes: match is_whole {
-                    true => unit.bytes,
-                    false => (first..=unit.last).map(bytes).sum(),
-                },
-            }
-        };
-        self.units[first..]
-            .iter()
-            .take(page.limit)
-            .map(served)
-            .collect()
-    }
-
-    fn edit_row(&mut self, edit: RowEdit, events: &[(u64, Extent)]) {
+    fn edit_row(&mut self, edit: RowEdit, events: &[(u64, EventId, Extent)], segment: u32) {
         match edit {
             RowEdit::Put {
                 key,
@@ -604,169 +432,52 @@ impl Index {
                 due,
             } => {
                 let find = |position| {
-                    let found = events.iter().find(|(known, _)| *known == position);
-                    found.copied().unwrap_or((position, MISSING))
+                    let found = events.iter().find(|(known, ..)| *known == position);
+                    (position, found.map_or(Extent::MISSING, |(.., at)| *at))
                 };
-                self.put_row(key, version, at, event.map(find), due);
+                let entry = RowEntry {
+                    version: version.unwrap_or_else(|| self.next_version(&key)),
+                    at,
+                    event: event.map(find),
+                    due,
+                };
+                self.rows.put(key, entry, segment);
             }
-            RowEdit::Delete(key) => self.delete_row(&key),
-            RowEdit::Retire(scope) => {
-                for key in self.keys_of(&scope) {
-                    self.delete_row(&key);
-                }
+            RowEdit::Delete(key) => self.rows.delete(key, segment),
+            RowEdit::Retire(scope) => self.rows.retire(scope, segment),
+        }
+    }
+
+    /// Only the first format did not write versions.
+    fn next_version(&mut self, key: &RowKey) -> u64 {
+        let before = match (self.find_row(key), &self.below) {
+            (Lookup::Known(row), _) => Ok(row),
+            (Lookup::Below, None) => Ok(None),
+            (Lookup::Below, Some(below)) => below.row(key),
+        };
+        match before {
+            Ok(row) => row.map_or(1, |row| row.version + 1),
+            Err(error) => {
+                // What cannot be known must not be changed.
+                self.mark_damaged([key.scope.as_str().to_owned()], &error.to_string());
+                1
             }
         }
     }
 
-    fn put_row(
-        &mut self,
-        key: RowKey,
-        version: Option<u64>,
-        at: Extent,
-        event: Option<(u64, Extent)>,
-        due: Option<Timestamp>,
-    ) {
-        let previous = self.rows.get(&key);
-        let is_new = previous.is_none();
-        let next = previous.map_or(1, |row| row.version + 1);
-        let version = version.unwrap_or(next);
-        if let Some(time) = previous.and_then(|row| row.due) {
-            self.due
-                .remove(&(Arc::clone(&key.space), time, key.clone()));
-        }
-        if let Some(time) = due {
-            self.due.insert((Arc::clone(&key.space), time, key.clone()));
-        }
-        if is_new && !self.spaces.contains(&key.space) {
-            self.spaces.insert(Arc::clone(&key.space));
-        }
-        let entry = RowEntry {
-            version,
-            at,
-            event,
-            due,
-        };
-        self.rows.insert(key, entry);
-    }
-
-    fn delete_row(&mut self, key: &RowKey) {
-        let Some(row) = self.rows.remove(key) else {
-            return;
-        };
-        if let Some(time) = row.due {
-            self.due
-                .remove(&(Arc::clone(&key.space), time, key.clone()));
-        }
-    }
-
-    fn keys_of(&self, scope: &ScopeId) -> Vec<RowKey> {
-        let name: Arc<str> = Arc::from("");
-        let rows_in = |space: &Arc<str>| {
-            let start = RowKey {
-                space: Arc::clone(space),
-                scope: scope.clone(),
-                name: Arc::clone(&name),
-            };
-            let rows = self.rows.range(start..).map(|(key, _)| key.clone());
-            rows.take_while(|key| key.scope == *scope && *key.space == **space)
-                .collect::<Vec<_>>()
-        };
-        self.spaces.iter().flat_map(rows_in).collect()
-    }
-
-    /// Returns the rows of a query, and the last key if more follow.
-    pub(crate) fn rows(
-        &self,
-        query: &RowQuery,
-        page: Page<Option<RowKey>>,
-    ) -> (Vec<(RowKey, RowEntry)>, Option<RowKey>) {
-        let limit = page.limit;
-        let mut keys = match query {
-            RowQuery::Prefix { space, scope, name } => {
-                self.prefix_keys(space, scope.as_ref(), name, page.after, limit + 1)
-            }
-            RowQuery::Due { space, until } => self.due_keys(space, *until, page.after, limit + 1),
-            // `RowQuery` may grow; a query of an unknown kind finds nothing.
-            _ => Vec::new(),
-        };
-        let has_more = keys.len() > limit;
-        keys.truncate(limit);
-        let next = keys.last().filter(|_| has_more).map(|&key| key.clone());
-        let rows = keys
-            .into_iter()
-            .filter_map(|key| Some((key.clone(), *self.rows.get(key)?)))
-            .collect();
-        (rows, next)
-    }
-
-    fn prefix_keys(
-        &self,
-        space: &Arc<str>,
-        scope: Option<&ScopeId>,
-        name: &Arc<str>,
-        after: Option<RowKey>,
-        count: usize,
-    ) -> Vec<&RowKey> {
-        let start = match scope {
-            Some(scope) => RowKey {
-                space: Arc::clone(space),
-                scope: scope.clone(),
-                name: Arc::clone(name),
-            },
-            None => first_key(space),
-        };
-        let start = match after {
-            Some(after) if after >= start => Bound::Excluded(after),
-            _ => Bound::Included(start),
-        };
-        let belongs = |key: &&RowKey| {
-            let in_scope = |scope: &ScopeId| key.scope == *scope && key.name.starts_with(&**name);
-            key.space == *space && scope.is_none_or(in_scope)
-        };
-        self.rows
-            .range((start, Bound::Unbounded))
-            .map(|(key, _)| key)
-            .take_while(belongs)
-            .take(count)
-            .collect()
-    }
-
-    fn due_keys(
-        &self,
-        space: &Arc<str>,
-        until: Timestamp,
-        after: Option<RowKey>,
-        count: usize,
-    ) -> Vec<&RowKey> {
-        let after = after.and_then(|key| {
-            let time = self.rows.get(&key)?.due?;
-            Some((Arc::clone(&key.space), time, key))
-        });
-        let start = (Arc::clone(space), Timestamp::default(), first_key(space));
-        let start = match after {
-            Some(after) if after >= start => Bound::Excluded(after),
-            _ => Bound::Included(start),
-        };
-        self.due
-            .range((start, Bound::Unbounded))
-            .take_while(|(found, time, _)| found == space && *time <= until)
-            .map(|(_, _, key)| key)
-            .take(count)
-            .collect()
-    }
-
-    /// Lists the events of a stream, or of the whole log, after a position.
+    /// Lists the events of a stream, or of the whole log, after a position, as far as they came
+    /// after the checkpoint.
     pub(crate) fn events(&self, stream: Option<&StreamKey>, page: &Page<Position>) -> EventList {
-        let head = self.head();
-        let page = &Page::after(page.after.max(Position(self.pruned)), page.limit);
-        let (positions, has_more, gap) = match stream {
-            None => self.log_positions(page),
-            Some(key) => match self.streams.get(key) {
-                Some(stream) => stream_positions(stream, page),
-                None => (Vec::new(), false, None),
-            },
+        let page = &Page::after(page.after.max(Position(self.before)), page.limit);
+        let (positions, has_more, mut damaged) = match stream {
+            None => {
+                let first = page.after.0.saturating_add(1);
+                let last = page.after.0.saturating_add(page.limit as u64);
+                let last = last.min(self.head());
+                ((first..=last).collect(), last < self.head(), None)
+            }
+            Some(key) => self.streams.page(key, page),
         };
-        let mut damaged = gap;
         let mut events = Vec::with_capacity(positions.len());
         for position in positions {
             match self.extent(position) {
@@ -777,27 +488,11 @@ impl Index {
                 }
             }
         }
-        // Without more, everything up to the head has been returned: a reader of a quiet stream
-        // then waits for what comes after the head instead of looking at the same log again.
-        let has_more = has_more || damaged.is_some();
-        let next = match events.last() {
-            Some((last, _)) if has_more => *last,
-            _ => page.after.0.max(head),
-        };
         EventList {
             events,
-            next,
-            has_more,
-            head,
+            has_more: has_more || damaged.is_some(),
             damaged,
         }
-    }
-
-    fn log_positions(&self, page: &Page<Position>) -> (Vec<u64>, bool, Option<Range<u64>>) {
-        let head = self.head();
-        let first = page.after.0.saturating_add(1);
-        let last = page.after.0.saturating_add(page.limit as u64).min(head);
-        ((first..=last).collect(), last < head, None)
     }
 
     fn damaged_from(&self, position: u64) -> Range<u64> {
@@ -809,43 +504,103 @@ impl Index {
     }
 }
 
-/// Returns the positions of a page of a stream, up to the first gap in it.
-fn stream_positions(
-    stream: &Stream,
-    page: &Page<Position>,
-) -> (Vec<u64>, bool, Option<Range<u64>>) {
-    let first = stream
-        .positions
-        .partition_point(|position| *position <= page.after.0);
-    let rest = stream.positions.len() - first;
-    let mut taken: Vec<u64> = stream
-        .positions
-        .range(first..)
-        .take(page.limit)
-        .copied()
-        .collect();
-    let mut damaged = None;
-    let reached = taken.last().copied().unwrap_or(page.after.0);
-    // A gap counts for whoever has not been past it yet.
-    let gap = stream
-        .gaps
-        .iter()
-        .find(|(_, before)| *before > page.after.0.saturating_add(1) && *before <= reached);
-    if let Some(&(after, before)) = gap {
-        let end = taken.partition_point(|position| *position < before);
-        taken.truncate(end);
-        damaged = Some(page.after.0.max(after) + 1..before);
+/// Without a checkpoint what is not known does not exist.
+fn known_without<T>(has_below: bool, found: Lookup<T>) -> Lookup<T> {
+    match found {
+        Lookup::Below if !has_below => Lookup::Known(None),
+        found => found,
     }
-    let has_more = rest > taken.len();
-    (taken, has_more, damaged)
 }
 
-/// The key before all others of a space.
-fn first_key(space: &Arc<str>) -> RowKey {
-    RowKey {
-        space: Arc::clone(space),
-        // No scope id is empty or starts with a control character, so a blank is the smallest.
-        scope: ScopeId::new(" ").expect("a blank is a scope id"),
-        name: Arc::from(""),
+/// Reads a row wherever it is known; it may read from the disk.
+pub(crate) fn row_at_once(index: &Index, key: &RowKey) -> io::Result<Option<RowEntry>> {
+    match (index.find_row(key), index.below()) {
+        (Lookup::Known(row), _) => Ok(row),
+        (Lookup::Below, Some(below)) => below.row(key),
+        (Lookup::Below, None) => Ok(None),
     }
+}
+
+/// Reads where a stream ends wherever it is known; it may read from the disk.
+pub(crate) fn tail_at_once(index: &Index, key: &StreamKey) -> io::Result<Option<StreamTail>> {
+    match (index.find_stream(key), index.below()) {
+        (Lookup::Known(tail), _) => Ok(tail),
+        (Lookup::Below, Some(below)) => {
+            let tail = below.stream(key)?.map(|(tail, _)| tail);
+            Ok(tail.filter(|tail| !tail.is_forgotten(index.pruned())))
+        }
+        (Lookup::Below, None) => Ok(None),
+    }
+}
+
+/// Where streams end, for whoever keeps them.
+pub(crate) fn ends_of(tails: impl IntoIterator<Item = (StreamKey, StreamTail)>) -> Vec<StreamEnd> {
+    let ends = tails.into_iter().map(|(key, tail)| tail.end_of(key));
+    ends.collect()
+}
+
+/// A commit, for an export.
+#[derive(Debug)]
+pub(crate) struct CommitListing {
+    pub(crate) id: CommitId,
+    pub(crate) content: Digest,
+    pub(crate) first_position: u64,
+    /// Its events that are not served, and where they are.
+    pub(crate) stubs: Vec<(u64, Extent)>,
+    pub(crate) events: usize,
+    pub(crate) remembered: bool,
+    pub(crate) attachments: Vec<Digest>,
+    pub(crate) scopes: Vec<ScopeId>,
+}
+
+/// Lists the commits that are remembered or named attachments, in the order of the log.
+pub(crate) fn list_commits(
+    remembered: Vec<(CommitId, CommitEntry)>,
+    namings: Vec<Naming>,
+    pruned: u64,
+) -> Vec<CommitListing> {
+    let known: HashSet<CommitId> = remembered.iter().map(|(id, _)| *id).collect();
+    let (named, others): (Vec<_>, Vec<_>) = namings
+        .into_iter()
+        .partition(|naming| known.contains(&naming.commit));
+    let mut named: HashMap<CommitId, Naming> = named
+        .into_iter()
+        .map(|naming| (naming.commit, naming))
+        .collect();
+    let others = others.into_iter().map(|naming| {
+        let served = naming.events.iter().map(|(position, _)| position.0);
+        let served: Vec<u64> = served.filter(|position| *position > pruned).collect();
+        CommitListing {
+            id: naming.commit,
+            content: naming.content,
+            first_position: served.first().copied().unwrap_or(1),
+            stubs: Vec::new(),
+            events: served.len(),
+            remembered: false,
+            attachments: naming.attachments,
+            scopes: naming.scopes,
+        }
+    });
+    let mut listed: Vec<CommitListing> = others.collect();
+    listed.extend(remembered.into_iter().map(|(id, entry)| {
+        let naming = named.remove(&id);
+        let (attachments, scopes) = naming.map_or_else(Default::default, |naming| {
+            (naming.attachments, naming.scopes)
+        });
+        let places = entry.positions.clone().zip(&entry.events);
+        let stubs = places.take_while(|(position, _)| *position <= pruned);
+        CommitListing {
+            id,
+            content: entry.content,
+            first_position: entry.positions.start,
+            stubs: stubs.map(|(position, (_, at))| (position, *at)).collect(),
+            events: entry.events.len(),
+            remembered: true,
+            attachments,
+            scopes,
+        }
+    }));
+    // Stable, so commits without events stay before the one whose events begin there.
+    listed.sort_by_key(|commit| (commit.first_position, commit.events > 0));
+    listed
 }

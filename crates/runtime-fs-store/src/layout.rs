@@ -21,6 +21,8 @@ pub(crate) const SEGMENTS: &str = "segments";
 pub(crate) const ATTACHMENTS: &str = "attachments";
 pub(crate) const INBOX: &str = "inbox";
 pub(crate) const ASIDE: &str = "aside";
+/// Checkpoints and sidecars; it may be missing.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const DURABLE: &str = "durable";
 const LOCK: &str = "lock";
 const DIRECTORIES: [&str; 4] = [SEGMENTS, ATTACHMENTS, INBOX, ASIDE];
@@ -131,6 +133,14 @@ impl Layout {
             0 => format!("{number:010}.log"),
             _ => format!("{:010}.base", number & !BASE),
         }
+    }
+
+    pub(crate) fn checkpoint_name(number: u32) -> String {
+        format!("{number:010}.checkpoint")
+    }
+
+    pub(crate) fn sidecar_name(segment: u32) -> String {
+        format!("{}.sidecar", Self::segment_name(segment))
     }
 
     pub(crate) fn segment_path(&self, number: u32) -> PathBuf {
@@ -350,6 +360,61 @@ impl Layout {
         Ok(removed)
     }
 
+    /// Returns the names of checkpoints and sidecars.
+    pub(crate) fn caches(&self) -> std::io::Result<Vec<String>> {
+        match fs::names(&self.path(CHECKPOINTS)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            names => names,
+        }
+    }
+
+    /// Returns the numbers of the checkpoints, the latest first.
+    pub(crate) fn checkpoints(&self) -> std::io::Result<Vec<u32>> {
+        let names = self.caches()?;
+        Ok(names
+            .iter()
+            .rev()
+            .filter_map(|name| checkpoint_number(name))
+            .collect())
+    }
+
+    /// Removes what no opening looks at: all but the two latest checkpoints, sidecars of what a
+    /// base stands for, and what was cut off while it was written.
+    pub(crate) fn remove_stale_caches(&self, latest: u32, base: u32) -> std::io::Result<()> {
+        let kept: Vec<u32> = self
+            .checkpoints()?
+            .into_iter()
+            .filter(|n| *n <= latest)
+            .take(2)
+            .collect();
+        let directory = self.path(CHECKPOINTS);
+        for name in self.caches()? {
+            let is_stale = match (checkpoint_number(&name), sidecar_segment(&name)) {
+                (Some(number), _) => !kept.contains(&number),
+                (None, Some(segment)) if segment & BASE != 0 => segment & !BASE != base,
+                (None, Some(segment)) => segment <= base,
+                (None, None) => name.ends_with(".new"),
+            };
+            if is_stale {
+                fs::remove_file(&directory.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all checkpoints and sidecars.
+    pub(crate) fn remove_caches(&self) -> std::io::Result<()> {
+        let directory = self.path(CHECKPOINTS);
+        let names = self.caches()?;
+        for name in &names {
+            fs::remove_file(&directory.join(name))?;
+        }
+        match names.is_empty() {
+            true => Ok(()),
+            false => fs::sync_directory(&directory),
+        }
+    }
+
     /// Returns what in the directory is not the store's.
     pub(crate) fn foreign(&self) -> Result<Vec<String>, OpenError> {
         let names = |path: &Path| fs::names(path).map_err(|e| OpenError::io("read", path, e));
@@ -372,7 +437,18 @@ impl Layout {
 
 fn is_own(name: &str) -> bool {
     let base = name.strip_suffix(".new").unwrap_or(name);
-    FILES.contains(&base) || DIRECTORIES.contains(&name)
+    FILES.contains(&base) || DIRECTORIES.contains(&name) || name == CHECKPOINTS
+}
+
+fn checkpoint_number(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".checkpoint")?.parse().ok()?;
+    (Layout::checkpoint_name(number) == name).then_some(number)
+}
+
+/// The segment, or the base, of a sidecar.
+fn sidecar_segment(name: &str) -> Option<u32> {
+    let file = name.strip_suffix(".sidecar")?;
+    segment_number(file).or_else(|| base_number(file).map(|base| base | BASE))
 }
 
 fn base_number(name: &str) -> Option<u32> {

@@ -9,9 +9,14 @@
 //! (`Tier::Crash`). A torn tail is cut, kept aside and reported; damage before it is found, typed
 //! and isolated to what it touches.
 //!
-//! Not here: what rows and events mean; several processes that write at once. Not yet:
-//! checkpoints (opening reads all of the log that retention has left, and the index in memory,
-//! some tens of bytes for each event and stream of it, grows with it; bodies are on the disk).
+//! Checkpoints bound what opening reads and what is in memory: the changes since the last one, the
+//! remembered commits, and a few bytes for each block of rows and streams. They and the sidecars
+//! beside them are made of the log by a thread of the store's own, are never believed when they
+//! do not fit it, and can be deleted.
+//!
+//! Not here: what rows and events mean; several processes that write at once. Not yet: a bound on
+//! the memory of [`verify`], [`repair`] and [`import`], and of opening a log that has damage: they
+//! hold the index of all of it.
 //! Nothing is cleaned unless [`FsStore::clean`] is called. Linux; written for macOS too, not yet
 //! tried there. Limits: [`FsLimits`] and [`Limits`](runtime_store::Limits).
 //!
@@ -43,6 +48,8 @@ mod attachments;
 mod backup;
 mod base;
 mod bytes;
+mod checkpoint;
+mod checkpoints;
 mod clean;
 mod config;
 mod counts;
@@ -56,6 +63,7 @@ mod form;
 mod frame;
 mod fs;
 mod hint;
+mod history;
 mod import;
 mod inbox;
 mod index;
@@ -64,16 +72,23 @@ mod layout;
 mod lock;
 mod log;
 mod maintenance;
+mod memory;
 mod open;
 mod overlay;
 mod record;
 mod repair;
 mod replay;
 mod report;
+mod rows;
 mod segment;
 mod segments;
 mod shared;
+mod sidecar;
+mod snapshot;
 mod store;
+mod streams;
+mod table;
+mod units;
 mod verify;
 #[cfg_attr(feature = "simulation", path = "writer_inline.rs")]
 mod writer;

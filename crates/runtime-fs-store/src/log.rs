@@ -65,6 +65,8 @@ pub(crate) struct Log {
     stopped: Option<String>,
     /// Something was written after the last mark.
     unmarked: bool,
+    /// The last segment that was sealed, for a checkpoint.
+    sealed: Option<u32>,
     _lock: Lock,
 }
 
@@ -117,6 +119,7 @@ impl Log {
             incarnation: start.incarnation + 1,
             stopped: start.read_only,
             unmarked: false,
+            sealed: start.end.segment.checked_sub(1),
             _lock: start.lock,
         };
         if log.stopped.is_some() {
@@ -147,6 +150,11 @@ impl Log {
     /// Something has been written that no mark covers yet.
     pub(crate) const fn needs_mark(&self) -> bool {
         self.unmarked && self.stopped.is_none()
+    }
+
+    /// Returns the last segment that was sealed since this was last asked.
+    pub(crate) fn take_sealed(&mut self) -> Option<u32> {
+        self.sealed.take().filter(|number| *number > 0)
     }
 
     /// Takes commits in order; the answers are in the same order.
@@ -351,7 +359,7 @@ impl Log {
     }
 
     fn sync(&mut self) -> std::io::Result<()> {
-        if self.synced < self.end.offset {
+        if self.synced < self.end.offset && !seals_unsynced() {
             self.sync_file()?;
             self.synced = self.end.offset;
         }
@@ -430,6 +438,7 @@ impl Log {
             offset: SEGMENT_HEADER_BYTES as u64,
         };
         self.synced = self.end.offset;
+        self.sealed = Some(number - 1);
         Ok(())
     }
 }
@@ -442,5 +451,16 @@ fn overwrites_cut_tails() -> bool {
 
 #[cfg(not(feature = "simulation"))]
 const fn overwrites_cut_tails() -> bool {
+    false
+}
+
+/// Only under a planted fault a segment is sealed before it is synced.
+#[cfg(feature = "simulation")]
+fn seals_unsynced() -> bool {
+    fs::fault::is(fs::fault::Fault::SealsUnsynced)
+}
+
+#[cfg(not(feature = "simulation"))]
+const fn seals_unsynced() -> bool {
     false
 }

@@ -9,6 +9,7 @@ use crate::error::OpenError;
 use crate::frame::{Place, StoreTag};
 use crate::fs::{self, Kind};
 use crate::hint::{self, Hint};
+use crate::history::History;
 use crate::layout::{ASIDE, Format, KEYS, Layout, hex};
 use crate::lock::{Holder, Lock};
 use crate::log::{Log, LogStart};
@@ -130,6 +131,7 @@ pub(crate) fn report_of(
         damage: fold.damage.iter().cloned().chain(lost).collect(),
         read_only: fold.read_only(),
         foreign: layout.foreign()?,
+        unusable_checkpoints: replay.unusable.clone(),
         frames: fold.frames,
         commits: fold.commits,
         events: fold.index.head(),
@@ -176,8 +178,9 @@ fn start_log(
 ) -> Result<(Log, Arc<Shared>), OpenError> {
     let limits = options.fs_limits;
     let segments = Segments::new(layout.clone(), tag, limits.open_segments_max);
+    let history = History::new(layout.clone(), tag, limits.open_segments_max, true);
     let (number, incarnation) = (replay.fold.number, replay.fold.incarnation);
-    let shared = Arc::new(Shared::new(replay.fold.index, segments));
+    let shared = Arc::new(Shared::new(replay.fold.index, segments, history));
     let log = Log::start(LogStart {
         layout: layout.clone(),
         tag,

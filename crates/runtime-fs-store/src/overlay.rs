@@ -9,8 +9,10 @@ use runtime_store::{
     RowChange, RowKey, Seq,
 };
 
-use crate::index::Index;
+use crate::index::{Index, row_at_once, tail_at_once};
 use crate::log::Submission;
+use crate::rows::Lookup;
+use crate::streams::StreamTail;
 
 /// The changes of a group, on top of an index that holds everything before it.
 #[derive(Debug, Default)]
@@ -19,18 +21,14 @@ pub(crate) struct Overlay {
     rows: HashMap<RowKey, Option<u64>>,
     retired: HashSet<ScopeId>,
     streams: HashMap<StreamKey, StreamTail>,
+    /// What the checkpoint said of rows and streams that did not change since.
+    rows_below: HashMap<RowKey, Option<u64>>,
+    streams_below: HashMap<StreamKey, StreamTail>,
     commits: HashMap<CommitId, (Digest, Committed)>,
     event_ids: HashSet<EventId>,
     events: u64,
     /// The last position that a commit of this group removed.
     pruned: u64,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct StreamTail {
-    head: Seq,
-    last: Position,
-    closed: bool,
 }
 
 /// What a commit turned out to be.
@@ -65,6 +63,10 @@ impl Overlay {
         }
         form.clone()?;
         check_damage(index, commit)?;
+        self.look_below(index, commit)
+            .map_err(|error| CommitError::Unavailable {
+                reason: format!("cannot read a checkpoint: {error}"),
+            })?;
         self.check_owner(index, commit.owner.as_ref())?;
         for guard in &commit.guards {
             self.check_guard(index, guard)?;
@@ -105,26 +107,67 @@ impl Overlay {
         }
     }
 
+    /// Reads what the commit asks for and only the checkpoint knows, so that deciding reads
+    /// nothing.
+    fn look_below(&mut self, index: &Index, commit: &Commit) -> std::io::Result<()> {
+        if index.below().is_none() {
+            return Ok(());
+        }
+        let owner = commit.owner.iter();
+        let owner = owner.map(|(scope, _)| RowKey::epoch(scope.clone()));
+        let guarded = commit.guards.iter().filter_map(|guard| match guard {
+            Guard::Absent(key) | Guard::Version(key, _) => Some(key.clone()),
+            _ => None,
+        });
+        let put = commit.rows.iter().filter_map(|change| match change {
+            RowChange::Put { key, .. } => Some(key.clone()),
+            _ => None,
+        });
+        for key in owner.chain(guarded).chain(put) {
+            let is_known = self.rows.contains_key(&key)
+                || self.rows_below.contains_key(&key)
+                || index.find_row(&key) != Lookup::Below;
+            if !is_known {
+                let row = row_at_once(index, &key)?;
+                self.rows_below.insert(key, row.map(|row| row.version));
+            }
+        }
+        let heads = commit.guards.iter().filter_map(|guard| match guard {
+            Guard::Head(stream, _) => Some(stream),
+            _ => None,
+        });
+        let appended = commit.events.iter().flat_map(|event| &event.streams);
+        for key in heads.chain(appended) {
+            let is_known = self.streams.contains_key(key)
+                || self.streams_below.contains_key(key)
+                || index.find_stream(key) != Lookup::Below;
+            if !is_known {
+                let tail = tail_at_once(index, key)?.unwrap_or_default();
+                self.streams_below.insert(key.clone(), tail);
+            }
+        }
+        Ok(())
+    }
+
     fn version(&self, index: &Index, key: &RowKey) -> Option<u64> {
         match self.rows.get(key) {
-            Some(version) => *version,
-            None if self.retired.contains(&key.scope) => None,
-            None => index.row(key).map(|row| row.version),
+            Some(version) => return *version,
+            None if self.retired.contains(&key.scope) => return None,
+            None => {}
+        }
+        match index.find_row(key) {
+            Lookup::Known(row) => row.map(|row| row.version),
+            Lookup::Below => self.rows_below.get(key).copied().flatten(),
         }
     }
 
     fn stream(&self, index: &Index, key: &StreamKey) -> StreamTail {
-        let durable = || {
-            let stream = index.stream(key)?;
-            Some(StreamTail {
-                head: stream.head,
-                last: stream.last(),
-                closed: stream.closed,
-            })
+        let durable = || match index.find_stream(key) {
+            Lookup::Known(tail) => tail,
+            Lookup::Below => self.streams_below.get(key).copied(),
         };
         let tail = self.streams.get(key).copied().or_else(durable);
-        // A closed stream is forgotten with its last event.
-        tail.filter(|tail| !tail.closed || tail.last.0 > self.pruned)
+        tail.filter(|tail| !tail.is_forgotten(self.pruned))
             .unwrap_or_default()
     }
 

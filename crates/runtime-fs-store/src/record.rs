@@ -48,6 +48,8 @@ mod kind {
 /// One commit as the index takes it: everything decided, nothing left to check.
 #[derive(Debug)]
 pub(crate) struct Applied {
+    /// Its first record.
+    pub(crate) at: Extent,
     pub(crate) id: CommitId,
     pub(crate) content: Digest,
     pub(crate) time: Timestamp,
@@ -106,6 +108,27 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// Of an event that is damaged.
+    pub(crate) const MISSING: Self = Self {
+        segment: 0,
+        offset: 0,
+        bytes: 0,
+    };
+
+    pub(crate) fn write(self, out: &mut Vec<u8>) {
+        out.extend(self.segment.to_le_bytes());
+        out.extend(self.offset.to_le_bytes());
+        out.extend(self.bytes.to_le_bytes());
+    }
+
+    pub(crate) fn read(fields: &mut Bytes<'_>) -> Option<Self> {
+        Some(Self {
+            segment: fields.u32()?,
+            offset: fields.u32()?,
+            bytes: fields.u32()?,
+        })
+    }
+
     pub(crate) fn place(self) -> Place {
         Place {
             segment: self.segment,
@@ -147,7 +170,7 @@ pub(crate) fn write_commit(
         at,
         out: Vec::with_capacity(commit.bytes() + 256),
     };
-    out.record(kind::COMMIT, |out| {
+    let at = out.record(kind::COMMIT, |out| {
         out.extend(commit.id.as_uuid().as_bytes());
         out.extend(commit.time.as_millis().to_le_bytes());
         out.extend(content.as_bytes());
@@ -175,6 +198,7 @@ pub(crate) fn write_commit(
     }
     pad(&mut out.out, 0);
     let applied = Applied {
+        at,
         id: commit.id,
         content,
         time,
@@ -421,7 +445,7 @@ fn read_record(
         };
     }
     if matches!(record.kind, kind::COMMIT | kind::KEPT_COMMIT) {
-        *applied = read_commit_record(record.body, first_position);
+        *applied = read_commit_record(record, first_position);
         for applied in applied.iter_mut() {
             applied.is_remembered = record.kind == kind::COMMIT;
         }
@@ -431,11 +455,12 @@ fn read_record(
     read_change(record, applied).ok_or(BadPayload::Malformed)
 }
 
-fn read_commit_record(body: &[u8], first_position: u64) -> Option<Applied> {
-    let mut fields = Bytes(body);
+fn read_commit_record(record: &Record<'_>, first_position: u64) -> Option<Applied> {
+    let mut fields = Bytes(record.body);
     let id = CommitId::from_uuid(uuid::Uuid::from_bytes(fields.array()?));
     let time = Timestamp::from_millis(fields.u64()?);
     Some(Applied {
+        at: record.at,
         id,
         content: Digest::from_bytes(fields.array()?),
         time,
@@ -629,6 +654,17 @@ pub(crate) fn read_row_body(
         }
         _ => None,
     }
+}
+
+/// Reads which commit a record begins: its id and the digest of its content.
+pub(crate) fn read_commit_id(
+    tag: StoreTag,
+    at: Extent,
+    bytes: &[u8],
+) -> Option<(CommitId, Digest)> {
+    let record = next_record(tag, at.place(), bytes)?;
+    let applied = read_commit_record(&record, 0)?;
+    (record.kind == kind::COMMIT).then_some((applied.id, applied.content))
 }
 
 /// Reads one event from the bytes at its extent; `None` when they are not what was written there.

@@ -14,7 +14,7 @@ use crate::layout::{ASIDE, ATTACHMENTS, KEYS, Layout, SEGMENTS};
 use crate::maintenance::MaintenanceError;
 use crate::open::lock;
 use crate::record::read_commit;
-use crate::replay::{Reader, replay};
+use crate::replay::{Reader, Start, replay_with_progress};
 use crate::report::Damage;
 use crate::segment::{BASE, Item, SEGMENT_HEADER_BYTES, SegmentHeader, scan};
 use crate::{attachments, keys};
@@ -83,7 +83,8 @@ pub fn repair(options: &FsStoreOptions, apply: bool) -> Result<RepairReport, Mai
     let tag = format.tag().expect("a format without tag is not read");
     let hint = hint::read(&layout);
     let remembered_max = Limits::default().remembered_commits;
-    let found = replay(&layout, tag, remembered_max, Reader::Owner, hint)?;
+    let how = (Start::Beginning, Reader::Owner);
+    let found = replay_with_progress(&layout, tag, remembered_max, how, hint, &mut |_| ())?;
     let mut repair = Repair {
         layout: &layout,
         tag,
@@ -140,7 +141,7 @@ impl Repair<'_> {
                         what: format!("{} of a later version", file_name(*segment)),
                     });
                 }
-                Damage::LostTail { .. } | Damage::Attachment { .. } => {}
+                Damage::LostTail { .. } | Damage::Attachment { .. } | Damage::Cache { .. } => {}
             }
         }
         segments.sort_unstable();
@@ -388,6 +389,9 @@ impl Repair<'_> {
     }
 
     fn apply(&mut self, options: &FsStoreOptions) -> Result<(), MaintenanceError> {
+        // They tell of the log as it was.
+        let removed = self.layout.remove_caches();
+        removed.map_err(|e| MaintenanceError::io("clear", &self.layout.directory, e))?;
         for (segment, bytes) in std::mem::take(&mut self.files) {
             self.keep_aside(&file_name(segment))?;
             let directory = self.layout.path(SEGMENTS);

@@ -69,6 +69,12 @@ pub enum Damage {
         /// The last position that was published.
         published: u64,
     },
+    /// A checkpoint or a sidecar, found by [`verify`](crate::verify): nothing is lost, it is made
+    /// anew when it is needed.
+    Cache {
+        /// The file, inside the store.
+        file: String,
+    },
     /// An attachment whose bytes are not those of its name.
     Attachment {
         /// The file, inside the store.
@@ -94,9 +100,12 @@ pub struct OpenReport {
     pub lineage_renewed: bool,
     /// Files in the directory that are not the store's; they are left alone.
     pub foreign: Vec<String>,
-    /// How many frames were read, marks included.
+    /// Checkpoints that were not believed: damaged, or not of this log. Nothing is lost; they are
+    /// made anew.
+    pub unusable_checkpoints: Vec<String>,
+    /// How many frames were read, marks included; those in a checkpoint are not.
     pub frames: u64,
-    /// How many commits were read.
+    /// How many commits were read; those in a checkpoint are not.
     pub commits: u64,
     /// The last position.
     pub events: u64,

@@ -60,6 +60,11 @@ impl SegmentHeader {
 /// Set in the number by which a base is addressed, so that it and the segment it takes the place
 /// of can be there at the same time.
 pub(crate) const BASE: u32 = 1 << 31;
+/// Says whether a segment, or a base, is among those up to a number.
+pub(crate) const fn covers(number: u32, segment: u32) -> bool {
+    segment & !BASE <= number
+}
+
 const BASE_MAGIC: [u8; 8] = *b"ARBaseLg";
 const BASE_VERSION: u32 = 1;
 const BASE_BUFFERED: u32 = 1;

@@ -6,6 +6,7 @@ use runtime_store::Position;
 use tokio::sync::watch;
 
 use crate::counts::WriteCounters;
+use crate::history::History;
 use crate::index::Index;
 use crate::segments::Segments;
 
@@ -13,16 +14,18 @@ use crate::segments::Segments;
 pub(crate) struct Shared {
     index: RwLock<Index>,
     pub(crate) segments: Segments,
+    pub(crate) history: History,
     pub(crate) written: WriteCounters,
     head: watch::Sender<Position>,
 }
 
 impl Shared {
-    pub(crate) fn new(index: Index, segments: Segments) -> Self {
+    pub(crate) fn new(index: Index, segments: Segments, history: History) -> Self {
         let head = Position(index.head());
         Self {
             index: RwLock::new(index),
             segments,
+            history,
             written: WriteCounters::default(),
             head: watch::Sender::new(head),
         }

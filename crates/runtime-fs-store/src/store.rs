@@ -15,6 +15,8 @@ use runtime_store::{
 };
 
 use crate::attachments::{self, Attachments};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoints::Checkpoints;
 use crate::clean::{CleanOptions, CleanReport, clean};
 use crate::config::FsStoreOptions;
 use crate::counts::WriteCounts;
@@ -23,8 +25,9 @@ use crate::follower::Follower;
 use crate::form;
 use crate::fs;
 use crate::hint;
+use crate::history::{self, History, Wanted};
 use crate::inbox::Inbox;
-use crate::index::{CommitListing, Erased, Index, RowEntry};
+use crate::index::{CommitListing, Erased, Index, list_commits};
 use crate::keys;
 use crate::layout::{KEYS, Layout};
 use crate::log::{Answer, Submission};
@@ -32,6 +35,7 @@ use crate::open::{self, Opened};
 use crate::record::{Extent, StreamEnd};
 use crate::replay::{Reader, replay};
 use crate::report::OpenReport;
+use crate::rows::{Lookup, RowEntry, RowsBelow};
 use crate::segments::{Segments, is_gone, unavailable};
 use crate::shared::Shared;
 use crate::writer::Writer;
@@ -59,9 +63,6 @@ pub struct FsStore {
     /// One rotation at a time, and none after one has failed: what reached the disk is not known,
     /// and a second sync would report success for what the first one lost (S5).
     rotation_failed: Mutex<bool>,
-    /// One cleaning at a time, and none after one has failed: a base may have its name then that
-    /// nothing looks into, and whether it is durable is not known.
-    cleaning_failed: Arc<Mutex<bool>>,
     view: View,
 }
 
@@ -80,6 +81,7 @@ pub(crate) struct Frozen {
 enum View {
     Owner {
         shared: Arc<Shared>,
+        checkpoints: Arc<Checkpoints>,
         writer: Box<Writer>,
     },
     Beside(Box<Follower>),
@@ -103,10 +105,19 @@ impl FsStore {
             report,
         } = open::open(options)?;
         let directory = layout.directory.clone();
-        let writer = Writer::start(log, Arc::clone(&options.clock), options.fs_limits)
+        let checkpoints = Arc::new(Checkpoints::new(
+            layout.clone(),
+            shared.segments.tag,
+            options.limits.remembered_commits,
+            options.fs_limits,
+            Arc::clone(&shared),
+        ));
+        let clock = Arc::clone(&options.clock);
+        let writer = Writer::start(log, Arc::clone(&checkpoints), clock, options.fs_limits)
             .map_err(|e| OpenError::io("start a writer for", &directory, e))?;
         let view = View::Owner {
             shared,
+            checkpoints,
             writer: Box::new(writer),
         };
         Ok(Self::assemble(
@@ -172,7 +183,6 @@ impl FsStore {
             report,
             closed: AtomicBool::new(false),
             rotation_failed: Mutex::default(),
-            cleaning_failed: Arc::default(),
             view,
         }
     }
@@ -219,6 +229,13 @@ impl FsStore {
         match &self.view {
             View::Owner { shared, .. } => &shared.segments,
             View::Beside(follower) => &follower.segments,
+        }
+    }
+
+    fn history(&self) -> &History {
+        match &self.view {
+            View::Owner { shared, .. } => &shared.history,
+            View::Beside(follower) => &follower.history,
         }
     }
 
@@ -272,12 +289,13 @@ impl FsStore {
         })
     }
 
-    /// Returns the owners that have rows, in order.
+    /// Returns the owners that have rows, in order. It reads all keys from the disk.
     ///
     /// # Errors
     /// [`ReadError`].
     pub fn scopes(&self) -> Result<Vec<ScopeId>, ReadError> {
-        let scopes = self.with_index(Index::scopes)?;
+        let snapshot = self.with_index(Index::snapshot)?;
+        let scopes = snapshot.scopes().map_err(unreadable)?;
         Ok(scopes.into_iter().collect())
     }
 
@@ -287,13 +305,18 @@ impl FsStore {
             follower.freeze();
         }
         let identity = self.identity.clone();
-        self.with_index(|index| Frozen {
+        let (snapshot, remembered, head, spaces) = self.with_index(|index| {
+            let remembered = index.remembered();
+            (index.snapshot(), remembered, index.head(), index.spaces())
+        })?;
+        let namings = snapshot.live_namings().map_err(unreadable)?;
+        Ok(Frozen {
             identity,
-            head: index.head(),
-            pruned: index.pruned(),
-            commits: index.commits(),
-            streams: index.ended_streams(),
-            spaces: index.spaces(),
+            head,
+            pruned: snapshot.pruned,
+            commits: list_commits(remembered, namings, snapshot.pruned),
+            streams: snapshot.ended_streams().map_err(unreadable)?,
+            spaces,
         })
     }
 
@@ -304,10 +327,52 @@ impl FsStore {
     pub(crate) fn rows_now(
         &self,
         query: &RowQuery,
-        page: Page<Option<RowKey>>,
+        page: &Page<Option<RowKey>>,
     ) -> Result<RowPage, ReadError> {
-        let find = |index: &Index| (index.rows(query, page), index.erased());
-        let ((entries, next), erased) = self.with_index(find)?;
+        let after = match (&page.after, query) {
+            (Some(after), RowQuery::Due { .. }) => {
+                let (entry, _) = self.find_row(after)?;
+                entry.map(|entry| (entry.due, after.clone()))
+            }
+            (after, _) => after.clone().map(|after| (None, after)),
+        };
+        let mut lies_on: Option<Arc<Checkpoint>> = None;
+        let mut below = RowsBelow::default();
+        // All that is found is put together at one moment; what the checkpoint says is read
+        // before, without a lock, and stays as it is.
+        let ((entries, next), erased) = loop {
+            let found = self.with_index(|index| {
+                let is_same = match (&lies_on, index.below()) {
+                    (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+                    (ours, theirs) => ours.is_none() && theirs.is_none(),
+                };
+                if !is_same {
+                    return Err(index.below().cloned());
+                }
+                let rows = index.rows().page(query, after.as_ref(), page.limit, &below);
+                rows.map(|rows| (rows, index.erased()))
+                    .ok_or_else(|| lies_on.clone())
+            })?;
+            match found {
+                Ok(found) => break found,
+                Err(checkpoint) => {
+                    let is_same = match (&lies_on, &checkpoint) {
+                        (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+                        _ => false,
+                    };
+                    if !is_same {
+                        below = RowsBelow::default();
+                    }
+                    if let Some(checkpoint) = &checkpoint {
+                        let count = page.limit.saturating_add(1);
+                        checkpoint
+                            .more_rows(query, after.as_ref(), count, &mut below)
+                            .map_err(unreadable)?;
+                    }
+                    lies_on = checkpoint;
+                }
+            }
+        };
         let rows = entries
             .into_iter()
             .map(|(key, entry)| self.read_row(key, entry, &erased))
@@ -315,15 +380,49 @@ impl FsStore {
         Ok(RowPage { rows, next })
     }
 
+    /// Looks a row up, in the checkpoint without a lock.
+    fn find_row(&self, key: &RowKey) -> Result<(Option<RowEntry>, Erased), ReadError> {
+        let (found, below, erased) = self.with_index(|index| {
+            let found = index.find_row(key);
+            (found, index.below().cloned(), index.erased())
+        })?;
+        let entry = match (found, below) {
+            (Lookup::Known(entry), _) => entry,
+            (Lookup::Below, Some(below)) => below.row(key).map_err(unreadable)?,
+            (Lookup::Below, None) => None,
+        };
+        Ok((entry, erased))
+    }
+
     pub(crate) fn events_now(
         &self,
         stream: Option<&StreamKey>,
         page: &Page<Position>,
     ) -> Result<EventPage, ReadError> {
-        let (list, pruned, erased) = self.with_index(|index| {
-            let list = index.events(stream, page);
-            (list, index.pruned(), index.erased())
+        let (above, before, head, below, pruned, erased) = self.with_index(|index| {
+            let after = page.after.max(Position(index.pruned()));
+            (
+                index.events(stream, &Page::after(after, page.limit)),
+                index.before(),
+                index.head(),
+                index.below().cloned(),
+                index.pruned(),
+                index.erased(),
+            )
         })?;
+        let after = page.after.0.max(pruned);
+        let list = match below {
+            Some(below) if after < before => {
+                let wanted = Wanted {
+                    after,
+                    through: before,
+                    count: page.limit,
+                };
+                let known = self.history().events(&below, stream, wanted);
+                history::join(known.map_err(unreadable)?, above, page.limit)
+            }
+            _ => above,
+        };
         if let (true, Some(damaged)) = (list.events.is_empty(), &list.damaged) {
             return Err(ReadError::Corrupt {
                 what: format!(
@@ -333,6 +432,7 @@ impl FsStore {
                 ),
             });
         }
+        let next = history::next(&list, after, head);
         let events = list
             .events
             .into_iter()
@@ -343,9 +443,9 @@ impl FsStore {
             .collect::<Result<_, ReadError>>()?;
         Ok(EventPage {
             events,
-            next: Position(list.next),
+            next,
             has_more: list.has_more,
-            head: Position(list.head),
+            head: Position(head),
             pruned: Position(pruned),
         })
     }
@@ -392,6 +492,38 @@ impl FsStore {
                 source: None,
             }),
         }
+    }
+
+    /// Reports the segments that are served. Of one that is served in part, so are the bytes.
+    fn retention_units_now(&self, page: &Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
+        let (units, after) = self.with_index(|index| {
+            let after = page.after.0.max(index.pruned());
+            let units = index.all_units().filter(|unit| unit.last > after);
+            let units = units.take(page.limit).map(|unit| {
+                let first = unit.first.max(after + 1);
+                let above = (first..=unit.last).map(|position| index.extent(position));
+                let above: Option<u64> = match first == unit.first {
+                    true => Some(unit.bytes),
+                    false => above.map(|at| at.map(|at| u64::from(at.bytes))).sum(),
+                };
+                (unit, above)
+            });
+            (units.collect::<Vec<_>>(), after)
+        })?;
+        let units = units.into_iter().map(|(unit, bytes)| {
+            let first = unit.first.max(after + 1);
+            let bytes = match bytes {
+                Some(bytes) => bytes,
+                None => self.history().bytes(&unit, first).map_err(unreadable)?,
+            };
+            Ok(RetentionUnit {
+                last: Position(unit.last),
+                newest: unit.newest,
+                events: unit.last + 1 - first,
+                bytes,
+            })
+        });
+        units.collect()
     }
 
     /// Says why nothing may be written beside the log, if so.
@@ -448,25 +580,72 @@ impl FsStore {
         if let Some(reason) = self.refuses_writes() {
             return Err(refused(reason));
         }
-        let View::Owner { shared, writer } = &self.view else {
+        let View::Owner {
+            shared,
+            checkpoints,
+            writer,
+        } = &self.view
+        else {
             return Err(refused("the store was opened read-only"));
         };
         let sealed = writer.seal().await.map_err(|reason| refused(&reason))?;
         let (layout, shared) = (self.layout.clone(), Arc::clone(shared));
-        let failed = Arc::clone(&self.cleaning_failed);
+        let checkpoints = Arc::clone(checkpoints);
         blocking(move || {
-            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-            if *failed && !cleans_on() {
+            let mut maintenance = checkpoints.lock();
+            if maintenance.cleaning_failed && !cleans_on() {
                 return Err(io::Error::other(
                     "an earlier cleaning failed; reopen the store",
                 ));
             }
-            let cleaned = clean(&layout, &shared, sealed, options, progress);
-            *failed = cleaned.is_err();
+            let cleaned = clean(&layout, &shared, &checkpoints, sealed, options, progress);
+            maintenance.cleaning_failed = cleaned.is_err();
             cleaned
         })
         .await
         .map_err(|error| unavailable("clean the store", error))
+    }
+
+    /// Writes a checkpoint of all that was committed so far, so that opening reads no more of the
+    /// log than what comes after it, and memory holds no more. It happens by itself once enough
+    /// was written, see [`FsLimits::checkpoint_bytes`](crate::FsLimits); commits and reads go on
+    /// meanwhile. It takes about as long as reading the log since the last one.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when the store was opened read-only, its log is damaged, or the
+    /// disk fails; nothing is lost then.
+    pub async fn checkpoint(&self) -> Result<(), ReadError> {
+        let refused = |reason: &str| ReadError::Unavailable {
+            reason: reason.to_owned(),
+            source: None,
+        };
+        if let Some(reason) = self.refuses_writes() {
+            return Err(refused(reason));
+        }
+        let View::Owner {
+            checkpoints,
+            writer,
+            ..
+        } = &self.view
+        else {
+            return Err(refused("the store was opened read-only"));
+        };
+        let sealed = writer.seal().await.map_err(|reason| refused(&reason))?;
+        let checkpoints = Arc::clone(checkpoints);
+        blocking(move || {
+            let maintenance = checkpoints.lock();
+            if maintenance.cleaning_failed {
+                return Err(io::Error::other(
+                    "an earlier cleaning failed; reopen the store",
+                ));
+            }
+            match sealed.current {
+                0 | 1 => Ok(()),
+                current => checkpoints.write(current - 1).map(drop),
+            }
+        })
+        .await
+        .map_err(|error| unavailable("write a checkpoint", error))
     }
 }
 
@@ -502,8 +681,7 @@ impl Store for FsStore {
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
         self.reading(|| {
-            let find = |index: &Index| (index.row(key).copied(), index.erased());
-            let (entry, erased) = self.with_index(find)?;
+            let (entry, erased) = self.find_row(key)?;
             entry
                 .map(|entry| self.read_row(key.clone(), entry, &erased))
                 .transpose()
@@ -519,7 +697,7 @@ impl Store for FsStore {
             limit: self.limit(page.limit)?,
             ..page
         };
-        self.reading(|| self.rows_now(&query, page.clone()))
+        self.reading(|| self.rows_now(&query, &page))
     }
 
     async fn events(
@@ -539,7 +717,7 @@ impl Store for FsStore {
             limit: self.limit(page.limit)?,
             ..page
         };
-        self.with_index(|index| index.retention_units(&page))
+        self.reading(|| self.retention_units_now(&page))
     }
 
     async fn changed(&self, after: Position) -> Position {
@@ -610,11 +788,12 @@ impl AttachmentStore for FsStore {
         min_age: Duration,
     ) -> Result<usize, AttachmentError> {
         self.check_writable_attachments()?;
-        let named = self.with_index(Index::named_attachments).map_err(|error| {
-            AttachmentError::Unavailable {
-                reason: error.to_string(),
-                source: None,
-            }
+        let named = self
+            .with_index(Index::snapshot)
+            .and_then(|snapshot| snapshot.named_attachments().map_err(unreadable));
+        let named = named.map_err(|error| AttachmentError::Unavailable {
+            reason: error.to_string(),
+            source: None,
         })?;
         let gone = self
             .attachments
@@ -661,6 +840,11 @@ impl KeyRingStore for FsStore {
         })?;
         Ok(ring)
     }
+}
+
+/// What a checkpoint or a sidecar does not tell.
+fn unreadable(error: io::Error) -> ReadError {
+    unavailable("read a checkpoint", error)
 }
 
 /// Only under a planted fault a cleaning follows one that failed.

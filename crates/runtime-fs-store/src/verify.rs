@@ -4,15 +4,19 @@ use std::path::Path;
 
 use runtime_store::{Limits, Progress};
 
+use crate::checkpoint::Checkpoint;
 use crate::error::OpenError;
+use crate::frame::StoreTag;
 use crate::hint;
-use crate::layout::{ATTACHMENTS, KEYS, Layout};
+use crate::index::Index;
+use crate::layout::{ATTACHMENTS, CHECKPOINTS, KEYS, Layout};
 use crate::open::{check_keys, report_of, torn_tail};
-use crate::replay::{Reader, replay_with_progress};
+use crate::replay::{Reader, Start, replay_with_progress};
 use crate::report::{Damage, OpenReport};
+use crate::sidecar::Sidecar;
 use crate::{attachments, fs, keys};
 
-/// Reads the whole log of a store, and its attachments, and checks every checksum. It changes nothing and takes no
+/// Reads the whole log of a store, its checkpoints and its attachments, and checks every checksum. It changes nothing and takes no
 /// lock; beside a writer it may report the tail that is just being written as torn.
 ///
 /// It blocks on the disk for as long as reading the log takes.
@@ -44,7 +48,8 @@ pub fn verify_with_progress(
     let tag = format.tag().expect("a format without tag is not read");
     let hint = hint::read(&layout);
     let remembered_max = Limits::default().remembered_commits;
-    let replay = replay_with_progress(&layout, tag, remembered_max, Reader::Owner, hint, progress)?;
+    let how = (Start::Beginning, Reader::Owner);
+    let replay = replay_with_progress(&layout, tag, remembered_max, how, hint, progress)?;
     let mut report = report_of(&layout, &replay, hint)?;
     report.cut = torn_tail(&replay);
     let damaged = attachments::damaged(&layout);
@@ -52,5 +57,42 @@ pub fn verify_with_progress(
     report
         .damage
         .extend(damaged.into_iter().map(|file| Damage::Attachment { file }));
+    let caches = damaged_caches(&layout, tag, &replay.fold.index);
+    report
+        .damage
+        .extend(caches.into_iter().map(|file| Damage::Cache { file }));
     Ok(report)
+}
+
+/// Reads all checkpoints and sidecars; returns those that are not whole.
+fn damaged_caches(layout: &Layout, tag: StoreTag, index: &Index) -> Vec<String> {
+    let directory = layout.path(CHECKPOINTS);
+    let mut damaged = Vec::new();
+    for number in layout.checkpoints().unwrap_or_default() {
+        let checkpoint = Checkpoint::open(&directory, tag, number);
+        let checked = checkpoint.and_then(|checkpoint| {
+            checkpoint.check()?;
+            checkpoint.remembered(usize::MAX)
+        });
+        if checked.is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+            damaged.push(Layout::checkpoint_name(number));
+        }
+    }
+    for name in layout.caches().unwrap_or_default() {
+        let unit = index.all_units();
+        let unit = unit
+            .into_iter()
+            .find(|unit| Layout::sidecar_name(unit.segment) == name);
+        let Some(unit) = unit else {
+            continue;
+        };
+        let checked = Sidecar::open(&directory, tag, &unit).and_then(|sidecar| sidecar.check());
+        if checked.is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+            damaged.push(name);
+        }
+    }
+    damaged
+        .into_iter()
+        .map(|name| format!("{CHECKPOINTS}/{name}"))
+        .collect()
 }

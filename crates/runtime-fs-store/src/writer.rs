@@ -11,6 +11,7 @@ use runtime_core::{Clock, CommitId};
 use runtime_store::CommitError;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::checkpoints::{Checkpointer, Checkpoints};
 use crate::config::FsLimits;
 use crate::log::{Answer, Log, Sealed, Submission};
 
@@ -33,7 +34,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(log: Log, clock: Arc<dyn Clock>, limits: FsLimits) -> io::Result<Self> {
+    pub(crate) fn start(
+        log: Log,
+        checkpoints: Arc<Checkpoints>,
+        clock: Arc<dyn Clock>,
+        limits: FsLimits,
+    ) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(limits.queue_commits_max);
         let (end, ended) = watch::channel(None);
         let in_order = Arc::new(AtomicBool::new(false));
@@ -41,18 +47,21 @@ impl Writer {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
+        let checkpointer = Checkpointer::start(checkpoints)?;
         let closing = Arc::clone(&in_order);
         let thread = std::thread::Builder::new()
             .name("fs-store".to_owned())
             .spawn(move || {
                 let mut log = log;
-                runtime.block_on(run(&mut log, waiting, &*clock, limits));
+                runtime.block_on(run(&mut log, waiting, &checkpointer, &*clock, limits));
                 let result = if closing.load(Ordering::Acquire) {
                     log.close()
                 } else {
                     // Dropped without `close`: the next opening says so.
                     Ok(())
                 };
+                // What it writes is the holder's, so it ends before another one can be.
+                drop(checkpointer);
                 // The lock goes first, so that whoever waits for the end can open again.
                 drop(log);
                 end.send_replace(Some(result));
@@ -129,9 +138,18 @@ impl Drop for Writer {
     }
 }
 
-async fn run(log: &mut Log, mut waiting: mpsc::Receiver<Job>, clock: &dyn Clock, limits: FsLimits) {
+async fn run(
+    log: &mut Log,
+    mut waiting: mpsc::Receiver<Job>,
+    checkpointer: &Checkpointer,
+    clock: &dyn Clock,
+    limits: FsLimits,
+) {
     let mut group = Vec::new();
     loop {
+        if let Some(number) = log.take_sealed() {
+            checkpointer.sealed(number);
+        }
         let needs_mark = log.needs_mark();
         let mut idle = None;
         let taken = poll_fn(|context| {

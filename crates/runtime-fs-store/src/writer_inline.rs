@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use runtime_core::Clock;
 use runtime_store::CommitError;
 
+use crate::checkpoints::{Checkpointer, Checkpoints};
 use crate::config::FsLimits;
 use crate::log::{Answer, Log, Sealed, Submission};
 
@@ -13,16 +14,19 @@ use crate::log::{Answer, Log, Sealed, Submission};
 #[derive(Debug)]
 pub(crate) struct Writer {
     log: Mutex<Option<Log>>,
+    checkpointer: Checkpointer,
 }
 
 impl Writer {
-    #[expect(
-        clippy::unnecessary_wraps,
-        reason = "the same signature as the thread's"
-    )]
-    pub(crate) fn start(log: Log, _: Arc<dyn Clock>, _: FsLimits) -> io::Result<Self> {
+    pub(crate) fn start(
+        log: Log,
+        checkpoints: Arc<Checkpoints>,
+        _: Arc<dyn Clock>,
+        _: FsLimits,
+    ) -> io::Result<Self> {
         Ok(Self {
             log: Mutex::new(Some(log)),
+            checkpointer: Checkpointer::start(checkpoints)?,
         })
     }
 
@@ -36,7 +40,12 @@ impl Writer {
     /// Runs commits as one group.
     pub(crate) fn submit_group(&self, group: Vec<Submission>) -> Vec<Result<Answer, CommitError>> {
         match &mut *self.lock() {
-            Some(log) => log.run(group),
+            Some(log) => {
+                if let Some(number) = log.take_sealed() {
+                    self.checkpointer.sealed(number);
+                }
+                log.run(group)
+            }
             None => group.iter().map(|_| Err(closed())).collect(),
         }
     }

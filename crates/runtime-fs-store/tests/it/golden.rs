@@ -20,13 +20,24 @@ const V2: [&str; 5] = [
     "segments/0000000003.log",
 ];
 
+const V3: [&str; 8] = [
+    "format",
+    "keys",
+    "segments/0000000001.base",
+    "segments/0000000002.log",
+    "segments/0000000003.log",
+    "segments/0000000004.log",
+    "checkpoints/0000000003.checkpoint",
+    "checkpoints/0000000002.log.sidecar",
+];
+
 fn golden(version: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     root.join("tests/golden").join(version)
 }
 
 fn copy_golden(version: &str, files: &[&str], options: &FsStoreOptions) {
-    for name in ["segments", "attachments", "inbox", "aside"] {
+    for name in ["segments", "attachments", "inbox", "aside", "checkpoints"] {
         fs::create_dir_all(options.directory.join(name)).unwrap();
     }
     for name in files {
@@ -126,4 +137,52 @@ async fn r16_the_format_has_not_changed() {
         }
         assert_eq!(written, fs::read(target).unwrap(), "{name}");
     }
+}
+
+/// Version 2 with a checkpoint on top, and some more.
+async fn write_with_checkpoint(options: &FsStoreOptions) {
+    write(options).await;
+    let store = FsStore::open(options).unwrap();
+    store.checkpoint().await.unwrap();
+    store.commit(commit(2 * COMMITS)).await.unwrap();
+    store.close().await.unwrap();
+}
+
+/// The same commits make the bytes of version 3, which version 2 with a checkpoint is.
+#[tokio::test]
+async fn r16_the_format_of_checkpoints_has_not_changed() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 16);
+    write_with_checkpoint(&options).await;
+    for name in V3 {
+        let written = fs::read(options.directory.join(name)).unwrap();
+        let target = golden("v3").join(name);
+        if std::env::var_os("FS_STORE_WRITE_GOLDEN").is_some() {
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            fs::write(&target, &written).unwrap();
+        }
+        assert_eq!(written, fs::read(target).unwrap(), "{name}");
+    }
+}
+
+/// The store of version 3 opens from its checkpoint and says what was written.
+#[tokio::test]
+async fn r16_the_golden_store_with_a_checkpoint_opens_and_reads_byte_equal() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 99);
+    copy_golden("v3", &V3, &options);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.report().damage, []);
+    assert_eq!(store.report().unusable_checkpoints, [""; 0]);
+    assert_eq!(store.report().commits, 1, "the rest is in the checkpoint");
+    let events = all_events(&store).await;
+    assert_eq!(events.len() as u64, COMMITS + 1);
+    for (at, event) in (COMMITS..).zip(&events) {
+        assert_eq!(event.position, Position(at + 1));
+        assert_eq!(event.erased, at % 4 == 1);
+        assert!(event.erased || (number(event) == at && *event.body == body(at)));
+    }
+    let rows = store.rows(RowQuery::space("state"), Page::after(None, 100));
+    assert_eq!(rows.await.unwrap().rows.len(), 16);
+    assert!(store.commit(commit(3)).await.unwrap().repeated);
 }

@@ -9,6 +9,8 @@
 #[cfg(not(feature = "simulation"))]
 mod care;
 #[cfg(not(feature = "simulation"))]
+mod checkpoints;
+#[cfg(not(feature = "simulation"))]
 mod clock;
 #[cfg(not(feature = "simulation"))]
 mod crash;
@@ -30,8 +32,12 @@ mod laws;
 mod life;
 #[cfg(not(feature = "simulation"))]
 mod lives;
+#[cfg(not(feature = "simulation"))]
+mod memory;
 #[cfg(feature = "simulation")]
 mod power;
+#[cfg(feature = "simulation")]
+mod power_checkpoints;
 #[cfg(not(feature = "simulation"))]
 mod processes;
 #[cfg(not(feature = "simulation"))]
@@ -44,7 +50,7 @@ mod allocations {
 
     use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
-    /// Counts every byte, for what a store holds on to (R20).
+    /// Counts every byte, for what a store holds on to (S6, R20).
     #[global_allocator]
     static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 

@@ -1,0 +1,172 @@
+//! The streams that grew since a checkpoint. Pure.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use runtime_core::StreamKey;
+use runtime_store::{EventPlace, Page, Position, Seq};
+
+use crate::record::StreamEnd;
+use crate::rows::Lookup;
+use crate::units::Unit;
+
+/// Where a stream ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct StreamTail {
+    pub(crate) head: Seq,
+    pub(crate) last: Position,
+    pub(crate) closed: bool,
+}
+
+impl StreamTail {
+    /// A closed stream is forgotten with its last event.
+    pub(crate) fn is_forgotten(self, pruned: u64) -> bool {
+        self.closed && self.last.0 <= pruned
+    }
+
+    pub(crate) fn end_of(self, stream: StreamKey) -> StreamEnd {
+        StreamEnd {
+            stream,
+            head: self.head,
+            last: self.last,
+            closed: self.closed,
+        }
+    }
+}
+
+/// One stream.
+#[derive(Debug, Default)]
+pub(crate) struct Stream {
+    /// Those of its events that are served and come after the checkpoint.
+    positions: VecDeque<u64>,
+    tail: StreamTail,
+    /// Events of it between these positions, exclusive, are damaged.
+    gaps: Vec<(u64, u64)>,
+}
+
+/// Positions of a page of a stream, whether more follow, and the damage at which it stops.
+pub(crate) type StreamPage = (Vec<u64>, bool, Option<Range<u64>>);
+
+impl Stream {
+    pub(crate) const fn tail(&self) -> StreamTail {
+        self.tail
+    }
+
+    /// Those of its events that one segment holds, each with whether events before it are lost.
+    pub(crate) fn positions_in(&self, unit: &Unit) -> impl Iterator<Item = (u64, bool)> {
+        let start = self.positions.partition_point(|at| *at < unit.first);
+        let end = self.positions.partition_point(|at| *at <= unit.last);
+        self.positions.range(start..end).map(|at| {
+            let is_after_gap = self.gaps.iter().any(|(_, before)| before == at);
+            (*at, is_after_gap)
+        })
+    }
+
+    /// Returns the positions of a page, up to the first gap in it.
+    fn page(&self, page: &Page<Position>) -> StreamPage {
+        let first = self.positions.partition_point(|at| *at <= page.after.0);
+        let rest = self.positions.len() - first;
+        let taken = self.positions.range(first..).take(page.limit);
+        let mut taken: Vec<u64> = taken.copied().collect();
+        let mut damaged = None;
+        let reached = taken.last().copied().unwrap_or(page.after.0);
+        // A gap counts for whoever has not been past it yet.
+        let gap = self
+            .gaps
+            .iter()
+            .find(|(_, before)| *before > page.after.0.saturating_add(1) && *before <= reached);
+        if let Some(&(after, before)) = gap {
+            let end = taken.partition_point(|position| *position < before);
+            taken.truncate(end);
+            damaged = Some(page.after.0.max(after) + 1..before);
+        }
+        let has_more = rest > taken.len();
+        (taken, has_more, damaged)
+    }
+}
+
+/// The streams that grew.
+#[derive(Debug, Default)]
+pub(crate) struct Streams(HashMap<StreamKey, Stream>);
+
+impl Streams {
+    pub(crate) fn find(&self, key: &StreamKey, pruned: u64) -> Lookup<StreamTail> {
+        match self.0.get(key) {
+            Some(stream) => {
+                let tail = Some(stream.tail);
+                Lookup::Known(tail.filter(|tail| !tail.is_forgotten(pruned)))
+            }
+            None => Lookup::Below,
+        }
+    }
+
+    /// Takes an event's place. Events up to `before` are known to the checkpoint only.
+    pub(crate) fn append(
+        &mut self,
+        place: EventPlace,
+        position: u64,
+        closes: bool,
+        (before, pruned): (u64, u64),
+    ) {
+        let stream = self.0.entry(place.stream).or_default();
+        if stream.tail.is_forgotten(pruned) {
+            *stream = Stream::default();
+        }
+        // Where the event before it is not known here, nothing is known of a gap.
+        if stream.tail.last != place.previous && place.previous.0 > before {
+            stream.gaps.push((stream.tail.last.0, position));
+        }
+        stream.positions.push_back(position);
+        stream.tail.last = Position(position);
+        stream.tail.head = place.seq;
+        stream.tail.closed |= closes;
+    }
+
+    /// Takes where a stream ends, from a base that has not all of its events.
+    pub(crate) fn end(&mut self, end: StreamEnd) {
+        let stream = self.0.entry(end.stream).or_default();
+        stream.tail = StreamTail {
+            head: end.head,
+            last: end.last,
+            closed: end.closed,
+        };
+    }
+
+    pub(crate) fn page(&self, key: &StreamKey, page: &Page<Position>) -> StreamPage {
+        let stream = self.0.get(key);
+        stream.map_or_else(Default::default, |stream| stream.page(page))
+    }
+
+    /// Events up to here are not served any more. What a stream's end was stays known: the
+    /// checkpoint below may tell of an earlier one.
+    pub(crate) fn prune(&mut self, through: u64) {
+        for stream in self.0.values_mut() {
+            stream.forget(through);
+        }
+    }
+
+    /// Forgets what a checkpoint up to a position holds.
+    pub(crate) fn rebase(&mut self, last_position: u64) {
+        self.0.retain(|_, stream| {
+            stream.forget(last_position);
+            stream.tail.last.0 > last_position
+        });
+        self.0.shrink_to_fit();
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Stream)> {
+        self.0.iter()
+    }
+
+    pub(crate) fn tails(&self) -> impl Iterator<Item = (&StreamKey, StreamTail)> {
+        self.0.iter().map(|(key, stream)| (key, stream.tail))
+    }
+}
+
+impl Stream {
+    fn forget(&mut self, through: u64) {
+        let gone = self.positions.partition_point(|at| *at <= through);
+        self.positions.drain(..gone);
+        self.gaps.retain(|(_, before)| *before > through);
+    }
+}
