@@ -12,6 +12,8 @@ use xshell::{Shell, cmd};
 pub(crate) enum Group {
     /// Commits of guard, row and event, by the number of writers.
     Append,
+    /// Opening after SIGKILL, by the length of the history.
+    Open,
     /// Durable steps, by the number of turns that run at once.
     Step,
 }
@@ -20,6 +22,7 @@ impl Group {
     const fn target(self) -> &'static str {
         match self {
             Self::Append => "append",
+            Self::Open => "open",
             Self::Step => "step",
         }
     }

@@ -281,6 +281,13 @@ pub(crate) mod fault {
         CleansOn,
         /// A segment is sealed, and so handed to a checkpoint, before it is synced.
         SealsUnsynced,
+        /// A checkpoint or sidecar gets its name before it is synced. It is a cache: nothing is
+        /// lost.
+        NoCacheSync,
+        /// The same, and its blocks are believed without their checksums.
+        UncheckedCaches,
+        /// A checkpoint is believed without a look at the log that it stands on.
+        AnyCheckpoint,
         /// An operation fails.
         Fails(Failure),
     }

@@ -47,7 +47,7 @@ runtime_testkit::store_laws!(Files::new());
 /// R12: any sequence of commits, removals, reads and reopenings reads as the model says.
 #[test]
 fn r12_any_sequence_reads_as_the_model_says() {
-    let cases = 500 * crate::support::times();
+    let cases = 2_000 * crate::support::times();
     let started = std::time::Instant::now();
     runtime_testkit::check_against_model(cases, 12, || Files::inside(crate::support::in_memory()));
     crate::support::print_row("R12-files", cases as usize, started);
