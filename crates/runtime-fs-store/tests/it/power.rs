@@ -371,7 +371,7 @@ fn r2_a_missing_sync_is_found() {
 
 /// Runs seeds until one finds the fault; returns how many that took.
 fn runs_until_found(fault: Fault, runs_max: u64) -> u64 {
-    const AT_ONCE: u64 = 64;
+    const AT_ONCE: u64 = 16;
     for first in (0..runs_max).step_by(usize::try_from(AT_ONCE).unwrap()) {
         let broken = on_all_cores(AT_ONCE, |seed| {
             run(live(first + seed, Some(fault))).is_err()
