@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use runtime_core::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::OpenError;
 use crate::fs::{self, File};
 
-/// How often the loser of a race reads the lock file again while its winner signs it.
-const HOLDER_READS_MAX: usize = 1_000;
+/// How long the loser of a race reads the lock file again while its winner signs it. The winner
+/// needs microseconds, unless its thread has to wait for a processor.
+const HOLDER_WAIT_MAX: Duration = Duration::from_secs(2);
+const HOLDER_POLL: Duration = Duration::from_millis(1);
 
 /// Who holds a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,15 +94,14 @@ fn sign(file: &File, holder: &Holder) -> std::io::Result<()> {
 /// Reads who holds the lock. Between taking and signing, the file still names an earlier holder,
 /// which does not run any more, or nobody: then it is read again.
 fn read_living_holder(file: &File) -> Option<Holder> {
-    let mut found = None;
-    for _ in 0..HOLDER_READS_MAX {
-        found = read_holder(file);
-        if found.as_ref().is_some_and(is_alive) {
-            break;
+    let until = Instant::now() + HOLDER_WAIT_MAX;
+    loop {
+        let found = read_holder(file);
+        if found.as_ref().is_some_and(is_alive) || Instant::now() > until {
+            return found;
         }
-        std::thread::yield_now();
+        std::thread::sleep(HOLDER_POLL);
     }
-    found
 }
 
 fn read_holder(file: &File) -> Option<Holder> {

@@ -6,7 +6,11 @@
 //! has no history: one whose only segment holds as many events as those segments.
 #![allow(clippy::print_stdout, reason = "a program for people prints")]
 
-#[allow(dead_code, reason = "only its plan and its places are used here")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "only its plan and its places are used here"
+)]
 mod measure;
 
 use std::io::{BufRead, BufReader, Read};
@@ -79,7 +83,7 @@ fn measure(plan: &Plan, events: u64) -> Outcome<Value> {
         let started = Instant::now();
         read(&checkpoint)?;
         let checkpoint_read = started.elapsed();
-        segments.iter().try_for_each(read)?;
+        read(&segments)?;
         bare.push(started.elapsed().as_secs_f64() * MILLIS);
         let alone = open(&bare_store, tail_events)?;
         without.push(checkpoint_read.as_secs_f64() * MILLIS + alone);
@@ -131,7 +135,7 @@ fn options(directory: &Path, segment_bytes_first: u64) -> FsStoreOptions {
 
 /// The newest checkpoint, if there is one, and the segments after it.
 fn newest(store: &Path) -> Outcome<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let checkpoints = files(&store.join("checkpoints"))?.into_iter();
+    let mut checkpoints = files(&store.join("checkpoints"))?.into_iter();
     let is_checkpoint = |path: &PathBuf| path.extension().is_some_and(|end| end == "checkpoint");
     let checkpoint = checkpoints.rfind(is_checkpoint);
     let last = checkpoint.as_deref().and_then(Path::file_stem);
@@ -151,7 +155,7 @@ fn files(directory: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn read<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Outcome<()> {
+fn read(paths: &[PathBuf]) -> Outcome<()> {
     for path in paths {
         std::hint::black_box(std::fs::read(path)?);
     }

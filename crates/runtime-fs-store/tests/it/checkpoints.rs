@@ -253,7 +253,9 @@ fn commit_again(number: u64) -> Commit {
     // The last of each round has nothing but what `commit` gives it, and perhaps a time.
     let mut commit = commit(number);
     if let RowChange::Put { due, .. } = &mut commit.rows[0] {
-        *due = (number % 3 == 0).then(|| runtime_core::Timestamp::from_millis(number % 50));
+        *due = number
+            .is_multiple_of(3)
+            .then(|| runtime_core::Timestamp::from_millis(number % 50));
     }
     commit
 }
