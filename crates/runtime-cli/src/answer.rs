@@ -158,8 +158,9 @@ pub(crate) async fn answer(common: &Common, command: Command) -> anyhow::Result<
 /// Leaves a command in the inbox and waits for the event that tells what became of it.
 async fn leave(common: &Common, command: &Command) -> anyhow::Result<Answered> {
     let clock = Arc::new(SystemClock::new());
-    let id = CommitId::generate(clock.now(), SystemRandom.ten());
     let store = open::read_only(common).await?;
+    // The clock may be behind the store's newest commit.
+    let id = CommitId::generate(store.id_time(clock.now()), SystemRandom.ten());
     let hub = EventHub::new(store, Arc::clone(&clock) as _, Arc::new(SystemRandom));
     let cursor = hub.cursor_now().await.map_err(RuntimeError::from)?;
     let events = hub.subscribe(Topic::Runtime, cursor);

@@ -350,8 +350,6 @@ Examples:
         dry_run: bool,
     },
     /// Remove the oldest events by age, count or bytes, and free their room.
-    ///
-    /// Make a backup first: freeing room is not proven against a loss of power yet.
     Retention {
         /// Events older than so many days go.
         #[arg(long, value_name = "DAYS")]
@@ -366,9 +364,8 @@ Examples:
         #[arg(long)]
         dry_run: bool,
     },
-    /// Delete a worker for good: its rows, the payloads of its events, and what only they named.
-    ///
-    /// Make a backup first: freeing room is not proven against a loss of power yet.
+    /// Erase what a deleted worker and its users have said, and free its bytes; only that it was
+    /// is kept.
     Purge {
         /// The worker.
         worker: String,

@@ -43,11 +43,6 @@ pub(crate) enum WorkerCommand {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Erase what a deleted worker and its users have said; only that it was is kept.
-    Purge {
-        /// The worker.
-        worker: String,
-    },
     /// Give it a System input: it joins the conversation before the next turn and starts none.
     Inform {
         /// The worker.
@@ -78,9 +73,6 @@ impl WorkerCommand {
             Self::Delete { worker, reason } => Command::DeleteWorker {
                 worker: id(&worker)?,
                 reason,
-            },
-            Self::Purge { worker } => Command::PurgeWorker {
-                worker: id(&worker)?,
             },
             Self::Inform {
                 worker,

@@ -1,6 +1,5 @@
 //! Caring for a store: verify, export, import, backup, repair, retention, purge.
 
-use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,18 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use runtime::core::{Clock as _, CommitId, EventDraft, EventId, EventKind, Random as _, ScopeId};
-use runtime::core::{StreamKey, WorkerId};
+use runtime::core::{Clock as _, EventDraft, EventId, EventKind, Random as _, WorkerId};
 use runtime::events::{HubParts, RetentionPolicy};
-use runtime::fs_store::{self, CleanOptions, Damage, FsStore, OpenReport, Progress, RepairAction};
-use runtime::store::{
-    AttachmentStore as _, Commit, NewEvent, Removal, RowChange, Store as _, SystemClock,
-    SystemRandom,
+use runtime::fs_store::{
+    self, CleanOptions, CleanReport, Damage, FsStore, OpenReport, Progress, RepairAction,
 };
-use runtime::workers::event_hub;
+use runtime::store::{
+    AttachmentStore as _, Commit, NewEvent, Store as _, SystemClock, SystemRandom,
+};
+use runtime::workers::{Command, event_hub, view};
 use runtime::{OpenError, RuntimeError};
 use serde_json::json;
 
+use crate::answer::{self, Answered};
 use crate::args::Common;
 use crate::database;
 use crate::exit::Exit;
@@ -157,7 +157,9 @@ pub(crate) fn backup(common: &Common, output: Output, target: &Path) -> anyhow::
     let progress = &mut |progress| teller.tell(progress);
     let report = fs_store::backup(&common.store_dir(), &target, &SystemRandom, progress)?;
     // A copy that cannot be read is none.
-    let verified = fs_store::verify(&target).map_err(OpenError::from)?;
+    let mut teller = Teller::new("verifying");
+    let progress = &mut |progress| teller.tell(progress);
+    let verified = fs_store::verify_with_progress(&target, progress).map_err(OpenError::from)?;
     let mut value = json!(report);
     value["damage"] = json!(verified.damage);
     output.print(
@@ -183,7 +185,9 @@ pub(crate) fn backup(common: &Common, output: Output, target: &Path) -> anyhow::
 pub(crate) fn repair(common: &Common, output: Output, apply: bool) -> anyhow::Result<Exit> {
     only_files(common)?;
     open::existing(common)?;
-    let report = fs_store::repair(&open::options(common), apply)?;
+    let mut teller = Teller::new("reading");
+    let progress = &mut |progress| teller.tell(progress);
+    let report = fs_store::repair_with_progress(&open::options(common), apply, progress)?;
     let lines = || {
         let mut lines: Vec<String> = report.actions.iter().map(action_line).collect();
         lines.push(match (report.actions.is_empty(), report.applied) {
@@ -245,11 +249,6 @@ fn open_store(common: &Common) -> anyhow::Result<FsStore> {
     Ok(FsStore::open(&open::options(common)).map_err(OpenError::from)?)
 }
 
-fn fresh_commit() -> Commit {
-    let now = SystemClock::new().now();
-    Commit::new(CommitId::generate(now, SystemRandom.ten()), now)
-}
-
 fn diagnostic(message: String) -> NewEvent {
     let now = SystemClock::new().now();
     let draft = EventDraft::new(EventKind::Diagnostic).with_message(message);
@@ -292,19 +291,11 @@ pub(crate) async fn retention(
     }
     if events > 0 {
         let message = format!("retention removed the events up to position {through}");
-        store
-            .commit(fresh_commit().event(diagnostic(message)))
-            .await?;
+        let commit = Commit::fresh(&*store, &SystemClock::new(), &SystemRandom);
+        store.commit(commit.event(diagnostic(message))).await?;
     }
-    let swept = store
-        .sweep_attachments(&|_| false, Duration::from_secs(3600))
-        .await?;
-    let mut teller = Teller::new("cleaning");
-    let cleaned = store
-        .clean(CleanOptions::default(), move |progress| {
-            teller.tell(progress);
-        })
-        .await?;
+    let hour = Duration::from_secs(3600);
+    let (swept, cleaned) = free(&store, hour, CleanOptions::default()).await?;
     store.close().await?;
     let value = json!({
         "through": through, "events": events, "held_back": retained.held_back, "applied": true,
@@ -322,9 +313,20 @@ pub(crate) async fn retention(
     Ok(Exit::Done)
 }
 
-/// Says whether a scope is a worker's: its second part is the session.
-fn is_of(scope: &ScopeId, worker: &WorkerId) -> bool {
-    scope.as_str().split('/').nth(1) == Some(worker.as_str())
+/// Frees the room of what was removed, of attachments as well that nothing names.
+async fn free(
+    store: &FsStore,
+    attachments_older_than: Duration,
+    options: CleanOptions,
+) -> anyhow::Result<(usize, CleanReport)> {
+    let swept = store
+        .sweep_attachments(&|_| false, attachments_older_than)
+        .await?;
+    let mut teller = Teller::new("cleaning");
+    let cleaned = store
+        .clean(options, move |progress| teller.tell(progress))
+        .await?;
+    Ok((swept, cleaned))
 }
 
 /// `purge`
@@ -334,36 +336,41 @@ pub(crate) async fn purge(
     worker: &str,
     yes: bool,
 ) -> anyhow::Result<Exit> {
-    let worker: WorkerId = worker.parse().map_err(runtime::RuntimeError::from)?;
-    let store = open_store(common)?;
-    let stream = StreamKey::new(format!("session/{worker}")).context("a stream")?;
-    let scopes = store.scopes()?;
-    let scopes: BTreeSet<ScopeId> = scopes
-        .into_iter()
-        .filter(|scope| is_of(scope, &worker))
-        .collect();
+    let worker: WorkerId = worker.parse().map_err(RuntimeError::from)?;
     if !yes {
-        store.close().await?;
-        let value = json!({ "worker": worker, "scopes": scopes, "applied": false });
-        let line = || format!("{} scopes of {worker} would go; use --yes", scopes.len());
+        let record = view::worker(&*open::read_only(common).await?, &worker).await?;
+        let status = record.status.as_str();
+        let value = json!({ "worker": worker, "status": status, "applied": false });
+        let line = || format!("what the {status} worker {worker} has said would go; use --yes");
         output.print(line, &value);
         return Ok(Exit::Done);
     }
-    let message = "a worker was purged".to_owned();
-    let commit = fresh_commit().event(diagnostic(message));
-    let mut commit = commit.remove(Removal::Stream(stream));
-    commit.rows = scopes.iter().cloned().map(RowChange::Retire).collect();
-    store.commit(commit).await?;
+    let command = Command::PurgeWorker {
+        worker: worker.clone(),
+    };
+    let answered = answer::answer(common, command).await?;
+    let is_left = matches!(answered, Answered::Left(_));
+    // A database frees its room by itself; beside a process that has the store open nobody else
+    // may.
+    let store = match common.database().is_some() || is_left {
+        true => None,
+        false => match open_store(common) {
+            Ok(store) => Some(store),
+            Err(error) if open::is_busy(&error) => None,
+            Err(error) => return Err(error),
+        },
+    };
+    let Some(store) = store else {
+        let value = json!({ "worker": worker, "applied": !is_left, "freed": false });
+        output.print(|| answered.line(), &value);
+        return Ok(if is_left { Exit::Busy } else { Exit::Done });
+    };
     // Nothing else has the store open, so no commit is on its way that could name them.
-    let swept = store.sweep_attachments(&|_| false, Duration::ZERO).await?;
-    let mut teller = Teller::new("cleaning");
     let options = CleanOptions { drop_aside: true };
-    let cleaned = store
-        .clean(options, move |progress| teller.tell(progress))
-        .await?;
+    let (swept, cleaned) = free(&store, Duration::ZERO, options).await?;
     store.close().await?;
     let value = json!({
-        "worker": worker, "scopes": scopes, "applied": true,
+        "worker": worker, "applied": true, "freed": true,
         "attachments": swept, "cleaned": cleaned,
     });
     output.print(

@@ -106,7 +106,7 @@ pub use inbox::{INBOX_COMMAND_BYTES_MAX, INBOX_COMMANDS_MAX, submit_command};
 pub use layout::SCHEMA as STORE_SCHEMA;
 pub use lock::{Holder, holder};
 pub use maintenance::MaintenanceError;
-pub use repair::{RepairAction, RepairReport, repair};
+pub use repair::{RepairAction, RepairReport, repair, repair_with_progress};
 pub use report::{CutTail, Damage, OpenReport};
 pub use runtime_store::{ExportError, ExportReport, ImportReport, Progress};
 pub use store::FsStore;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use runtime_store::Limits;
+use runtime_store::{Limits, Progress};
 use serde::Serialize;
 
 use crate::config::FsStoreOptions;
@@ -74,6 +74,18 @@ pub struct RepairReport {
 /// [`MaintenanceError`]; [`Unrepairable`](MaintenanceError::Unrepairable) for what only a backup
 /// brings back.
 pub fn repair(options: &FsStoreOptions, apply: bool) -> Result<RepairReport, MaintenanceError> {
+    repair_with_progress(options, apply, &mut |_| ())
+}
+
+/// As [`repair`], and tells how much of the log has been read.
+///
+/// # Errors
+/// As for [`repair`].
+pub fn repair_with_progress(
+    options: &FsStoreOptions,
+    apply: bool,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<RepairReport, MaintenanceError> {
     let layout = Layout::new(&options.directory);
     let mut format = layout.open_existing()?;
     let _lock = match apply {
@@ -84,7 +96,7 @@ pub fn repair(options: &FsStoreOptions, apply: bool) -> Result<RepairReport, Mai
     let hint = hint::read(&layout);
     let remembered_max = Limits::default().remembered_commits;
     let how = (Start::Beginning, Reader::Owner);
-    let found = replay_with_progress(&layout, tag, remembered_max, how, hint, &mut |_| ())?;
+    let found = replay_with_progress(&layout, tag, remembered_max, how, hint, progress)?;
     let mut repair = Repair {
         layout: &layout,
         tag,

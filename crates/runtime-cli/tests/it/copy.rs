@@ -135,7 +135,7 @@ fn s7_a_copy_of_a_copy_exports_the_same_lines() {
     home.run(&["demo", "--yes"]).expect(0);
     home.run(&["run", "--worker", "gone", "hello"]).expect(0);
     home.run(&["worker", "delete", "gone"]).expect(0);
-    home.run(&["worker", "purge", "gone"]).expect(0);
+    home.run(&["purge", "gone", "--yes"]).expect(0);
     home.run(&["retention", "--events", "6"]).expect(0);
     home.run(&["run", "--worker", "desk", "please write to the ledger"])
         .expect(3);

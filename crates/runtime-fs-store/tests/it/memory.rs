@@ -131,3 +131,48 @@ fn s6_an_idle_worker_holds_at_most_128_bytes() {
     drop(store);
     print_row("S6-worker", usize::try_from(WORKERS).unwrap(), started);
 }
+
+/// Effects of an open turn, each with a recorded outcome.
+const EFFECTS: u64 = 10;
+
+/// An open turn: its start, its lease, and the rows of its effects.
+fn open_turn(number: u64) -> Commit {
+    let time = Timestamp::from_millis(number);
+    let owner = format!("turn/{:012}/{number:012}", number % 50);
+    let commit = Commit::new(commit_id(number), time).event(NewEvent {
+        id: EventId::generate(time, random(number)),
+        streams: vec![stream(&owner), stream(&format!("session/{number:012}"))],
+        closes: false,
+        body: vec![7; 120].into(),
+    });
+    let rows = ["start", "lease"].map(|space| (space, String::new(), 200));
+    let effects = (0..EFFECTS).map(|effect| ("effect", format!("tool-{effect}"), 600));
+    rows.into_iter()
+        .chain(effects)
+        .fold(commit, |commit, (space, name, bytes)| {
+            let key = RowKey::new(space, scope(&owner), &name);
+            commit.row(RowChange::put(key, vec![1; bytes]))
+        })
+}
+
+/// S6: an open turn holds at most 2 KiB, and 64 bytes for each of its effects.
+#[test]
+fn s6_an_open_turn_holds_at_most_2_kib() {
+    const TURNS: u64 = 3_000;
+    if !is_alone("memory::s6_an_open_turn_holds_at_most_2_kib") {
+        return;
+    }
+    let started = std::time::Instant::now();
+    let parent = in_memory();
+    let options = small(parent.path());
+    let store = FsStore::open(&options).unwrap();
+    run(fill(&store, 0..TURNS / 10, open_turn));
+    let few = allocated_bytes();
+    run(fill(&store, TURNS / 10..TURNS, open_turn));
+    let many = allocated_bytes();
+    let each = many.saturating_sub(few) as u64 / (TURNS - TURNS / 10);
+    println!("S6-turn {each} bytes for each of {TURNS} open turns of {EFFECTS} effects");
+    assert!(each <= 2 * 1024 + 64 * EFFECTS, "{each} bytes");
+    drop(store);
+    print_row("S6-turn", usize::try_from(TURNS).unwrap(), started);
+}
