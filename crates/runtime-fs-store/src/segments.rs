@@ -1,4 +1,4 @@
-//! Reading single events from segment files.
+//! Reading events and rows from segment files.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,6 +10,9 @@ use crate::frame::StoreTag;
 use crate::fs::{self, File};
 use crate::layout::Layout;
 use crate::record::{Extent, read_event, read_row_body};
+
+/// Between two events that are read at once there are at most so many bytes that nobody asked for.
+const GAP_BYTES_MAX: u32 = 4 * 1024;
 
 /// The segment files, opened as they are needed.
 #[derive(Debug)]
@@ -33,8 +36,30 @@ impl Segments {
     /// Reads one event and checks it against its own checksum, so damage that came after opening
     /// is not served either.
     pub(crate) fn read(&self, position: u64, at: Extent) -> Result<StoredEvent, ReadError> {
-        let bytes = self.bytes(at)?;
-        read_event(self.tag, at, position, &bytes).ok_or_else(|| ReadError::Corrupt {
+        self.event(position, at, &self.bytes(at)?)
+    }
+
+    /// Reads the events of a page, each checked as [`read`](Self::read) does. Neighbours in a file
+    /// are read at once.
+    pub(crate) fn read_page(&self, page: &[(u64, Extent)]) -> Result<Vec<StoredEvent>, ReadError> {
+        let mut events = Vec::with_capacity(page.len());
+        for run in page.chunk_by(|(_, one), (_, next)| are_neighbours(*one, *next)) {
+            let (first, last) = (run[0].1, run[run.len() - 1].1);
+            let bytes = self.bytes(Extent {
+                bytes: last.offset + last.bytes - first.offset,
+                ..first
+            })?;
+            for &(position, at) in run {
+                let from = (at.offset - first.offset) as usize;
+                let bytes = &bytes[from..from + at.bytes as usize];
+                events.push(self.event(position, at, bytes)?);
+            }
+        }
+        Ok(events)
+    }
+
+    fn event(&self, position: u64, at: Extent, bytes: &[u8]) -> Result<StoredEvent, ReadError> {
+        read_event(self.tag, at, position, bytes).ok_or_else(|| ReadError::Corrupt {
             what: format!("event at position {position} ({})", place(at)),
         })
     }
@@ -81,6 +106,12 @@ impl Segments {
     }
 }
 
+/// Says whether the second lies in the same file, behind the first and near it.
+fn are_neighbours(one: Extent, next: Extent) -> bool {
+    let end = one.offset.saturating_add(one.bytes);
+    one.segment == next.segment && (end..=end.saturating_add(GAP_BYTES_MAX)).contains(&next.offset)
+}
+
 fn place(at: Extent) -> String {
     format!("{} byte {}", Layout::segment_name(at.segment), at.offset)
 }
@@ -101,5 +132,31 @@ pub(crate) fn unavailable(action: &str, error: io::Error) -> ReadError {
     ReadError::Unavailable {
         reason: format!("cannot {action}: {error}"),
         source: Some(Arc::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_lie_behind_each_other_and_near_in_one_file() {
+        let at = |segment, offset| Extent {
+            segment,
+            offset,
+            bytes: 100,
+        };
+        let one = at(1, 1_000);
+        for (next, expected) in [
+            (at(1, 1_100), true),
+            (at(1, 1_100 + GAP_BYTES_MAX), true),
+            (at(1, 1_101 + GAP_BYTES_MAX), false),
+            // A base has its events in another order than the log.
+            (at(1, 900), false),
+            (at(1, 1_050), false),
+            (at(2, 1_100), false),
+        ] {
+            assert_eq!(are_neighbours(one, next), expected, "{next:?}");
+        }
     }
 }

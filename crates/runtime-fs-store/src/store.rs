@@ -433,16 +433,10 @@ impl FsStore {
             });
         }
         let next = history::next(&list, after, head);
-        let events = list
-            .events
-            .into_iter()
-            .map(|(position, extent)| {
-                let event = self.segments().read(position, extent)?;
-                Ok(without_erased(event, &erased))
-            })
-            .collect::<Result<_, ReadError>>()?;
+        let events = self.segments().read_page(&list.events)?;
+        let events = events.into_iter();
         Ok(EventPage {
-            events,
+            events: events.map(|event| without_erased(event, &erased)).collect(),
             next,
             has_more: list.has_more,
             head: Position(head),
