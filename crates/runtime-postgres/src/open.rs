@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 
 use crate::clock::DatabaseClock;
 use crate::connect::Connector;
+use crate::read::LATEST;
 use crate::schema::{self, unreachable};
 use crate::{OpenError, PostgresOptions};
 
@@ -20,6 +21,8 @@ pub(crate) struct Opened {
     pub(crate) identity: StoreIdentity,
     pub(crate) tier: Tier,
     pub(crate) head: u64,
+    /// The latest time in the id of a commit that is remembered, in milliseconds.
+    pub(crate) latest_id: u64,
     pub(crate) clock: DatabaseClock,
 }
 
@@ -47,12 +50,15 @@ pub(crate) async fn open(
         None => only_runtime(client).await?,
     };
     let (key, identity, head) = find_or_make(client, options, id, &clock).await?;
+    let latest = client.query_one(LATEST, &[&key]).await;
+    let latest = latest.and_then(|row| row.try_get(0)).map_err(unreachable)?;
     session.close().await;
     Ok(Opened {
         key,
         identity,
         tier,
         head,
+        latest_id: crate::call::unsigned(latest),
         clock,
     })
 }

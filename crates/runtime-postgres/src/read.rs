@@ -78,6 +78,8 @@ const RETENTION_UNITS: &str = "SELECT max(u.position), max(u.at), count(*), \
 /// How many events a unit of retention has.
 const RETENTION_UNIT_EVENTS: i64 = 256;
 const HEAD: &str = "SELECT position FROM runtime WHERE key = $1";
+/// The latest time in the id of a commit that is remembered.
+pub(crate) const LATEST: &str = "SELECT coalesce(max(made), 0) FROM made WHERE runtime = $1";
 pub(crate) const COMMITTED: &str = "SELECT id, first, widths, streams, seqs, previous FROM made \
      WHERE runtime = $1 AND id = ANY ($2)";
 
@@ -118,6 +120,13 @@ fn fetched(limit: usize) -> i64 {
 
 pub(crate) async fn head(reader: &Reader, runtime: i32) -> Result<u64, Failure> {
     let statement = reader.prepared(HEAD).await?;
+    let row = reader.client().query_one(&statement, &[&runtime]).await?;
+    Ok(unsigned(row.try_get(0)?))
+}
+
+/// The latest time in the id of a commit that is remembered, in milliseconds.
+pub(crate) async fn latest_id(reader: &Reader, runtime: i32) -> Result<u64, Failure> {
+    let statement = reader.prepared(LATEST).await?;
     let row = reader.client().query_one(&statement, &[&runtime]).await?;
     Ok(unsigned(row.try_get(0)?))
 }

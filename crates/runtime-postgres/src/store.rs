@@ -1,11 +1,11 @@
 //! The store.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{Clock, CommitId, Random, StreamKey};
+use runtime_core::{Clock, CommitId, Random, StreamKey, Timestamp};
 use runtime_store::{
     Capabilities, Commit, CommitError, Committed, EventPage, Guard, Page, Position, ReadError,
     Removal, RetentionUnit, Row, RowChange, RowKey, RowPage, RowQuery, Store, StoreIdentity,
@@ -38,6 +38,8 @@ pub struct PostgresStore {
     requests: mpsc::Sender<Request>,
     readers: Arc<Readers>,
     head: Arc<Head>,
+    /// The latest time in the id of a commit that this process knows, in milliseconds.
+    latest_id: AtomicU64,
     closed: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -98,6 +100,7 @@ impl PostgresStore {
             requests,
             readers,
             head,
+            latest_id: AtomicU64::new(opened.latest_id),
             closed: AtomicBool::new(false),
             tasks: Mutex::new(tasks),
         })
@@ -128,6 +131,23 @@ impl PostgresStore {
             Ok(Some(_)) => CommitError::DifferentContent { id },
             Ok(None) | Err(_) => reason,
         }
+    }
+
+    /// Learns from what became of a commit how late the ids are, so that fresh ones are later.
+    async fn learn_id_time(&self, id: CommitId, made: &Result<Committed, CommitError>) {
+        let latest = match made {
+            Ok(_) => id.timestamp().map_or(0, Timestamp::as_millis),
+            // The other processes were at work while the clock was ahead.
+            Err(CommitError::TooOld { .. }) => {
+                let runtime = self.key;
+                let latest = self
+                    .readers
+                    .read(|reader| async move { read::latest_id(&reader, runtime).await });
+                latest.await.unwrap_or(0)
+            }
+            Err(_) => 0,
+        };
+        self.latest_id.fetch_max(latest, Ordering::Relaxed);
     }
 
     fn lost(&self, id: CommitId) -> CommitError {
@@ -266,7 +286,18 @@ impl Store for PostgresStore {
                 },
             });
         }
-        answer.await.unwrap_or_else(|_| Err(self.lost(id)))
+        let made = answer.await.unwrap_or_else(|_| Err(self.lost(id)));
+        self.learn_id_time(id, &made).await;
+        made
+    }
+
+    /// What other processes have committed since this one opened the store is learnt when a
+    /// commit of this one is too old: its next fresh id is later.
+    fn id_time(&self, now: Timestamp) -> Timestamp {
+        match self.latest_id.load(Ordering::Relaxed) {
+            0 => now,
+            latest => now.max(Timestamp::from_millis(latest.saturating_add(1))),
+        }
     }
 
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {

@@ -285,6 +285,10 @@ impl Runtime {
     /// Deletes a worker, for good: what it does is cancelled, its promises are revoked, and it
     /// takes nothing any more. Its history stays readable.
     ///
+    /// A process that nobody else holds is not ended by that (E15), unless it is bound to its
+    /// owner. Nobody can keep the promises that it waits for any more, so it sees them cancelled
+    /// (E13) and says itself how it ends.
+    ///
     /// # Errors
     /// [`RuntimeError`].
     pub async fn delete(

@@ -1,7 +1,7 @@
 //! Rows of the scoreboard over the store in memory, each with a twin that has a fault planted.
 
 use runtime_testkit::effect_laws::{
-    TokenFault, a_long_effect_under_a_short_lease, replay_of_damaged_journals, run,
+    TokenFault, a_long_effect_under_a_short_lease, broken_stores, replay_of_damaged_journals, run,
     tampered_tokens, zombies,
 };
 use runtime_testkit::process_laws::{WorkflowFault, killed_at_every_commit};
@@ -89,4 +89,12 @@ fn r4_a_workflow_whose_effects_are_forgotten_is_found() {
     let planted = Some(WorkflowFault::ForgetsEffects);
     let tally = run(|| killed_at_every_commit(&fixture, planted));
     assert!(tally.failures().len() * 2 > tally.cases(), "{tally}");
+}
+
+/// R18: each store that breaks what effects rely on breaks a law of effects.
+#[test]
+fn r18_every_store_that_effects_cannot_rely_on_is_caught() {
+    let tally = broken_stores(Memory::new);
+    println!("R18-effects-memory {tally}");
+    assert!(tally.failures().is_empty(), "{:#?}", tally.failures());
 }

@@ -1,5 +1,6 @@
 //! Everything that is tested through the public face of the store, on a real server.
 
+mod clock;
 mod effects;
 mod laws;
 mod load;

@@ -6,6 +6,7 @@
 //! [`World`] and what goes with it serve other tests of effects too.
 
 mod batch;
+mod broken;
 mod busy;
 mod conflict;
 mod crash;
@@ -27,6 +28,8 @@ pub use batch::{
     e1_one_in_doubt_does_not_stop_the_others, e1_results_come_in_the_order_of_the_input,
     e4_a_batch_is_answered_from_the_record,
 };
+pub use broken::broken_stores;
+pub(crate) use broken::{Breakage, BrokenStore};
 pub use conflict::{
     e4_a_conflict_in_a_batch_is_noted_last, e4_a_conflict_is_listed_with_paths_and_no_values,
     e4_a_conflict_ruled_as_failed_is_answered, e4_a_fork_of_a_fork_runs_anew,

@@ -8,14 +8,13 @@ use runtime_core::{Classified, ErrorClass, EventKind, ProcessId};
 use runtime_effects::{
     Failure, Functions, PendingKind, Ruling, Wait, WorkflowContext, WorkflowHost,
 };
-use runtime_store::{Page, Store};
+use runtime_store::Page;
 use serde_json::{Value, json};
 
 use super::desk::{Desk, process};
 use super::workflow::Bodies;
 use crate::Fault;
-use crate::effect_laws::Tally;
-use crate::process_laws::forgetful::Forgetful;
+use crate::effect_laws::{Breakage, BrokenStore, Tally};
 use crate::store_laws::StoreFixture;
 
 /// What goes wrong, besides dying.
@@ -180,7 +179,8 @@ async fn one_instance(
     planted: Option<WorkflowFault>,
 ) -> Option<Value> {
     if planted == Some(WorkflowFault::ForgetsEffects) {
-        let forgetful: Arc<dyn Store> = Arc::new(Forgetful(Arc::clone(&desk.world.store)));
+        let store = Arc::clone(&desk.world.store);
+        let forgetful = BrokenStore::over(store, Breakage::ForgetsEffects);
         desk.reopen_over(forgetful).await;
     }
     let instance = desk.workflows(functions(bodies)).await;

@@ -4,7 +4,6 @@
 //! [`process_laws!`](crate::process_laws!) makes one test per law for a store; [`ALL`] lists them.
 
 mod desk;
-mod forgetful;
 mod hold;
 mod kills;
 mod life;
@@ -32,9 +31,9 @@ pub use start::{
     e15_registering_is_idempotent_by_its_hash, e15_starting_at_once_starts_once,
 };
 pub use told::{
-    e15_an_event_is_appended_once_for_each_key, e15_events_are_checked_against_their_schema,
-    e15_events_are_dense_and_read_after_a_sequence, e15_the_first_signal_of_an_ordinal_stands,
-    e15_waiting_for_the_next_event_ends_with_it,
+    e15_a_reader_is_told_of_pruned_events, e15_an_event_is_appended_once_for_each_key,
+    e15_events_are_checked_against_their_schema, e15_events_are_dense_and_read_after_a_sequence,
+    e15_the_first_signal_of_an_ordinal_stands, e15_waiting_for_the_next_event_ends_with_it,
 };
 
 pub use trigger::{
@@ -43,6 +42,7 @@ pub use trigger::{
 };
 pub use workflow::{
     e4_a_conflict_of_a_workflow_is_ruled, e8_a_race_has_the_same_winner_when_it_is_driven_again,
+    e13_a_workflow_that_waits_is_told_that_its_owner_is_gone,
     e15_a_step_in_doubt_parks_the_workflow, e15_a_workflow_goes_on_where_it_was,
     e15_a_workflow_tells_events_and_is_told_by_token, e15_a_workflow_waits_for_what_it_spawned,
     e15_cancelling_a_workflow_cancels_its_children,
@@ -64,6 +64,7 @@ pub const ALL: &[EffectLaw] = crate::process_laws!(@laws [list]);
 macro_rules! process_laws {
     (@laws $to:tt) => {
         $crate::process_laws! { @each $to
+            e13_a_workflow_that_waits_is_told_that_its_owner_is_gone
             e13_revoking_a_session_reaches_the_processes_it_alone_holds
             e15_a_process_has_one_terminal_event
             e15_a_registered_process_is_started_once
@@ -72,6 +73,7 @@ macro_rules! process_laws {
             e15_a_wake_event_becomes_one_input_of_the_owner
             e15_a_zombies_end_is_refused
             e15_an_effect_waits_for_the_end_of_a_process
+            e15_a_reader_is_told_of_pruned_events
             e15_an_event_is_appended_once_for_each_key
             e15_an_occurrence_starts_its_subscriptions_once
             e15_an_orphan_wakes_nobody

@@ -2,12 +2,13 @@
 
 use std::pin::pin;
 
-use runtime_core::{EventKind, Resolution};
+use runtime_core::{EventKind, Resolution, Timestamp};
 use runtime_effects::{AppendAnswer, ProcessError, SignalAnswer};
-use runtime_store::CommitError;
+use runtime_store::{Commit, CommitError, Position, Removal, Store};
 use serde_json::json;
 
 use super::desk::{Desk, event_type, function, process};
+use crate::effect_laws::fresh_id;
 use crate::store_laws::StoreFixture;
 
 fn declared(id: &str) -> runtime_core::ProcessRegistration {
@@ -241,4 +242,41 @@ pub async fn e15_the_first_signal_of_an_ordinal_stands(fixture: &dyn StoreFixtur
             .expect("decides"),
         None
     );
+}
+
+/// E15, V9: a reader of events that retention removed is told of the gap, once, and goes on with
+/// what is left.
+pub async fn e15_a_reader_is_told_of_pruned_events(fixture: &dyn StoreFixture) {
+    let mut desk = Desk::new(fixture).await;
+    let p = process("p");
+    let started = desk.processes.start(&declared("p"), None).await;
+    started.expect("starts");
+    for percent in 0..5 {
+        let (payload, key) = (json!({ "percent": percent }), percent.to_string());
+        let told = desk
+            .processes
+            .append(&p, "progress", &payload, &key, None)
+            .await;
+        told.expect("appends");
+    }
+    let all = desk.processes.events(&p, 0, 256).await.expect("reads");
+    assert!(!all.gap, "nothing is removed");
+    let pruned = &all.events[3];
+    let commit = Commit::new(fresh_id(), Timestamp::from_millis(2))
+        .remove(Removal::Through(Position(pruned.position)));
+    desk.world.store.commit(commit).await.expect("prunes");
+    for restarted in [false, true] {
+        if restarted {
+            desk.restart().await;
+        }
+        let last = all.events.len() as u64;
+        for (after, gap) in [(0, true), (2, true), (3, true), (4, false), (last, false)] {
+            let page = desk.processes.events(&p, after, 256).await.expect("reads");
+            let seqs: Vec<u64> = page.events.iter().filter_map(|event| event.seq).collect();
+            let expected: Vec<u64> = (after.max(4) + 1..=last).collect();
+            assert_eq!((seqs, page.gap), (expected, gap), "after {after}");
+        }
+        let next = desk.processes.next_event(&p, 0).await.expect("is there");
+        assert_eq!(next.seq, Some(5), "the first that is left");
+    }
 }

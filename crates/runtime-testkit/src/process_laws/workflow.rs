@@ -9,7 +9,7 @@ use runtime_core::{
     ProcessRegistration, ProcessStatus, RecoveryDisposition, ReplayKey, Resolution, WireError,
 };
 use runtime_effects::{
-    ConflictRuling, Failure, Functions, ProcessError, Ruling, Wait, WorkflowConfig,
+    ConflictRuling, Failure, Functions, ProcessError, Revocation, Ruling, Wait, WorkflowConfig,
     WorkflowContext, WorkflowHost,
 };
 use runtime_store::Page;
@@ -655,4 +655,64 @@ pub async fn e15_steps_that_overlap_park_the_workflow(fixture: &dyn StoreFixture
         .expect("starts");
     let parked = desk.work(run.value::<u32>()).await.expect_err("is parked");
     assert_eq!(parked.code, "workflow_steps_overlap");
+}
+
+/// E13, E15: revoking a session ends no process. One that it alone holds and that waits sees its
+/// promise cancelled, at once, and says itself how it ends; one that somebody else holds too goes on
+/// waiting. So it is also if nobody drives them meanwhile.
+pub async fn e13_a_workflow_that_waits_is_told_that_its_owner_is_gone(fixture: &dyn StoreFixture) {
+    let mut desk = Desk::new(fixture).await;
+    let bodies = Bodies::default();
+    let functions = || {
+        let bodies = bodies.clone();
+        Functions::default().function("asks", move |context: WorkflowContext, name: String| {
+            let bodies = bodies.clone();
+            async move {
+                bodies.ran(&name);
+                let answer = context.wait(Wait::promise("answer")).await;
+                let class = answer.err().map(|error| error.class);
+                Ok::<_, Failure>(json!({ "gave up": class }))
+            }
+        })
+    };
+    let mut instance = desk.workflows(functions()).await;
+    for driven in [true, false] {
+        let (owner, other) = (session(&format!("owner-{driven}")), session("other"));
+        let names = ["alone", "shared"].map(|name| format!("{name}-{driven}"));
+        let [alone, shared] = [process(&names[0]), process(&names[1])];
+        for id in [&alone, &shared] {
+            let asks = ProcessRegistration::function(id.clone(), "asks", json!(id.as_str()));
+            let started = instance.start_process(&asks, Some(&owner));
+            desk.work(started).await.expect("starts");
+        }
+        let granted = desk.processes.grant(&shared, &other);
+        assert!(desk.work(granted).await.expect("grants"));
+        desk.work(instance.settled()).await;
+        if driven {
+            let promises = desk.host.await_events().await.expect("loads");
+            let revoked = promises.revoke(Revocation::Session(owner), None);
+            assert!(desk.work(revoked).await.expect("revokes"));
+        } else {
+            drop(instance);
+            desk.restart().await;
+            let promises = desk.host.await_events().await.expect("loads");
+            let revoked = promises.revoke(Revocation::Session(owner), None);
+            assert!(desk.work(revoked).await.expect("revokes"));
+            instance = desk.workflows(functions()).await;
+        }
+        // Time stands still: it is woken, not found later.
+        desk.rest().await;
+        let ended = desk.work(desk.processes.get(&alone)).await;
+        let ended = ended.expect("is there").record.status;
+        assert_eq!(ended, ProcessStatus::Succeeded, "{alone}");
+        let run = instance.run(&alone);
+        let value = desk.work(run.value::<Value>()).await;
+        let gave_up = json!({ "gave up": ErrorClass::Cancelled });
+        assert_eq!(value.expect("its own value"), gave_up);
+        let waits = desk.work(desk.processes.get(&shared)).await;
+        let waits = waits.expect("is there").record.status;
+        assert_eq!(waits, ProcessStatus::Running, "{shared}");
+        assert_eq!(bodies.count(&names[1]), 1, "is not driven in vain");
+    }
+    drop(instance);
 }

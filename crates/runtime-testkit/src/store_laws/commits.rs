@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use runtime_core::{Digest, StreamKey};
+use runtime_core::{Digest, StreamKey, Timestamp};
 use runtime_store::{
     Commit, CommitError, Epoch, Found, Guard, NewEvent, Position, RowChange, RowKey, Seq, Store,
 };
@@ -287,7 +287,7 @@ pub async fn committed_answers_what_happened(fixture: &dyn StoreFixture) -> Resu
 /// # Errors
 /// The clause that broke.
 pub async fn a_forgotten_commit_is_too_old(fixture: &dyn StoreFixture) -> Result<(), LawBroken> {
-    let store = fixture.open().await;
+    let mut store = fixture.open().await;
     let make = Producer::new(26);
     let remembered = store.capabilities().limits.remembered_commits;
     // Writers of one group overtake each other, so a group is narrower than what is remembered.
@@ -328,6 +328,15 @@ pub async fn a_forgotten_commit_is_too_old(fixture: &dyn StoreFixture) -> Result
         ),
         Err(CommitError::TooOld { .. }) => {}
         Err(other) => return Err(other.into()),
+    }
+    // A wall clock that was set back makes no commit too old, nor does a new process (R15).
+    for reopens in [false, true] {
+        if reopens {
+            store = fixture.reopen(store).await;
+        }
+        let time = store.id_time(Timestamp::from_millis(1));
+        let fresh = make.commit_of(time);
+        ensure!(!store.commit(fresh).await?.repeated, "it is new");
     }
     Ok(())
 }

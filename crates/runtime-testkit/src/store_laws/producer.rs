@@ -26,7 +26,10 @@ impl Producer {
 
     /// Starts a commit whose id was made at that millisecond.
     pub(super) fn commit_at(&self, millis: u64) -> Commit {
-        let time = Timestamp::from_millis(START_MILLIS + millis);
+        self.commit_of(Timestamp::from_millis(START_MILLIS + millis))
+    }
+
+    pub(super) fn commit_of(&self, time: Timestamp) -> Commit {
         Commit::new(CommitId::generate(time, self.random.ten()), time)
     }
 

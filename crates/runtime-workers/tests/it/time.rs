@@ -7,11 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use runtime_agent::Agent;
 use runtime_core::{Classified as _, ErrorClass, EventKind, WireError};
+use runtime_effects::PendingKind;
 use runtime_store::Store;
-use runtime_workers::{AgentLease, AgentResolver, Runtime, WorkerRecord, view};
+use runtime_workers::{
+    AgentLease, AgentResolver, Command, InDoubtRuling, Runtime, WorkerRecord, view,
+};
 
 use crate::Memory;
-use crate::suite::{Desk, GOLDEN, LATER, PLAIN, Place, count, desk, ends, events};
+use crate::suite::{Desk, GOLDEN, LATER, PLAIN, Place, approve_all, count, desk, ends, events};
 
 /// Lets time go by in small steps; each task gets to run in between.
 async fn pass(world: &Desk, time: Duration) {
@@ -174,4 +177,42 @@ async fn s8_a_command_that_the_host_does_not_know_is_refused() {
         ("command_unknown", ErrorClass::Unsupported)
     );
     assert_eq!(events(runtime.store()).await.len(), before);
+}
+
+/// E7, E9: a turn that is parked in doubt is not driven in vain, whatever time goes by, whoever
+/// asks and whichever process opens; the ruling lets it go on, once.
+#[tokio::test]
+async fn e7_a_turn_in_doubt_is_not_driven_before_it_is_ruled_on() {
+    let (world, place) = (Desk::new(), Memory::new());
+    let runtime = world.open_worker(&place).await;
+    *world.panics.lock().unwrap() = true;
+    runtime.send(&desk(), GOLDEN).await.unwrap();
+    runtime.settled().await;
+    approve_all(&runtime).await;
+    runtime.settled().await;
+    let waiting = runtime.pending().await.unwrap();
+    assert_eq!(waiting[0].kind, PendingKind::InDoubt);
+    let resumed = count(&events(runtime.store()).await, &EventKind::TurnResumed);
+    runtime.close().await.unwrap();
+    let runtime = world.open(&place).await;
+    for _ in 0..3 {
+        runtime.insist(&desk());
+        runtime.settled().await;
+        pass(&world, Duration::from_secs(60)).await;
+    }
+    runtime.settled().await;
+    let told = events(runtime.store()).await;
+    assert_eq!(count(&told, &EventKind::TurnResumed), resumed);
+    let command = Command::RuleInDoubt {
+        call: waiting[0].call.as_ref().unwrap().to_string(),
+        ruling: InDoubtRuling::Done {
+            value: serde_json::json!("appended"),
+        },
+    };
+    runtime.apply(command).await.unwrap();
+    runtime.settled().await;
+    let told = events(runtime.store()).await;
+    assert_eq!(count(&told, &EventKind::TurnResumed), resumed + 1);
+    assert_eq!(ends(&told).len(), 1);
+    runtime.close().await.unwrap();
 }
