@@ -32,7 +32,7 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} since {} ms", self.pid, self.opened_at)
+        write!(f, "process {}", self.pid)
     }
 }
 
