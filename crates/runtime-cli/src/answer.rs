@@ -93,9 +93,16 @@ impl Answered {
     /// What a person reads.
     pub(crate) fn line(&self) -> String {
         match self {
+            Self::Here {
+                answer: CommandAnswer::AlreadyDone,
+                ..
+            } => "done before; nothing has changed".to_owned(),
             Self::Here { done, .. } => (*done).to_owned(),
             Self::There(event) => {
                 let position = event.position;
+                if event.draft.payload["answer"] == "already_done" {
+                    return "done before; nothing has changed".to_owned();
+                }
                 format!("done by the process that has the store open, as event {position}")
             }
             Self::Left(_) => {
@@ -108,7 +115,12 @@ impl Answered {
     fn value(&self) -> Value {
         match self {
             Self::Here { answer, .. } => json!(answer),
-            Self::There(event) => json!({ "answer": "done", "event": event.position }),
+            Self::There(event) => {
+                // Only what changed nothing is told by an event of its own.
+                let repeated = event.draft.payload["answer"] == "already_done";
+                let answer = if repeated { "already_done" } else { "done" };
+                json!({ "answer": answer, "event": event.position })
+            }
             Self::Left(id) => json!({ "answer": "left", "command": id }),
         }
     }

@@ -126,11 +126,19 @@ Examples:
         patience: Patience,
     },
     /// Let everything unfinished go on.
+    #[command(after_help = "\
+Examples:
+  agent-runtime resume           as far as it goes by itself
+  agent-runtime resume --wait    and stays for answers from other processes")]
     Resume {
         #[command(flatten)]
         patience: Patience,
     },
     /// List the workers.
+    #[command(after_help = "\
+Examples:
+  agent-runtime workers
+  agent-runtime --json workers    one object per worker")]
     Workers,
     /// Show a worker: what it did, what it waits for, and what a restart would do.
     #[command(after_help = "\
@@ -160,6 +168,10 @@ Examples:
         follow: bool,
     },
     /// List what waits for somebody: approvals, other waits, effects in doubt.
+    #[command(after_help = "\
+Examples:
+  agent-runtime pending
+  agent-runtime --json pending    with the token of each")]
     Pending,
     /// Watch the workers, their turns and what waits, live; answer with a key.
     ///
@@ -190,6 +202,9 @@ Examples:
         arguments: Option<String>,
     },
     /// Deny a call; the model reads the reason.
+    #[command(after_help = "\
+Examples:
+  agent-runtime deny weather-1 --reason 'not today'")]
     Deny {
         /// The token, or the id of the call.
         target: String,
@@ -198,6 +213,10 @@ Examples:
         reason: Option<String>,
     },
     /// Resolve a promise.
+    #[command(after_help = "\
+Examples:
+  agent-runtime resolve TOKEN '\"painted\"'     a text is quoted twice
+  agent-runtime resolve TOKEN '{\"rooms\": 3}'")]
     Resolve {
         /// The token.
         token: String,
@@ -218,8 +237,14 @@ Examples:
     },
     /// List the tool servers: what they offer, how old that is, what is wrong with them, and which
     /// definitions wait for approval. No server is started or asked.
+    #[command(after_help = "\
+Examples:
+  agent-runtime tools")]
     Tools,
     /// Let models call a tool whose definition is new or changed. `tools` shows what waits.
+    #[command(after_help = "\
+Examples:
+  agent-runtime approve-tool files read_file 3f2a9c01")]
     ApproveTool {
         /// The server.
         server: String,
@@ -229,6 +254,11 @@ Examples:
         digest: String,
     },
     /// Rule on an effect that is not the one recorded under its key, so that its turn is parked.
+    #[command(after_help = "\
+Examples:
+  agent-runtime conflict CALL accept-recorded
+  agent-runtime conflict CALL fork
+  agent-runtime conflict CALL fail")]
     Conflict {
         /// The id of the call, or the effect as `pending` names it.
         effect: String,
@@ -236,6 +266,9 @@ Examples:
         ruling: ConflictRuling,
     },
     /// Cancel a worker and what it does.
+    #[command(after_help = "\
+Examples:
+  agent-runtime cancel desk --reason 'no longer needed'")]
     Cancel {
         /// The worker.
         worker: String,
@@ -244,6 +277,10 @@ Examples:
         reason: Option<String>,
     },
     /// List the processes: background work that outlives the turn that started it.
+    #[command(after_help = "\
+Examples:
+  agent-runtime processes
+  agent-runtime processes --all    those that have ended too")]
     Processes {
         /// Those that have ended too, until they are retired.
         #[arg(long)]
@@ -260,11 +297,21 @@ Examples:
         command: ProcessCommand,
     },
     /// Stop, resume, cancel or delete a worker, or tell it something.
+    #[command(after_help = "\
+Examples:
+  agent-runtime worker stop desk --reason 'maintenance'
+  agent-runtime worker resume desk
+  agent-runtime worker inform desk 'The office is closed today.'
+  agent-runtime worker delete desk")]
     Worker {
         #[command(subcommand)]
         command: WorkerCommand,
     },
     /// Show what a worker and its users said, by place in the transcript.
+    #[command(after_help = "\
+Examples:
+  agent-runtime transcript desk
+  agent-runtime transcript desk --start 257    the second page")]
     Transcript {
         /// The worker.
         worker: String,
@@ -276,19 +323,32 @@ Examples:
         limit: usize,
     },
     /// Show the runtime at a glance.
+    #[command(after_help = "\
+Examples:
+  agent-runtime status")]
     Status,
     /// List what a person should know of the runtime and its workers.
+    #[command(after_help = "\
+Examples:
+  agent-runtime diagnostics
+  agent-runtime diagnostics desk")]
     Diagnostics {
         /// Only of this worker.
         worker: Option<String>,
     },
     /// Stop the runtime and all its workers: it can be read, and takes no changes.
+    #[command(after_help = "\
+Examples:
+  agent-runtime stop --reason 'moving house'")]
     Stop {
         /// Why.
         #[arg(long)]
         reason: Option<String>,
     },
     /// Let a stopped runtime take changes again; its workers are resumed one by one.
+    #[command(after_help = "\
+Examples:
+  agent-runtime reopen && agent-runtime worker resume desk")]
     Reopen,
     /// Check the configuration, or show it.
     #[command(after_help = "\
@@ -300,18 +360,31 @@ Examples:
         action: ConfigAction,
     },
     /// Read the whole store and report damage.
+    #[command(after_help = "\
+Examples:
+  agent-runtime verify     0 if nothing is damaged, 1 otherwise")]
     Verify,
     /// The tables of a runtime in PostgreSQL.
+    #[command(after_help = "\
+Examples:
+  agent-runtime postgres schema --print | psql")]
     Postgres {
         #[command(subcommand)]
         command: Postgres,
     },
     /// Write the whole store as lines of JSON; beside its writer too. Signing keys are left out.
+    #[command(after_help = "\
+Examples:
+  agent-runtime export all.jsonl
+  agent-runtime export - | gzip > all.jsonl.gz")]
     Export {
         /// The file to write; `-` is standard output.
         file: PathBuf,
     },
     /// Make a new store of an export. The directory must hold none.
+    #[command(after_help = "\
+Examples:
+  agent-runtime --dir copy import all.jsonl")]
     Import {
         /// The file to read; `-` is standard input.
         file: PathBuf,
@@ -341,6 +414,10 @@ Examples:
         to: String,
     },
     /// Say what of a damaged store would have to be given up, or give it up.
+    #[command(after_help = "\
+Examples:
+  agent-runtime repair            what would have to be given up
+  agent-runtime repair --apply    give it up")]
     Repair {
         /// Give it up; the files are kept as they were inside the store.
         #[arg(long, conflicts_with = "dry_run")]
@@ -350,6 +427,10 @@ Examples:
         dry_run: bool,
     },
     /// Remove the oldest events by age, count or bytes, and free their room.
+    #[command(after_help = "\
+Examples:
+  agent-runtime retention --age-days 90 --dry-run
+  agent-runtime retention --events 1000000")]
     Retention {
         /// Events older than so many days go.
         #[arg(long, value_name = "DAYS")]
@@ -366,6 +447,10 @@ Examples:
     },
     /// Erase what a deleted worker and its users have said, and free its bytes; only that it was
     /// is kept.
+    #[command(after_help = "\
+Examples:
+  agent-runtime worker delete desk && agent-runtime purge desk    what would go
+  agent-runtime purge desk --yes")]
     Purge {
         /// The worker.
         worker: String,
@@ -477,4 +562,65 @@ pub(crate) enum CrashPoint {
     AfterRecord,
     /// Everything is done but the end of the turn.
     BeforeTerminal,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory, Parser};
+
+    use super::*;
+
+    /// The words of a line as a shell reads it, up to what a pipe or a list goes on with.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+        for character in line.chars() {
+            match (quote, character) {
+                (None, ' ') => words.extend(word.take()),
+                (None, '|' | '>' | '&') => break,
+                (None, '\'' | '"') => {
+                    quote = Some(character);
+                    word.get_or_insert_default();
+                }
+                (Some(open), _) if open == character => quote = None,
+                _ => word.get_or_insert_default().push(character),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    fn examples(command: &Command) -> Vec<String> {
+        let help = command.get_after_help().map(ToString::to_string);
+        let lines = help.unwrap_or_default();
+        let lines = lines.lines().map(str::trim);
+        let lines = lines.filter(|line| line.starts_with("agent-runtime"));
+        // What follows after some room says what it does.
+        let line = |line: &str| line.split("   ").next().unwrap_or_default().to_owned();
+        lines.map(line).collect()
+    }
+
+    fn check(command: &Command, above: usize) {
+        let examples = examples(command);
+        for example in &examples {
+            let parsed = Arguments::try_parse_from(words(example));
+            assert!(parsed.is_ok(), "{example}: {:?}", parsed.err());
+        }
+        let has = above + examples.len();
+        if command.get_subcommands().next().is_none() && !command.is_hide_set() {
+            assert!(has > 0, "{} --help has no example", command.get_name());
+        }
+        for below in command.get_subcommands() {
+            check(below, has);
+        }
+    }
+
+    /// U4: every command shows how it is used, and what it shows can be typed.
+    #[test]
+    fn every_help_has_examples_that_can_be_typed() {
+        let root = Arguments::command();
+        for command in root.get_subcommands() {
+            check(command, 0);
+        }
+        check(&root, 1);
+    }
 }

@@ -223,6 +223,14 @@ fn place(directory: &Path) -> Check {
     let details = json!({ "directory": directory, "exists": directory.exists() });
     let metadata = match std::fs::metadata(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let above = existing(directory);
+            if rustix::fs::access(&above, rustix::fs::Access::WRITE_OK).is_err() {
+                let told = format!(
+                    "{shown} cannot be made: {} cannot be written to",
+                    above.display()
+                );
+                return Check::new(name, Verdict::Wrong, told, details);
+            }
             let told = format!("{shown} does not exist yet; the first run makes it");
             return Check::new(name, Verdict::Fine, told, details);
         }

@@ -4,17 +4,17 @@ use std::collections::HashSet;
 use std::io::BufRead;
 
 use futures_util::StreamExt;
-use runtime::core::{EventKind, RuntimeEvent, SessionId, Topic, WorkerId};
-use runtime::effects::PendingKind;
+use runtime::core::{EffectKind, EventKind, RuntimeEvent, SessionId, Topic, WorkerId};
+use runtime::effects::{PendingKind, UnfinishedEffect};
 use runtime::events::{Cursor, DeltaTarget, EventStream, StreamItem};
 use runtime::turn::ApprovalDecision;
 use runtime::workers::view::{self, PendingItem};
-use runtime::workers::{Command, TurnStatus};
+use runtime::workers::{Command, ParkReason, TurnRecord, TurnStatus};
 use runtime::{Runtime, RuntimeError};
 use tokio::sync::mpsc;
 
 use crate::exit::Exit;
-use crate::inspect::{pending_line, pending_value};
+use crate::inspect::{begun_line, pending_line, pending_value, turn_status};
 use crate::interrupt::Interrupts;
 use crate::output::Output;
 
@@ -85,6 +85,8 @@ impl<'a> Follower<'a> {
     /// Shows what happens until there is nothing left to follow.
     pub(crate) async fn follow(mut self, interrupts: &mut Interrupts) -> anyhow::Result<Exit> {
         let mut lines = self.lines();
+        // Whether somebody may still type something.
+        let mut types = true;
         let mut failures = self.runtime.failures();
         // Whether something has happened since the last look at what is left.
         let mut look = true;
@@ -101,10 +103,15 @@ impl<'a> Follower<'a> {
                     look = true;
                 }
                 error = failures.next() => return Err(RuntimeError::Part(error).into()),
-                line = lines.recv(), if self.asked.is_some() => {
-                    self.decide(line).await?;
-                    look = true;
-                }
+                line = lines.recv(), if types || self.asked.is_some() => match line {
+                    line if self.asked.is_some() => {
+                        self.decide(line).await?;
+                        look = true;
+                    }
+                    // Typed before anything was asked: it answers nothing.
+                    Some(_) => {}
+                    None => types = false,
+                },
                 () = self.runtime.settled(), if look => {
                     look = false;
                     if let Some(exit) = self.left().await? {
@@ -186,20 +193,25 @@ impl<'a> Follower<'a> {
             self.show_rest().await?;
             return Ok(Some(self.exit));
         }
-        let parked = turns
-            .iter()
-            .any(|turn| matches!(turn.status, TurnStatus::Parked { .. }));
+        let mut parked = Vec::new();
+        for turn in turns {
+            if matches!(turn.status, TurnStatus::Parked { .. }) {
+                let begun = view::begun(self.runtime.store(), &turn).await?;
+                parked.push((turn, begun));
+            }
+        }
         let pending = self.pending().await?;
+        parked.retain(|(turn, begun)| !goes_on(turn, begun, &pending));
         let answered_here = self.approver != Approver::Nobody
             && pending
                 .iter()
                 .any(|item| item.kind == PendingKind::Approval);
         let by_itself = !pending.is_empty() && pending.iter().all(|item| item.due.is_some());
-        if !parked || self.wait || answered_here || by_itself {
+        if parked.is_empty() || self.wait || answered_here || by_itself {
             return Ok(None);
         }
         self.show_rest().await?;
-        self.tell_parked(&pending);
+        self.tell_parked(&parked, &pending);
         Ok(Some(Exit::Parked))
     }
 
@@ -220,7 +232,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn tell_parked(&self, pending: &[PendingItem]) {
+    fn tell_parked(&self, parked: &[(TurnRecord, Vec<UnfinishedEffect>)], pending: &[PendingItem]) {
         self.output.say("\nparked; it waits for:");
         for item in pending {
             self.output.print(
@@ -229,9 +241,16 @@ impl<'a> Follower<'a> {
             );
         }
         if pending.is_empty() {
-            let line = "  a tool server that is required and cannot be listed (`tools` says why); \
-                        `resume` tries again";
-            return self.output.say(line);
+            for (turn, begun) in parked {
+                let status = turn_status(turn, self.output.paint());
+                self.output.say(&format!("  turn {} {status}", turn.turn));
+                for effect in begun {
+                    self.output.say(&format!("    {}", begun_line(effect)));
+                }
+            }
+            return self
+                .output
+                .say("`resume` tries again; `show WORKER` says more");
         }
         self.output
             .say("answer with `approve`, `deny`, `resolve` or `in-doubt`, then `resume`");
@@ -294,10 +313,30 @@ impl<'a> Follower<'a> {
             .apply(Command::Decide { target, decision })
             .await
         {
-            Ok(_) | Err(RuntimeError::NothingPending { .. }) => Ok(()),
+            Ok(_)
+            | Err(RuntimeError::NothingPending { .. } | RuntimeError::AnsweredOtherwise { .. }) => {
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether a parked turn goes on without anybody: it was answered and only has to be woken, or it
+/// tries again soon. A tool server that is required is waited for elsewhere: that has no end.
+fn goes_on(turn: &TurnRecord, begun: &[UnfinishedEffect], pending: &[PendingItem]) -> bool {
+    let TurnStatus::Parked {
+        reason: ParkReason::Waiting { .. },
+        ..
+    } = &turn.status
+    else {
+        return false;
+    };
+    let waits = |item: &PendingItem| item.turn.as_ref() == Some(&turn.turn);
+    !pending.iter().any(waits)
+        && begun
+            .iter()
+            .all(|effect| effect.effect != EffectKind::SyncExecutionEnvironment)
 }
 
 fn topic(worker: Option<&WorkerId>) -> Topic {

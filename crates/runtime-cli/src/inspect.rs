@@ -5,8 +5,9 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use runtime::RuntimeError;
 use runtime::core::{RuntimeEvent, SessionId, Topic, WorkerId};
-use runtime::effects::PendingKind;
+use runtime::effects::{PendingKind, UnfinishedEffect};
 use runtime::events::{Cursor, EventHub, StreamItem};
+use runtime::fs_store;
 use runtime::store::{Position, Store, SystemClock, SystemRandom};
 use runtime::workers::view::{self, PendingItem};
 use runtime::workers::{ParkReason, TurnRecord, TurnStatus, WorkerRecord, WorkerStatus};
@@ -23,7 +24,11 @@ use crate::tools::hidden;
 /// `workers`
 pub(crate) async fn workers(common: &Common, output: Output) -> anyhow::Result<Exit> {
     let store = open::read_only(common).await?;
-    for worker in view::workers(&*store).await? {
+    let workers = view::workers(&*store).await?;
+    if workers.is_empty() {
+        output.say("no workers");
+    }
+    for worker in workers {
         let line = || worker_line(&worker, output.paint());
         output.print(line, &worker_value(&worker));
     }
@@ -37,10 +42,27 @@ pub(crate) async fn show(common: &Common, output: Output, name: &str) -> anyhow:
     let worker = view::worker(&*store, &id).await?;
     let turns = view::unfinished_turns(&*store, Some(&id)).await?;
     let pending = pending_of(Arc::clone(&store), Some(&id)).await?;
+    let mut shown = Vec::new();
+    for turn in turns {
+        let begun = view::begun(&*store, &turn).await?;
+        let waits = pending
+            .iter()
+            .filter(|item| item.turn.as_ref() == Some(&turn.turn));
+        let waits = waits.count();
+        shown.push(ShownTurn { turn, begun, waits });
+    }
     let mut value = worker_value(&worker);
-    value["turns"] = json!(turns.iter().map(turn_value).collect::<Vec<_>>());
+    value["turns"] = json!(shown.iter().map(ShownTurn::value).collect::<Vec<_>>());
     value["pending"] = json!(pending.iter().map(pending_value).collect::<Vec<_>>());
-    let lines = || show_lines(&worker, &turns, &pending, output.paint());
+    let holder = holder(common);
+    value["holder"] = json!(holder);
+    let lines = || {
+        let mut lines = show_lines(&worker, &shown, &pending, output.paint());
+        if !shown.is_empty() {
+            lines.push_str(&format!("\n  {}", held(holder.as_ref(), common)));
+        }
+        lines
+    };
     output.print(lines, &value);
     Ok(Exit::Done)
 }
@@ -48,7 +70,11 @@ pub(crate) async fn show(common: &Common, output: Output, name: &str) -> anyhow:
 /// `pending`
 pub(crate) async fn pending(common: &Common, output: Output) -> anyhow::Result<Exit> {
     let store = open::read_only(common).await?;
-    for item in pending_of(store, None).await? {
+    let pending = pending_of(store, None).await?;
+    if pending.is_empty() {
+        output.say("nothing waits for anybody");
+    }
+    for item in pending {
         let line = || pending_line(&item, output.paint());
         output.print(line, &pending_value(&item));
     }
@@ -62,6 +88,93 @@ async fn pending_of(
     let mut pending = view::pending(store).await?;
     pending.retain(|item| worker.is_none() || item.worker.as_ref() == worker);
     Ok(pending)
+}
+
+/// Who has the directory open for writing; of a database nobody knows.
+fn holder(common: &Common) -> Option<fs_store::Holder> {
+    match common.database() {
+        Some(_) => None,
+        // Who cannot be read is not told of.
+        None => fs_store::holder(&common.store_dir()).unwrap_or_default(),
+    }
+}
+
+/// Whether anybody is there to go on with what is unfinished.
+fn held(holder: Option<&fs_store::Holder>, common: &Common) -> String {
+    match holder {
+        Some(holder) => format!("process {} has the runtime open", holder.pid),
+        None if common.database().is_some() => "any process on the database goes on with it".into(),
+        None => "no process has the runtime open: `resume` lets it go on".to_owned(),
+    }
+}
+
+/// A turn as `show` tells of it.
+struct ShownTurn {
+    turn: TurnRecord,
+    /// What it has begun and not ended.
+    begun: Vec<UnfinishedEffect>,
+    /// How much it waits for that somebody could answer.
+    waits: usize,
+}
+
+impl ShownTurn {
+    fn value(&self) -> Value {
+        let mut value = json!(self.turn);
+        value["begun"] = json!(self.begun);
+        value["on_restart"] = json!(self.on_restart());
+        value
+    }
+
+    /// What the next process to open the runtime does with it.
+    fn on_restart(&self) -> String {
+        match &self.turn.status {
+            TurnStatus::Parked {
+                reason: ParkReason::Waiting { .. },
+                ..
+            } if self.waits == 0 && self.begun.is_empty() => {
+                "goes on: what it waited for has come".to_owned()
+            }
+            TurnStatus::Running
+            | TurnStatus::Parked {
+                reason: ParkReason::Waiting { .. },
+                ..
+            } if !self.begun.is_empty() => {
+                let begun = self.begun.iter().map(after_a_restart);
+                let begun = begun.collect::<Vec<_>>().join("; ");
+                format!("goes on from what is recorded, and {begun}")
+            }
+            status => on_restart(status).to_owned(),
+        }
+    }
+}
+
+/// What an effect is, as people call it.
+fn subject(effect: &UnfinishedEffect) -> String {
+    match (&effect.tool, &effect.call) {
+        (Some(tool), Some(call)) => format!("{tool} call {call}"),
+        _ => format!("{} {}", effect.effect, effect.key),
+    }
+}
+
+fn after_a_restart(effect: &UnfinishedEffect) -> String {
+    let subject = subject(effect);
+    match effect.next_attempt {
+        Some(due) => format!("tries {subject} again at {}", when(due)),
+        None => format!("reports {subject} in doubt: it began and may not happen twice"),
+    }
+}
+
+pub(crate) fn begun_line(effect: &UnfinishedEffect) -> String {
+    let (subject, at, attempts) = (subject(effect), since(effect.since), effect.attempts);
+    match (&effect.error, effect.next_attempt) {
+        (Some(error), Some(due)) => format!(
+            "{subject}: attempt {attempts} failed at {at}, the next is at {}: {} [{}]",
+            when(due),
+            visible(&error.message),
+            error.code
+        ),
+        _ => format!("{subject}: under way since {at}"),
+    }
 }
 
 /// What `tail` is told.
@@ -209,24 +322,34 @@ pub(crate) fn pending_line(item: &PendingItem, paint: Paint) -> String {
     if let Some(asks) = &item.asks {
         line.push_str(&format!("\n          asks  {}", visible(asks)));
     }
+    if let Some(arguments) = &item.arguments {
+        let arguments = visible(&arguments.to_string());
+        line.push_str(&format!(
+            "\n          with  {}",
+            paint.text(Tone::Strong, arguments)
+        ));
+    }
     if let Some(definition) = &item.definition {
         line.push_str(&format!(
             "\n          does  {}\n          takes {}",
             visible(&definition.description),
             visible(&definition.input_schema.to_string())
         ));
-        let hidden = hidden(&json!(definition));
-        if !hidden.is_empty() {
-            let hidden = hidden.join(" ");
-            line.push_str(&format!(
-                "\n          WARNING its definition has characters that nobody sees: {hidden}"
-            ));
-        }
+    }
+    if let Some(warning) = warning(item) {
+        line.push_str(&format!("\n          {warning}"));
     }
     if let Some(token) = &item.token {
         line.push_str(&format!("\n          token {token}"));
     }
     line
+}
+
+/// What whoever answers must be told of the definition of a tool (M10), if anything.
+pub(crate) fn warning(item: &PendingItem) -> Option<String> {
+    let hidden = hidden(&json!(item.definition.as_ref()?));
+    let hidden = (!hidden.is_empty()).then(|| hidden.join(" "));
+    hidden.map(|hidden| format!("WARNING its definition has characters that nobody sees: {hidden}"))
 }
 
 /// The words of a tool server, with everything in them that nobody would see written out: a
@@ -286,12 +409,6 @@ pub(crate) fn worker_line(worker: &WorkerRecord, paint: Paint) -> String {
     )
 }
 
-pub(crate) fn turn_value(turn: &TurnRecord) -> Value {
-    let mut value = json!(turn);
-    value["on_restart"] = json!(on_restart(&turn.status));
-    value
-}
-
 /// What the next process to open the runtime does with a turn.
 fn on_restart(status: &TurnStatus) -> &'static str {
     match status {
@@ -300,6 +417,12 @@ fn on_restart(status: &TurnStatus) -> &'static str {
         TurnStatus::Parked { reason, .. } => match reason {
             ParkReason::Waiting { .. } => "waits again, or goes on if the answer has come",
             ParkReason::InDoubt { .. } => "stays parked until somebody rules by `in-doubt`",
+            ParkReason::CrashLoop { .. } => {
+                "tries again, and counts the processes that die in it from zero"
+            }
+            ParkReason::Stalled { .. } => {
+                "tries again, and stays parked if that fails the same way"
+            }
             ParkReason::OtherDeployment { .. } => {
                 "goes on if it started under the deployment that is here then, or the policy says so"
             }
@@ -314,17 +437,21 @@ fn on_restart(status: &TurnStatus) -> &'static str {
 
 fn show_lines(
     worker: &WorkerRecord,
-    turns: &[TurnRecord],
+    turns: &[ShownTurn],
     pending: &[PendingItem],
     paint: Paint,
 ) -> String {
     let mut lines = vec![worker_line(worker, paint)];
-    for turn in turns {
+    for shown in turns {
+        let turn = &shown.turn;
         lines.push(format!("  turn {} {}", turn.turn, turn_status(turn, paint)));
-        lines.push(format!(
-            "    after a restart it {}",
-            on_restart(&turn.status)
-        ));
+        lines.extend(
+            shown
+                .begun
+                .iter()
+                .map(|effect| format!("    {}", begun_line(effect))),
+        );
+        lines.push(format!("    after a restart it {}", shown.on_restart()));
         let waits = pending
             .iter()
             .filter(|item| item.turn.as_ref() == Some(&turn.turn));
@@ -335,7 +462,7 @@ fn show_lines(
     let others = |item: &&PendingItem| {
         !turns
             .iter()
-            .any(|turn| item.turn.as_ref() == Some(&turn.turn))
+            .any(|shown| item.turn.as_ref() == Some(&shown.turn.turn))
     };
     for item in pending.iter().filter(others) {
         lines.push(format!("  waits for {}", pending_line(item, paint)));

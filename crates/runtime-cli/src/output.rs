@@ -115,13 +115,15 @@ pub(crate) fn event_line(event: &RuntimeEvent, paint: Paint) -> String {
     let name = paint.text(Tone::of(kind), format!("{:<22}", kind.as_str()));
     let session = event.draft.session.as_ref();
     let session = session.map(ToString::to_string).unwrap_or_default();
-    let told = event.draft.message.clone().unwrap_or_else(|| told(event));
+    let told = told(event).or_else(|| event.draft.message.clone());
+    let told = told.unwrap_or_default();
     format!("{place}  {name} {session:<8} {told}")
         .trim_end()
         .to_owned()
 }
 
-fn told(event: &RuntimeEvent) -> String {
+/// What an event tells beside its kind, where its payload has more to say than its message.
+fn told(event: &RuntimeEvent) -> Option<String> {
     let payload = &event.draft.payload;
     let text = |pointer: &str| {
         payload
@@ -129,14 +131,25 @@ fn told(event: &RuntimeEvent) -> String {
             .and_then(Value::as_str)
             .map(str::to_owned)
     };
-    let told = match event.kind() {
+    let failed = |place: &str| {
+        let message = text(&format!("{place}/message"))?;
+        Some(format!("{message} [{}]", text(&format!("{place}/code"))?))
+    };
+    match event.kind() {
+        EventKind::EffectAttemptFailed => {
+            let (attempt, why) = (payload["attempt"].as_u64()?, failed("/error")?);
+            Some(format!(
+                "attempt {attempt} failed, it is tried again: {why}"
+            ))
+        }
+        EventKind::ModelCallFailed => failed("/outcome/value"),
+        EventKind::TurnFailed => failed("/error"),
         EventKind::InputAccepted => text("/message/content/0/text"),
         EventKind::TurnParked => text("/park/reason"),
         EventKind::WorkerStatusChanged => text("/status"),
         EventKind::CommandRefused => text("/error/message"),
         _ => None,
-    };
-    told.unwrap_or_default()
+    }
 }
 
 /// A time as people and programs read it.

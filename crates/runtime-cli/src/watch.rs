@@ -41,10 +41,22 @@ struct Seen {
     turns: Vec<TurnRecord>,
     pending: Vec<PendingItem>,
     events: VecDeque<Arc<RuntimeEvent>>,
-    /// Which of the pending is chosen.
-    chosen: usize,
+    /// Which of the pending is chosen, by its name: it stays so when others come or go.
+    chosen: Option<Name>,
     /// What became of the last key.
     told: String,
+}
+
+/// What tells one thing that waits from every other.
+type Name = (String, Option<String>);
+
+fn name(item: &PendingItem) -> Name {
+    (ruled(item), item.token.clone())
+}
+
+/// An effect as a ruling names it, whatever its call is called.
+fn ruled(item: &PendingItem) -> String {
+    format!("{}#{}", item.scope, item.key)
 }
 
 /// What a key asks for.
@@ -59,8 +71,27 @@ impl Seen {
         self.workers = view::workers(&**store).await?;
         self.turns = view::unfinished_turns(&**store, None).await?;
         self.pending = view::pending(Arc::clone(store)).await?;
-        self.chosen = self.chosen.min(self.pending.len().saturating_sub(1));
+        self.keep_choice();
         Ok(())
+    }
+
+    /// What is no longer there is chosen no more; then the first is, and no key answers it before
+    /// it was seen.
+    fn keep_choice(&mut self) {
+        if self.chosen_at().is_none() {
+            self.chosen = self.pending.first().map(name);
+        }
+    }
+
+    fn chosen_at(&self) -> Option<usize> {
+        let chosen = self.chosen.as_ref()?;
+        self.pending.iter().position(|item| name(item) == *chosen)
+    }
+
+    fn choose(&mut self, by: isize) {
+        let at = self.chosen_at().unwrap_or(0).saturating_add_signed(by);
+        let at = at.min(self.pending.len().saturating_sub(1));
+        self.chosen = self.pending.get(at).map(name);
     }
 
     fn note(&mut self, event: Arc<RuntimeEvent>) {
@@ -74,13 +105,10 @@ impl Seen {
     fn press(&mut self, key: Key) -> Option<Act> {
         match key {
             Key::Interrupt | Key::Character('q') => return Some(Act::Quit),
-            Key::Up | Key::Character('k') => self.chosen = self.chosen.saturating_sub(1),
-            Key::Down | Key::Character('j') => {
-                let last = self.pending.len().saturating_sub(1);
-                self.chosen = last.min(self.chosen + 1);
-            }
+            Key::Up | Key::Character('k') => self.choose(-1),
+            Key::Down | Key::Character('j') => self.choose(1),
             Key::Character(character) => {
-                let item = self.pending.get(self.chosen)?;
+                let item = self.pending.get(self.chosen_at()?)?;
                 return command_of(item, character).map(Act::Answer);
             }
         }
@@ -99,8 +127,8 @@ impl Seen {
             self.pending.len(),
         )];
         let mut waiting = Vec::new();
-        for (at, item) in self.pending.iter().enumerate() {
-            waiting.extend(self.pending_lines(at, item, paint, now));
+        for item in &self.pending {
+            waiting.extend(self.pending_lines(item, paint, now));
         }
         let mut workers = Vec::new();
         // Those that do something first.
@@ -130,14 +158,9 @@ impl Seen {
         top.iter().map(|line| cut(line, columns)).collect()
     }
 
-    fn pending_lines(
-        &self,
-        at: usize,
-        item: &PendingItem,
-        paint: Paint,
-        now: Timestamp,
-    ) -> Vec<String> {
-        let mark = if at == self.chosen { ">" } else { " " };
+    fn pending_lines(&self, item: &PendingItem, paint: Paint, now: Timestamp) -> Vec<String> {
+        let is_chosen = self.chosen.as_ref() == Some(&name(item));
+        let mark = if is_chosen { ">" } else { " " };
         let worker = item.worker.as_ref().map(ToString::to_string);
         let call = item.call.as_ref().map(ToString::to_string);
         let first = format!(
@@ -150,14 +173,23 @@ impl Seen {
         );
         let asks = item.asks.as_deref().map(crate::inspect::visible);
         let asks = asks.map(|asks| format!("    {asks}"));
-        std::iter::once(first).chain(asks).collect()
+        let with = item.arguments.as_ref().map(ToString::to_string);
+        let with = with.map(|with| format!("    with {}", crate::inspect::visible(&with)));
+        let does = item.definition.as_ref();
+        let does = does.map(|does| crate::inspect::visible(&does.description));
+        let does = does.map(|does| format!("    does {does}"));
+        let warning = crate::inspect::warning(item).map(|warning| format!("    {warning}"));
+        let more = [asks, with, does, warning];
+        std::iter::once(first)
+            .chain(more.into_iter().flatten())
+            .collect()
     }
 
     fn value(&self) -> Value {
         json!({
             "workers": self.workers.iter().map(crate::inspect::worker_value).collect::<Vec<_>>(),
-            "turns": self.turns.iter().map(crate::inspect::turn_value).collect::<Vec<_>>(),
-            "pending": self.pending,
+            "turns": self.turns,
+            "pending": self.pending.iter().map(crate::inspect::pending_value).collect::<Vec<_>>(),
         })
     }
 }
@@ -169,7 +201,7 @@ fn command_of(item: &PendingItem, character: char) -> Option<Command> {
         Some(Command::Decide { target, decision })
     };
     let rule = |ruling| {
-        let call = item.call.as_ref()?.to_string();
+        let call = ruled(item);
         Some(Command::RuleInDoubt { call, ruling })
     };
     match (item.kind, character) {
@@ -296,26 +328,52 @@ mod tests {
             call: serde_json::from_value(item["call"].clone()).ok(),
             tool: Some("pay".to_owned()),
             asks: Some("Pay 40 to Ada?\u{202e}".to_owned()),
+            arguments: Some(json!({ "amount": 40 })),
             definition: None,
             token: item["token"].as_str().map(str::to_owned),
-            details: None,
             since: Timestamp::from_millis(1_000),
             due: None,
             key: ReplayKey::turn(0, runtime::core::EffectKind::ToolCall, 0),
-            scope: "turn/desk/t-1".parse().unwrap(),
+            scope: format!("turn/desk/{call}").parse().unwrap(),
             reason: None,
             mismatch: None,
         }
     }
 
     fn seen() -> Seen {
-        Seen {
+        let mut seen = Seen {
             pending: vec![
                 item(PendingKind::Approval, "c-1"),
                 item(PendingKind::InDoubt, "c-2"),
             ],
             ..Seen::default()
-        }
+        };
+        seen.keep_choice();
+        seen
+    }
+
+    /// Something else that begins to wait, or has been answered, must not come under the finger.
+    #[test]
+    fn the_choice_stays_with_what_was_chosen() {
+        let mut seen = seen();
+        seen.press(Key::Down);
+        seen.pending.insert(0, item(PendingKind::InDoubt, "c-0"));
+        seen.keep_choice();
+        let call = "turn/desk/c-2#0.tool_call.0".to_owned();
+        let ruling = InDoubtRuling::RunAgain;
+        let rule = Act::Answer(Command::RuleInDoubt { call, ruling });
+        assert_eq!(seen.press(Key::Character('r')), Some(rule));
+        // Gone before the screen was drawn anew: the key means nothing.
+        seen.pending
+            .retain(|item| item.call.as_ref().is_none_or(|call| call.as_str() != "c-2"));
+        assert_eq!(seen.press(Key::Character('r')), None);
+        seen.keep_choice();
+        let frame = seen.frame(80, 24, Paint(false), Timestamp::from_millis(62_000));
+        assert!(
+            frame
+                .iter()
+                .any(|line| line.starts_with("> in doubt desk pay call c-0"))
+        );
     }
 
     #[test]
@@ -336,18 +394,16 @@ mod tests {
             None,
             "a ruling is no approval"
         );
-        let call = "c-2".to_owned();
+        let call = "turn/desk/c-2#0.tool_call.0".to_owned();
         let rule = Command::RuleInDoubt {
             call,
             ruling: InDoubtRuling::RunAgain,
         };
         assert_eq!(seen.press(Key::Character('r')), Some(Act::Answer(rule)));
-        assert_eq!(
-            (seen.press(Key::Down), seen.chosen),
-            (None, 1),
-            "there is no third"
-        );
-        assert_eq!((seen.press(Key::Up), seen.chosen), (None, 0));
+        seen.press(Key::Down);
+        assert_eq!(seen.chosen_at(), Some(1), "there is no third");
+        seen.press(Key::Up);
+        assert_eq!(seen.chosen_at(), Some(0));
         assert_eq!(seen.press(Key::Interrupt), Some(Act::Quit));
         seen.pending.clear();
         assert_eq!(seen.press(Key::Character('a')), None, "nothing waits");
@@ -377,6 +433,7 @@ mod tests {
             frame.contains("Pay 40 to Ada?\\u{202e}"),
             "what nobody sees is written out: {frame}"
         );
+        assert!(frame.contains("with {\"amount\":40}"), "{frame}");
         assert!(frame.contains("a approve"), "{frame}");
     }
 }

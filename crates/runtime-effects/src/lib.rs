@@ -110,6 +110,7 @@ mod store_controller;
 mod store_host;
 mod sync;
 mod token;
+mod unfinished;
 mod wait;
 mod workflow;
 
@@ -134,6 +135,7 @@ pub use promise_deadline::PromiseDeadline;
 pub use ruling::{Ruling, RulingAnswer, RulingError};
 pub use store_host::{DueScope, StoreEffectHost};
 pub use token::{Token, TokenRights, VerifiedToken};
+pub use unfinished::{UnfinishedEffect, unfinished_effects};
 pub use workflow::{
     Child, Failure, Functions, ProcessRunner, Step, Wait, WorkflowCloseReport, WorkflowConfig,
     WorkflowContext, WorkflowHost, WorkflowHostBuilder, WorkflowRun,

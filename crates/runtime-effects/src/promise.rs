@@ -356,6 +356,23 @@ impl AwaitEvents {
         }
     }
 
+    /// Says whether an answer to a promise is recorded. Unlike [`is_settled`](Self::is_settled) it
+    /// only reads: a deadline that has passed counts once somebody settled it, and a revoked owner
+    /// is not looked at.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn is_resolved(
+        &self,
+        scope: &ExecutionScope,
+        identity: &WaitIdentity,
+    ) -> Result<bool, ReadError> {
+        let id = scope.scope_id();
+        let name = public_name(self.runtime(), &id, identity);
+        let row = self.shared.store.row(&promise_key(&id, &name)).await?;
+        Ok(row.is_some())
+    }
+
     fn runtime(&self) -> &RuntimeId {
         &self.shared.store.identity().runtime
     }

@@ -11,6 +11,7 @@ use runtime_effects::{
     StoreEffectHost,
 };
 use runtime_turn::ApprovalDecision;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::details::TurnCalls;
@@ -162,9 +163,10 @@ impl Instance {
                     .await?;
                 let answer = self
                     .promises
-                    .resolve_identity(scope, &promise.identity, resolution, id)
+                    .resolve_identity(scope, &promise.identity, resolution.clone(), id)
                     .await;
-                self.resolved(scope, answer.map_err(|error| error.to_wire())?)
+                let answer = answer.map_err(|error| error.to_wire())?;
+                self.resolved(scope, answer, &resolution)
             }
         }
     }
@@ -197,8 +199,8 @@ impl Instance {
         if promise.call.is_none() {
             promise.call = conversation.call_of(&promise.identity);
         }
-        let details = calls.details(&promise);
-        let Some(definition) = details.and_then(|details| details.definition) else {
+        let call = calls.promised(&promise);
+        let Some(definition) = call.and_then(|call| calls.definition(&call.name)) else {
             return Ok(());
         };
         check_schema(&definition.input_schema, arguments)
@@ -216,20 +218,28 @@ impl Instance {
             .verify(token)
             .await
             .map_err(|error| error.to_wire())?;
-        let answer = self.promises.resolve(token, resolution, id).await;
-        self.resolved(&verified.scope, answer.map_err(|error| error.to_wire())?)
+        let answer = self.promises.resolve(token, resolution.clone(), id).await;
+        let answer = answer.map_err(|error| error.to_wire())?;
+        self.resolved(&verified.scope, answer, &resolution)
     }
 
     fn resolved(
         self: &Arc<Self>,
         scope: &ExecutionScope,
         answer: ResolveAnswer,
+        given: &Resolution,
     ) -> Result<CommandAnswer, RuntimeError> {
         match answer {
             ResolveAnswer::Accepted => {
                 self.wake_scope(scope);
                 Ok(CommandAnswer::Done)
             }
+            // Repeating an answer is harmless; whoever gave another must not believe in it.
+            ResolveAnswer::AlreadyResolved {
+                winner: Some(winner),
+            } if winner != *given => Err(RuntimeError::AnsweredOtherwise {
+                how: how_settled(&winner),
+            }),
             ResolveAnswer::AlreadyResolved { .. } => Ok(CommandAnswer::AlreadyDone),
             ResolveAnswer::UnknownOrRevoked => {
                 let message = "nothing waits for this token any more";
@@ -304,6 +314,21 @@ impl Instance {
         if let Some(session) = scope.session() {
             self.wake(&WorkerId::from(session), Wake::News);
         }
+    }
+}
+
+/// How a promise was settled, in a word; never with its value.
+fn how_settled(winner: &Resolution) -> &'static str {
+    match winner {
+        Resolution::Ok { value } => match ApprovalDecision::deserialize(value) {
+            Ok(ApprovalDecision::Approve) => "approved",
+            Ok(ApprovalDecision::Edit { .. }) => "approved with other arguments",
+            Ok(ApprovalDecision::Deny { .. }) => "denied",
+            _ => "resolved with another value",
+        },
+        Resolution::Timeout => "given up when its time was over",
+        Resolution::Cancelled => "withdrawn",
+        _ => "resolved with another error",
     }
 }
 

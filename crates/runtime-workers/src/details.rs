@@ -1,29 +1,18 @@
-//! What a person needs in order to answer: the call, and the tool as the model saw it (T3).
+//! What a person needs in order to answer: the arguments of a call, and the tool as the model saw
+//! it (T3).
 
 use runtime_core::{
-    Classified, Digest, EffectOutcome, EffectOutput, ErrorClass, ExecutionScope, ToolCall,
-    ToolDefinition, WaitIdentity, WireError, WorkerId,
+    CallId, Classified, Digest, EffectCommand, EffectOutcome, EffectOutput, ErrorClass,
+    ExecutionScope, Resolution, ToolCall, ToolDefinition, WaitIdentity, WaitOutput, WaitSource,
+    WireError, WorkerId,
 };
 use runtime_effects::PendingPromise;
 use runtime_store::{Position, Store};
-use runtime_turn::RecordedEffect;
-use serde::Serialize;
-use serde_json::Value;
+use runtime_turn::{ApprovalDecision, RecordedEffect};
+use serde::Deserialize;
 
 use crate::RuntimeError;
 use crate::carried::Said;
-
-/// A call that somebody is asked about.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CallDetails {
-    /// The arguments that the model gave.
-    pub arguments: Value,
-    /// The digest of the arguments: an approval is bound to it.
-    pub arguments_digest: Digest,
-    /// The tool as the turn recorded it: what the model sees, and where its hints come from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub definition: Option<ToolDefinition>,
-}
 
 /// What the record of a turn says of its calls.
 #[derive(Debug, Default)]
@@ -75,30 +64,57 @@ impl TurnCalls {
             EffectOutput::LlmCall(response) => {
                 self.calls.extend(response.message.tool_calls().cloned());
             }
+            EffectOutput::AwaitEvent(WaitOutput::Resolved { source, resolution }) => {
+                self.edit(&recorded.command, source, &resolution);
+            }
             _ => {}
         }
     }
 
-    /// Finds what a promise is about; none if it is about no call.
-    pub(crate) fn details(&self, promise: &PendingPromise) -> Option<CallDetails> {
-        let call = promise.call.as_ref()?;
-        // A provider may use an id again: then the turn gives the call another, and only the
-        // arguments tell which it is.
-        let is_bound = |candidate: &&ToolCall| {
-            let digest = candidate.arguments_digest();
-            WaitIdentity::approval(call, &digest) == promise.identity
+    /// A call that a person approved with other arguments runs with those.
+    fn edit(&mut self, command: &EffectCommand, source: u32, resolution: &Resolution) {
+        let (EffectCommand::AwaitEvent { sources }, Resolution::Ok { value }) =
+            (command, resolution)
+        else {
+            return;
         };
-        let mut newest = self.calls.iter().rev();
-        let named = newest.clone().find(|candidate| candidate.id == *call);
-        let found = newest.find(is_bound).or(named)?;
-        Some(CallDetails {
-            arguments: found.arguments.clone(),
-            arguments_digest: found.arguments_digest(),
-            definition: self
-                .tools
-                .iter()
-                .find(|tool| tool.name == found.name)
-                .cloned(),
+        let source = usize::try_from(source).ok().and_then(|at| sources.get(at));
+        if let (
+            Some(WaitSource::Promise {
+                identity,
+                call: Some(call),
+                ..
+            }),
+            Ok(ApprovalDecision::Edit { arguments }),
+        ) = (source, ApprovalDecision::deserialize(value))
+            && let Some(edited) = self.bound(call, identity)
+        {
+            self.calls[edited].arguments = arguments;
+        }
+    }
+
+    /// Finds the call that an approval is bound to. A provider may use an id again: then the turn
+    /// gives the call another, and only the arguments tell which it is.
+    fn bound(&self, call: &CallId, identity: &WaitIdentity) -> Option<usize> {
+        self.calls.iter().rposition(|candidate| {
+            WaitIdentity::approval(call, &candidate.arguments_digest()) == *identity
         })
+    }
+
+    /// Finds the call of that id, the newest first.
+    pub(crate) fn named(&self, call: &CallId) -> Option<&ToolCall> {
+        self.calls.iter().rev().find(|named| named.id == *call)
+    }
+
+    /// Finds the call that a promise is about; none if it is about no call.
+    pub(crate) fn promised(&self, promise: &PendingPromise) -> Option<&ToolCall> {
+        let call = promise.call.as_ref()?;
+        let bound = self.bound(call, &promise.identity);
+        bound.map(|at| &self.calls[at]).or_else(|| self.named(call))
+    }
+
+    /// Finds a tool as the turn recorded it: what the model sees, and where its hints come from.
+    pub(crate) fn definition(&self, tool: &str) -> Option<&ToolDefinition> {
+        self.tools.iter().find(|offered| offered.name == tool)
     }
 }

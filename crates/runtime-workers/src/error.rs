@@ -157,6 +157,12 @@ pub enum RuntimeError {
         /// The call or token asked for.
         target: String,
     },
+    /// It was answered before, and otherwise: the first answer stands (E10).
+    #[error("it was {how} before; that stands, and nothing has changed")]
+    AnsweredOtherwise {
+        /// How.
+        how: &'static str,
+    },
     /// Several things wait under that name.
     #[error("{count} things that wait are called {target:?}; use the token")]
     Ambiguous {
@@ -230,6 +236,7 @@ impl Classified for RuntimeError {
             Self::Stopped => "runtime_stopped",
             Self::Busy { .. } => "worker_busy",
             Self::NothingPending { .. } => "nothing_pending",
+            Self::AnsweredOtherwise { .. } => "answered_otherwise",
             Self::Ambiguous { .. } => "target_ambiguous",
             Self::TurnNotCompleted(_) => "turn_not_completed",
             Self::TurnParked { .. } => "turn_parked",
@@ -253,6 +260,7 @@ impl Classified for RuntimeError {
             | Self::RequestConflict { .. }
             | Self::Stopped
             | Self::WorkerExists { .. }
+            | Self::AnsweredOtherwise { .. }
             | Self::SubmissionConflict { .. } => ErrorClass::Conflict,
             Self::OtherRuntime { .. }
             | Self::TooDeep { .. }

@@ -73,7 +73,6 @@ pub use command::{Command, CommandAnswer, ConflictRuling, InDoubtRuling};
 pub use config::{RuntimeConfig, RuntimeLimits};
 pub use delegate::Parent;
 pub use deployment::OtherDeployment;
-pub use details::CallDetails;
 pub use diagnostic::{Diagnostic, Severity};
 pub use entity::{RuntimeStatus, RuntimeSummary, WorkerCounts};
 pub use error::RuntimeError;

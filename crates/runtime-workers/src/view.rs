@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use runtime_core::{
-    CallId, Classified, EffectKind, EffectOutcome, EffectOutput, ErrorClass, ExecutionScope,
-    ReplayKey, ScopeId, Timestamp, ToolDefinition, TurnId, WireError, WorkerId,
+    CallId, Classified, ErrorClass, ExecutionScope, ReplayKey, ScopeId, Timestamp, ToolCall,
+    ToolDefinition, TurnId, WireError, WorkerId,
 };
 use runtime_effects::{
-    AwaitEvents, EffectLimits, Mismatch, PendingEffect, PendingKind, StoreEffectHost, TokenRights,
+    AwaitEvents, EffectLimits, Mismatch, PendingEffect, PendingKind, PendingPromise,
+    StoreEffectHost, TokenRights, UnfinishedEffect, unfinished_effects,
 };
 use runtime_store::{Page, Row, RowQuery, Store, SystemClock, SystemRandom};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::answers::{approval_named, ruled_named};
 use crate::details::TurnCalls;
@@ -21,8 +23,7 @@ pub use crate::process_view::{ProcessDetail, process, processes};
 use crate::turn::TURN_SPACE;
 use crate::worker::{worker_key, worker_scope};
 use crate::{
-    CallDetails, Command, Diagnostic, RuntimeError, RuntimeSummary, Transcript, TurnRecord,
-    WorkerRecord,
+    Command, Diagnostic, RuntimeError, RuntimeSummary, Transcript, TurnRecord, WorkerRecord,
 };
 
 /// Something that waits for somebody.
@@ -41,16 +42,17 @@ pub struct PendingItem {
     /// What the tool asks whoever answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asks: Option<String>,
+    /// The arguments of the call: those that the model gave, or a person has put in their place. An
+    /// approval is bound to their digest. None where no call hangs on it, and if the record of the
+    /// turn is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<Value>,
     /// The tool as the model saw it, so that whoever approves knows what was offered (M10). Its
-    /// words are its server's: show what nobody would see in them. None if the record of the
-    /// turn's catalogue cannot be read.
+    /// words are its server's: show what nobody would see in them. None as for the arguments.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub definition: Option<ToolDefinition>,
     /// What answers it, for an approval or another promise. Whoever has it may answer.
     pub token: Option<String>,
-    /// The call and its tool as the model saw it, where a call hangs on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub details: Option<CallDetails>,
     /// Since when it waits, in milliseconds since the epoch.
     pub since: Timestamp,
     /// When it goes on by itself, if ever.
@@ -172,7 +174,22 @@ pub async fn unfinished_turns(
     all_rows(store, query).await
 }
 
-/// Lists what waits for somebody, with the tokens that answer it.
+/// Lists what a turn has begun and not ended: what may not happen twice and was begun, and what is
+/// tried again. After a crash it says what a restart will find in doubt.
+///
+/// # Errors
+/// [`RuntimeError`] when the store cannot be read.
+pub async fn begun(
+    store: &dyn Store,
+    turn: &TurnRecord,
+) -> Result<Vec<UnfinishedEffect>, RuntimeError> {
+    let scope = turn.scope().scope_id();
+    let begun = unfinished_effects(store, &scope).await;
+    begun.map_err(RuntimeError::Part)
+}
+
+/// Lists what waits for somebody, with the tokens that answer it. What has been answered is not
+/// among it, though its turn may not have gone on yet.
 ///
 /// # Errors
 /// [`RuntimeError`] when the store or its key ring cannot be read.
@@ -242,14 +259,27 @@ pub(crate) async fn pending_items(
 ) -> Result<Vec<PendingItem>, RuntimeError> {
     let mut items = Vec::new();
     for effect in pending_effects(host).await? {
-        if effect.promises.is_empty() {
-            items.push(item(&effect));
+        let mut waiting = Vec::new();
+        for promise in &effect.promises {
+            // What was answered waits for nobody: its turn goes on when it is next driven.
+            let answered = promises.is_resolved(&effect.scope, &promise.identity);
+            if !answered.await? {
+                waiting.push(promise);
+            }
         }
-        let calls = match effect.promises.iter().any(|promise| promise.call.is_some()) {
-            true => TurnCalls::read(store, &effect.scope).await?,
+        if waiting.is_empty() && !effect.promises.is_empty() {
+            continue;
+        }
+        let of_call = |promise: &&PendingPromise| promise.call.is_some();
+        let calls = match effect.call.is_some() || waiting.iter().any(of_call) {
+            true => calls_of(store, &effect.scope).await?,
             false => TurnCalls::default(),
         };
-        for promise in &effect.promises {
+        if waiting.is_empty() {
+            let call = effect.call.as_ref().and_then(|call| calls.named(call));
+            items.push(item(&effect, call, &calls));
+        }
+        for promise in waiting {
             let rights = TokenRights::ALL;
             let token = promises
                 .mint(&effect.scope, &promise.identity, rights, None)
@@ -260,35 +290,23 @@ pub(crate) async fn pending_items(
                 call: promise.call.clone(),
                 tool: promise.tool.clone(),
                 asks: promise.asks.clone(),
-                definition: offered(host, store, &effect.scope, promise.tool.as_deref()).await,
                 token: Some(token.expose().to_owned()),
-                details: calls.details(promise),
-                ..item(&effect)
+                ..item(&effect, calls.promised(promise), &calls)
             });
         }
     }
     Ok(items)
 }
 
-/// Finds a tool in the catalogue that its turn offers, as it was recorded.
-async fn offered(
-    host: &StoreEffectHost,
-    store: &dyn Store,
-    scope: &ExecutionScope,
-    tool: Option<&str>,
-) -> Option<ToolDefinition> {
-    let key = ReplayKey::turn(0, EffectKind::SyncExecutionEnvironment, 0);
-    let outcome = host.recorded_outcome(&scope.scope_id(), &key).await;
-    let EffectOutcome::Completed(EffectOutput::SyncExecutionEnvironment { tools, .. }) =
-        outcome.ok()??
-    else {
-        return None;
-    };
-    let bytes = store.attachment(&tools).await.ok()?;
-    let offered: Vec<ToolDefinition> = serde_json::from_slice(&bytes).ok()?;
-    offered
-        .into_iter()
-        .find(|offered| Some(&*offered.name) == tool)
+/// What the record says of the calls of a turn. One damaged record must not hide everything else
+/// that waits; driving its turn says what is wrong.
+async fn calls_of(store: &dyn Store, scope: &ExecutionScope) -> Result<TurnCalls, RuntimeError> {
+    match TurnCalls::read(store, scope).await {
+        Err(error) if matches!(error.class(), ErrorClass::Corrupt | ErrorClass::NotFound) => {
+            Ok(TurnCalls::default())
+        }
+        read => read,
+    }
 }
 
 pub(crate) async fn pending_effects(
@@ -306,7 +324,7 @@ pub(crate) async fn pending_effects(
     }
 }
 
-fn item(effect: &PendingEffect) -> PendingItem {
+fn item(effect: &PendingEffect, call: Option<&ToolCall>, calls: &TurnCalls) -> PendingItem {
     let session = match &effect.scope {
         ExecutionScope::Turn { session, .. } => Some(session),
         _ => None,
@@ -318,9 +336,9 @@ fn item(effect: &PendingEffect) -> PendingItem {
         call: effect.call.clone(),
         tool: effect.tool.clone(),
         asks: None,
-        definition: None,
+        arguments: call.map(|call| call.arguments.clone()),
+        definition: call.and_then(|call| calls.definition(&call.name)).cloned(),
         token: None,
-        details: None,
         since: effect.since,
         due: effect.due,
         key: effect.key.clone(),

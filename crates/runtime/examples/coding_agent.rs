@@ -250,13 +250,12 @@ async fn drive(
 
 /// Shows the call as the model asked for it, and the tool as the model sees it.
 fn ask(item: &PendingItem) -> Option<ApprovalDecision> {
-    let details = item.details.as_ref();
     println!("\n? {}", item.tool.as_deref().unwrap_or("a call"));
-    if let Some(tool) = details.and_then(|details| details.definition.as_ref()) {
+    if let Some(tool) = &item.definition {
         println!("  {}", tool.description);
     }
-    if let Some(details) = details {
-        println!("  {:#}", details.arguments);
+    if let Some(arguments) = &item.arguments {
+        println!("  {arguments:#}");
     }
     print!("  run it? [y]es, [n]o, or other arguments as JSON: ");
     io::stdout().flush().ok()?;

@@ -19,5 +19,6 @@ mod refusals;
 mod rounds;
 mod store_care;
 mod terminal;
+mod told;
 #[cfg(feature = "genai")]
 mod tool_servers;

@@ -104,7 +104,7 @@ fn u4_watch_shows_what_waits_and_a_key_answers_it() {
     // Another process runs the turn and waits for whoever answers.
     let mut child = home.spawn(&["demo", "--wait"]);
     // At first there is not even a store.
-    wait_until(|| !home.run(&["pending"]).stdout.is_empty());
+    wait_until(|| home.run(&["pending"]).stdout.contains("approval"));
     terminal.line(&format!("{} watch", program(&home)));
     let screen = terminal.until(&["1 waiting", "> approval", "append_ledger", "a approve"]);
     assert!(screen.contains("demo"), "{screen}");

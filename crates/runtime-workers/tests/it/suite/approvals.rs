@@ -54,9 +54,8 @@ pub(crate) async fn t3_an_approval_is_listed_with_the_call_and_the_tool_as_the_m
 ) {
     let world = Desk::new();
     let (runtime, item) = asked(&world, place).await;
-    let details = item.details.clone().unwrap();
-    assert_eq!(details.arguments, json!({ "line": "x" }));
-    let definition = details.definition.unwrap();
+    assert_eq!(item.arguments, Some(json!({ "line": "x" })));
+    let definition = item.definition.unwrap();
     assert_eq!(definition.name, "write");
     assert_eq!(
         definition.input_schema["properties"]["line"]["maxLength"],
@@ -64,6 +63,47 @@ pub(crate) async fn t3_an_approval_is_listed_with_the_call_and_the_tool_as_the_m
     );
     assert!(item.due.is_some(), "it says when the question expires");
     runtime.close().await.unwrap();
+}
+
+/// T3: answered, it waits for nobody any more, though its turn has not gone on; repeating the answer
+/// is harmless, and whoever gives another is told which one stands.
+pub(crate) async fn t3_an_answer_is_told_once_and_waits_for_nobody(place: &dyn Place) {
+    let world = Desk::new();
+    let (runtime, item) = asked(&world, place).await;
+    runtime.close().await.unwrap();
+    let mut parts = world.parts(place.open().await);
+    parts.drive = false;
+    let runtime = Runtime::open(parts).await.unwrap();
+    let edit = ApprovalDecision::Edit {
+        arguments: json!({ "line": "y" }),
+    };
+    let answer = decide(&runtime, &item, edit.clone()).await.unwrap();
+    assert_eq!(answer, CommandAnswer::Done);
+    assert_eq!(runtime.pending().await.unwrap(), []);
+    let answer = decide(&runtime, &item, edit.clone()).await.unwrap();
+    assert_eq!(answer, CommandAnswer::AlreadyDone);
+    for other in [
+        ApprovalDecision::Approve,
+        ApprovalDecision::Deny { reason: None },
+    ] {
+        let by_call = Command::Decide {
+            target: item.call.as_ref().unwrap().to_string(),
+            decision: other.clone(),
+        };
+        for refused in [
+            decide(&runtime, &item, other.clone()).await,
+            runtime.apply(by_call).await,
+        ] {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), "answered_otherwise");
+            let told = refused.to_string();
+            assert!(told.contains("approved with other arguments"), "{told}");
+        }
+    }
+    runtime.close().await.unwrap();
+    let runtime = world.open(place).await;
+    let words = last_words(&world, place, runtime).await;
+    assert!(words.ends_with("wrote y"), "{words}");
 }
 
 pub(crate) async fn t3_a_denied_call_ends_as_an_ordinary_result_after_a_restart(place: &dyn Place) {

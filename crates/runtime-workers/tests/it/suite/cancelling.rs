@@ -1,7 +1,14 @@
 //! Cancelling workers.
 
-use runtime_core::{Classified, EventKind};
-use runtime_workers::{Command, CommandAnswer, Runtime, view};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, stream};
+use runtime_core::{Classified, EventKind, ModelEvent, ModelRequest};
+use runtime_model::{Model, ModelError, ModelStream};
+use runtime_workers::{Command, CommandAnswer, CreateWorker, Runtime, view};
+use tokio::sync::Semaphore;
 
 use super::{Desk, GATED, GOLDEN, PLAIN, Place, approve_all, count, desk, ends, events};
 
@@ -50,6 +57,70 @@ pub(crate) async fn w2_a_cancelled_worker_ends_each_turn_once_and_takes_no_input
     let runtime = world.open(place).await;
     runtime.settled().await;
     check_cancelled(&runtime, 3).await;
+    runtime.close().await.unwrap();
+}
+
+/// A model that begins to answer and never ends.
+#[derive(Debug)]
+struct Endless {
+    asked: Semaphore,
+    let_go: Arc<AtomicUsize>,
+}
+
+/// Counts when the stream that holds it is dropped.
+struct LetGo(Arc<AtomicUsize>);
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Model for Endless {
+    fn provider(&self) -> &str {
+        "endless"
+    }
+
+    fn name(&self) -> &str {
+        "endless"
+    }
+
+    async fn stream(&self, _: ModelRequest) -> Result<ModelStream<'_>, ModelError> {
+        self.asked.add_permits(1);
+        let held = LetGo(Arc::clone(&self.let_go));
+        let text = "and so on".to_owned();
+        let begun = stream::iter([Ok(ModelEvent::TextDelta { text })]);
+        let never = stream::once(async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        Ok(Box::pin(begun.chain(never)))
+    }
+}
+
+/// E9: cancelling reaches a model in the middle of its answer: the connection is let go at once.
+pub(crate) async fn e9_a_cancelled_worker_lets_go_of_its_model(place: &dyn Place) {
+    let world = Desk::new();
+    let model = Arc::new(Endless {
+        asked: Semaphore::new(0),
+        let_go: Arc::default(),
+    });
+    let mut agent = world.agent();
+    agent.model = Arc::clone(&model) as _;
+    let parts = world.parts_of(agent, place.open().await);
+    let runtime = Runtime::open(parts).await.unwrap();
+    runtime
+        .create(CreateWorker::assistant(desk()))
+        .await
+        .unwrap();
+    runtime.send(&desk(), PLAIN).await.unwrap();
+    model.asked.acquire().await.unwrap().forget();
+    assert_eq!(model.let_go.load(Ordering::SeqCst), 0);
+    assert_eq!(cancel(&runtime).await, CommandAnswer::Done);
+    runtime.settled().await;
+    assert_eq!(model.let_go.load(Ordering::SeqCst), 1);
+    check_cancelled(&runtime, 1).await;
     runtime.close().await.unwrap();
 }
 

@@ -50,8 +50,13 @@ pub(crate) const VITAL: &str = "start a vital job";
 pub(crate) const MAIL: &str = "look for mail";
 /// An input that is given to a sub-agent.
 pub(crate) const DELEGATED: &str = "let somebody count";
+/// An input whose tool says more than a model is shown.
+pub(crate) const TALK: &str = "let it talk";
 /// The task of the sub-agent.
 pub(crate) const TASK: &str = "count the lines";
+
+/// How many bytes the talking tool says.
+pub(crate) const TALKED: usize = 300 * 1024;
 
 type Act = dyn Fn(&Value, &ToolContext) -> ToolOutput + Send + Sync;
 
@@ -216,6 +221,7 @@ impl Desk {
                 ],
             )
             .when_input_contains(VITAL, call("vital"))
+            .when_input_contains(TALK, call("talk"))
             .when_input_contains(JOB, call("job"))
             .when_input_contains(MAIL, call("mail"))
             .when_input_contains(
@@ -252,6 +258,9 @@ impl Desk {
             .tool(Arc::new(
                 SubAgentTool::new("delegate", "Gives a task away.").tokens(5_000),
             ))
+            .tool(tool("talk", true, None, |_| {
+                ToolOutput::text("word ".repeat(TALKED / 5))
+            }))
             .tool(self.write())
             .tool(self.job("job", OnTimeout::ErrorResult))
             .tool(self.job("vital", OnTimeout::FailTurn))

@@ -15,6 +15,7 @@ mod outside;
 mod processes;
 mod retention;
 mod seams;
+mod started;
 mod transcript;
 
 pub(crate) use answers::*;
@@ -31,6 +32,7 @@ pub(crate) use outside::*;
 pub(crate) use processes::*;
 pub(crate) use retention::*;
 pub(crate) use seams::*;
+pub(crate) use started::*;
 pub(crate) use transcript::*;
 
 /// Makes one test of each law of the suite, over a fresh place for each; none is where the place
@@ -56,7 +58,11 @@ macro_rules! suite_over {
             t5_a_cancelled_turn_tells_the_work_outside,
             t2_a_sub_agent_answers_its_caller_across_a_restart,
             e9_cancelling_a_caller_cancels_its_sub_agent,
+            e9_cancelling_a_parked_caller_in_another_process_cancels_its_sub_agent,
             e3_queued_inputs_join_a_running_turn,
+            t2_a_long_output_is_cut_and_kept_whole,
+            t3_an_answer_is_told_once_and_waits_for_nobody,
+            e9_a_cancelled_worker_lets_go_of_its_model,
             e14_an_answer_that_comes_while_a_turn_parks_is_not_lost,
             e7_an_effect_in_doubt_parks_and_goes_on_when_ruled,
             e4_an_accepted_record_lets_a_turn_go_on,

@@ -37,7 +37,7 @@ pub(crate) async fn t5_a_job_is_completed_by_its_key_from_another_process(place:
     assert_eq!(waiting.len(), 1);
     assert_eq!(waiting[0].kind, PendingKind::Wait);
     assert_eq!(waiting[0].asks.as_deref(), Some("done?"));
-    assert!(waiting[0].details.is_some());
+    assert!(waiting[0].arguments.is_some());
     let resolve = Command::Resolve {
         token: waiting[0].token.clone().unwrap(),
         resolution: Resolution::Ok {
@@ -167,8 +167,47 @@ pub(crate) async fn e9_cancelling_a_caller_cancels_its_sub_agent(place: &dyn Pla
     runtime.close().await.unwrap();
 }
 
-/// E3: what comes while a turn runs joins it at its checkpoint, once, also after a crash of the
-/// process in between; both turns end.
+/// E9: the caller is parked for its sub-agent and its process is gone; whoever cancels it from
+/// another process ends both, and the sub-agent's work is not taken up again.
+pub(crate) async fn e9_cancelling_a_parked_caller_in_another_process_cancels_its_sub_agent(
+    place: &dyn Place,
+) {
+    let world = Desk::new();
+    let runtime = world.open_worker(place).await;
+    runtime.send(&desk(), DELEGATED).await.unwrap();
+    world.gate.entered().await;
+    let child = sub_agent(&runtime).await;
+    let closing = runtime.clone();
+    let closed = tokio::spawn(async move { closing.close().await.unwrap() });
+    while !closed.is_finished() {
+        world.clock.advance(Desk::config().drain_timeout);
+        tokio::task::yield_now().await;
+    }
+    closed.await.unwrap();
+
+    let mut parts = world.parts(place.open().await);
+    parts.resume = false;
+    let runtime = Runtime::open(parts).await.unwrap();
+    let calls = world.model_calls();
+    runtime.apply(cancel(desk())).await.unwrap();
+    runtime.settled().await;
+    runtime.close().await.unwrap();
+    let runtime = world.open(place).await;
+    runtime.settled().await;
+    let child = view::worker(runtime.store(), &child).await.unwrap();
+    assert_eq!(child.status, WorkerStatus::Cancelled);
+    let events = events(runtime.store()).await;
+    let ends = ends(&events);
+    assert_eq!(ends.len(), 2);
+    assert!(
+        ends.iter()
+            .all(|(_, kind)| *kind == EventKind::TurnCancelled)
+    );
+    assert_eq!(world.model_calls(), calls);
+    runtime.close().await.unwrap();
+}
+
+/// E3: what comes while a turn runs joins it at its checkpoint, once; both turns end.
 pub(crate) async fn e3_queued_inputs_join_a_running_turn(place: &dyn Place) {
     let mut world = Desk::new();
     world.inputs_join = true;
