@@ -110,7 +110,6 @@ mod store_controller;
 mod store_host;
 mod sync;
 mod token;
-mod unfinished;
 mod wait;
 mod workflow;
 
@@ -124,7 +123,7 @@ pub use interrupt::{EffectError, Interrupt, Mismatch};
 pub use lease::{Lease, LeaseConfig, LeaseError};
 pub use lease_keeper::{Beat, HeldPage, LeaseKeeper, crashes, with_crashes};
 pub use limits::EffectLimits;
-pub use pending::{PendingEffect, PendingKind, PendingPage, PendingPromise};
+pub use pending::{PendingEffect, PendingKind, PendingPage, PendingPromise, UnfinishedEffect};
 pub use process::{
     AppendAnswer, CancelAnswer, EndAnswer, Grant, GrantFilter, ProcessClaim, ProcessError,
     ProcessEventPage, ProcessLimits, ProcessListener, ProcessOperation, ProcessPage, ProcessRecord,
@@ -135,7 +134,6 @@ pub use promise_deadline::PromiseDeadline;
 pub use ruling::{Ruling, RulingAnswer, RulingError};
 pub use store_host::{DueScope, StoreEffectHost};
 pub use token::{Token, TokenRights, VerifiedToken};
-pub use unfinished::{UnfinishedEffect, unfinished_effects};
 pub use workflow::{
     Child, Failure, Functions, ProcessRunner, Step, Wait, WorkflowCloseReport, WorkflowConfig,
     WorkflowContext, WorkflowHost, WorkflowHostBuilder, WorkflowRun,

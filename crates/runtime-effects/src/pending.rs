@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::Mismatch;
 
+mod unfinished;
+
+pub use unfinished::UnfinishedEffect;
+
 /// The space of the index of what waits.
 pub(crate) const PENDING_SPACE: &str = "pending";
 

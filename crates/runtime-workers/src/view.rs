@@ -8,7 +8,7 @@ use runtime_core::{
 };
 use runtime_effects::{
     AwaitEvents, EffectLimits, Mismatch, PendingEffect, PendingKind, PendingPromise,
-    StoreEffectHost, TokenRights, UnfinishedEffect, unfinished_effects,
+    StoreEffectHost, TokenRights, UnfinishedEffect,
 };
 use runtime_store::{Page, Row, RowQuery, Store, SystemClock, SystemRandom};
 use serde::Serialize;
@@ -184,7 +184,7 @@ pub async fn begun(
     turn: &TurnRecord,
 ) -> Result<Vec<UnfinishedEffect>, RuntimeError> {
     let scope = turn.scope().scope_id();
-    let begun = unfinished_effects(store, &scope).await;
+    let begun = UnfinishedEffect::all_of(store, &scope).await;
     begun.map_err(RuntimeError::Part)
 }
 

@@ -38,6 +38,32 @@ pub struct UnfinishedEffect {
 }
 
 impl UnfinishedEffect {
+    /// Reads what a scope has begun and not ended, by key: attempts of effects that may not happen
+    /// twice, and effects that are tried again later.
+    ///
+    /// # Errors
+    /// The store cannot be read, or a record is damaged.
+    pub async fn all_of(store: &dyn Store, scope: &ScopeId) -> Result<Vec<Self>, WireError> {
+        let query = RowQuery::scope(EFFECT_SPACE, scope.clone());
+        let limit = store.capabilities().limits.page_entries_max;
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let page = store.rows(query.clone(), Page::after(after, limit)).await;
+            let page = page.map_err(|error| error.to_wire())?;
+            for row in &page.rows {
+                let since = row.event.as_ref().map(|event| event.time);
+                let recorded = Recorded::decode(row)?;
+                let since = since.unwrap_or_default();
+                found.extend(Self::of(&recorded, &row.key.name, since)?);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(found),
+            }
+        }
+    }
+
     fn of(recorded: &Recorded, key: &str, since: Timestamp) -> Result<Option<Self>, WireError> {
         let next_attempt = match recorded.row.state {
             EffectState::Started { .. } => None,
@@ -72,34 +98,5 @@ impl UnfinishedEffect {
             next_attempt,
             error: error.map_err(|error| unreadable(&error))?,
         }))
-    }
-}
-
-/// Reads what a scope has begun and not ended, by key: attempts of effects that may not happen
-/// twice, and effects that are tried again later.
-///
-/// # Errors
-/// The store cannot be read, or a record is damaged.
-pub async fn unfinished_effects(
-    store: &dyn Store,
-    scope: &ScopeId,
-) -> Result<Vec<UnfinishedEffect>, WireError> {
-    let query = RowQuery::scope(EFFECT_SPACE, scope.clone());
-    let limit = store.capabilities().limits.page_entries_max;
-    let mut found = Vec::new();
-    let mut after = None;
-    loop {
-        let page = store.rows(query.clone(), Page::after(after, limit)).await;
-        let page = page.map_err(|error| error.to_wire())?;
-        for row in &page.rows {
-            let since = row.event.as_ref().map(|event| event.time);
-            let recorded = Recorded::decode(row)?;
-            let since = since.unwrap_or_default();
-            found.extend(UnfinishedEffect::of(&recorded, &row.key.name, since)?);
-        }
-        match page.next {
-            Some(next) => after = Some(next),
-            None => return Ok(found),
-        }
     }
 }
