@@ -1,48 +1,75 @@
-//! Benchmarks: each group prints a table of shares of its floor and leaves the same as JSON.
-//!
-//! Figures depend on what else the machine does, so a missed target is told and fails nothing;
-//! only a run that could not be made fails.
+//! Benchmarks, in a workspace of their own (`benches/`): what is compared is no dependency of the
+//! product.
 
-use anyhow::Result;
-use clap::ValueEnum;
+use anyhow::{Result, bail};
+use clap::Subcommand;
 use xshell::{Shell, cmd};
 
-/// What is measured; each is a bench target of `runtime` of the same name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Group {
-    /// Commits of guard, row and event, by the number of writers.
-    Append,
-    /// Opening after SIGKILL, by the length of the history.
-    Open,
-    /// Durable steps, by the number of turns that run at once.
-    Step,
+use crate::{instructions, services};
+
+pub(crate) const MANIFEST: &str = "benches/Cargo.toml";
+/// Where it is built, apart from everything else; results lie in `results` below it.
+pub(crate) const TARGET: &str = "target/benches";
+
+/// The group that needs a server.
+const POSTGRES: &str = "postgres";
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kind {
+    /// This runtime beside others and beside what the machine allows; fails when a target is
+    /// missed or there is no result.
+    Peers {
+        /// append, step, open, replay, fan-out, promise, discovery, lease, turn, scaling,
+        /// postgres; all of them if none is named.
+        groups: Vec<String>,
+        /// A few short rounds, to see that it runs; for figures leave it out.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// How many instructions pure paths take, against stored counts; a step of `ci`.
+    Instructions {
+        /// Store what is counted now.
+        #[arg(long)]
+        update: bool,
+    },
 }
 
-impl Group {
-    const fn target(self) -> &'static str {
-        match self {
-            Self::Append => "append",
-            Self::Open => "open",
-            Self::Step => "step",
-        }
+/// Runs it.
+pub(crate) fn run(shell: &Shell, kind: &Kind) -> Result<()> {
+    match kind {
+        Kind::Peers { groups, quick } => peers(shell, groups, *quick),
+        Kind::Instructions { update } => instructions::run(shell, *update),
     }
 }
 
-/// Runs the groups, all of them if none is named.
-pub(crate) fn run(shell: &Shell, groups: &[Group], is_quick: bool) -> Result<()> {
-    let groups = if groups.is_empty() {
-        Group::value_variants()
-    } else {
-        groups
-    };
+fn peers(shell: &Shell, groups: &[String], is_quick: bool) -> Result<()> {
     let quick = is_quick.then_some("--quick");
-    for group in groups {
-        let target = group.target();
+    let run = |shell: &Shell| -> Result<()> {
         cmd!(
             shell,
-            "cargo bench --package runtime --bench {target} -- {quick...}"
+            "cargo run --release --locked --quiet --manifest-path {MANIFEST} --target-dir {TARGET} --package peers -- {groups...} {quick...}"
         )
         .run()?;
+        Ok(())
+    };
+    match groups.is_empty() || groups.iter().any(|group| group == POSTGRES) {
+        true => services::with(shell, run),
+        false => run(shell),
     }
+}
+
+/// Tests the decisions of the harness. The peers themselves are compiled by the nightly run: they
+/// bring hundreds of packages that nothing else here has.
+pub(crate) fn check(shell: &Shell) -> Result<()> {
+    let formatted = cmd!(shell, "cargo fmt --manifest-path {MANIFEST} --all --check").run();
+    if formatted.is_err() {
+        bail!("cargo fmt --manifest-path {MANIFEST} --all");
+    }
+    cmd!(
+        shell,
+        "cargo test --quiet --locked --manifest-path {MANIFEST} --target-dir {TARGET} --package harness"
+    )
+    .run()?;
     Ok(())
 }

@@ -5,8 +5,8 @@ use xshell::Shell;
 
 use crate::steps::{self, Step};
 use crate::{
-    audit, conformance, deps, examples, lint, mcp_servers, picture, release, reliability,
-    schedules, semver, test,
+    audit, bench, conformance, deps, examples, instructions, lint, mcp_servers, picture, release,
+    reliability, schedules, semver, test,
 };
 
 const STEPS: &[Step] = &[
@@ -22,6 +22,8 @@ const STEPS: &[Step] = &[
     ("conformance", conformance::step),
     ("reliability", reliability::run),
     ("schedules", schedules::run),
+    ("benches", bench::check),
+    ("instructions", instructions::step),
 ];
 
 /// Runs every step.

@@ -13,7 +13,8 @@ pub(crate) fn provide(shell: &Shell, program: &str, package: &str) -> Result<()>
     }
 }
 
-fn runs(shell: &Shell, program: &str) -> bool {
+/// Says whether a program is there.
+pub(crate) fn runs(shell: &Shell, program: &str) -> bool {
     cmd!(shell, "{program} --version")
         .quiet()
         .ignore_stdout()

@@ -18,6 +18,7 @@ mod deps;
 mod docs;
 mod examples;
 mod features;
+mod instructions;
 mod layers;
 mod lint;
 mod mcp_servers;
@@ -122,13 +123,11 @@ enum Command {
         #[command(subcommand)]
         action: services::Action,
     },
-    /// Benchmarks against the floor of the machine; all groups if none is named.
+    /// Benchmarks: beside others, and instruction counts.
     Bench {
         /// What to measure.
-        groups: Vec<bench::Group>,
-        /// A few short rounds, to see that it runs; for figures leave it out.
-        #[arg(long)]
-        quick: bool,
+        #[command(subcommand)]
+        kind: bench::Kind,
     },
 }
 
@@ -183,6 +182,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::McpServers => mcp_servers::run(&shell),
         Command::Scoreboard => scoreboard::run(),
         Command::Services { action } => services::run(&shell, action),
-        Command::Bench { groups, quick } => bench::run(&shell, &groups, quick),
+        Command::Bench { kind } => bench::run(&shell, &kind),
     }
 }

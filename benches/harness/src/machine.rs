@@ -12,7 +12,7 @@ pub(crate) fn describe() -> Value {
 }
 
 /// The processor time that this process has taken.
-pub(super) fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::try_from(time).expect("processor time is not negative")
 }

@@ -1,0 +1,125 @@
+//! From the resolution of a promise to whoever waits for it, with so many promises waiting. Over
+//! memory, so that what is seen is the way, not the disk: two commits lie on it, that of the
+//! resolution and that of what the wait saw.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use runtime::core::{
+    EffectCommand, EffectEnvelope, EffectKind, ReplayKey, Resolution, WaitIdentity, WaitSource,
+};
+use runtime::effects::{EffectHost as _, StoreEffectHost};
+use runtime::store::{MemoryStore, Store};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::own;
+use harness::{Figures, Outcome, Table};
+
+/// How many of those that wait are resolved, one after another.
+const RESOLVED: usize = 100;
+/// Until everybody waits, and has been quiet for a while.
+const SETTLE: Duration = Duration::from_millis(20);
+
+pub(super) fn tables() -> Vec<Table> {
+    let tables = [RESOLVED, 10_000].map(|waiting| {
+        Table::new(format!("resolve to wake, {waiting} waiting"))
+            .contender("floor: oneshot channel", move |_, _| oneshots(waiting))
+            .contender("promise over memory", move |_, _| promises(waiting))
+    });
+    tables.into()
+}
+
+/// The rate is that of wakings one after another: its inverse is the mean time of one.
+fn wakings(total: Duration) -> Figures {
+    Figures {
+        rate: RESOLVED as f64 / total.as_secs_f64(),
+        per_operation: Vec::new(),
+    }
+}
+
+async fn oneshots(waiting: usize) -> Outcome<Figures> {
+    let waits: Vec<_> = (0..waiting)
+        .map(|_| {
+            let (sender, receiver) = oneshot::channel::<u64>();
+            let woken = tokio::spawn(async move { receiver.await.map(|_| Instant::now()) });
+            (sender, woken)
+        })
+        .collect();
+    tokio::time::sleep(SETTLE).await;
+    let mut total = Duration::ZERO;
+    for (sender, woken) in waits.into_iter().take(RESOLVED) {
+        let started = Instant::now();
+        sender.send(1).map_err(|_| "nobody waits")?;
+        total += woken.await??.duration_since(started);
+    }
+    Ok(wakings(total))
+}
+
+async fn promises(waiting: usize) -> Outcome<Figures> {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new("bench".parse()?));
+    let host = own::host(&store);
+    let asleep = Arc::new(AtomicUsize::new(0));
+    let mut waits = Vec::new();
+    for turn in 0..waiting {
+        own::start(&*store, &own::scope(turn)?).await?;
+        let (host, asleep) = (host.clone(), Arc::clone(&asleep));
+        let task = tokio::spawn(async move {
+            let mut wait = Box::pin(wait(&host, turn));
+            // Over memory nothing but the wait itself is ever not ready.
+            let first = futures_util::poll!(&mut wait);
+            asleep.fetch_add(1, Ordering::Relaxed);
+            match first {
+                Poll::Ready(done) => done,
+                Poll::Pending => wait.await,
+            }
+        });
+        waits.push(task);
+    }
+    while asleep.load(Ordering::Relaxed) < waiting {
+        tokio::time::sleep(SETTLE).await;
+    }
+    tokio::time::sleep(SETTLE).await;
+    let promises = host.await_events().await?;
+    let mut total = Duration::ZERO;
+    for (turn, woken) in waits.iter_mut().enumerate().take(RESOLVED) {
+        let value = serde_json::json!("yes");
+        let started = Instant::now();
+        promises
+            .resolve_identity(
+                &own::scope(turn)?,
+                &identity(),
+                Resolution::Ok { value },
+                None,
+            )
+            .await?;
+        total += woken.await??.duration_since(started);
+    }
+    waits.iter().for_each(JoinHandle::abort);
+    Ok(wakings(total))
+}
+
+fn identity() -> WaitIdentity {
+    WaitIdentity::Custom {
+        key: "answer".to_owned(),
+    }
+}
+
+async fn wait(host: &StoreEffectHost, turn: usize) -> Outcome<Instant> {
+    let scope = own::scope(turn)?;
+    let controller = host.scoped(own::opening(&scope))?;
+    let sources = vec![WaitSource::Promise {
+        identity: identity(),
+        call: None,
+        tool: None,
+        asks: None,
+    }];
+    let key = ReplayKey::turn(1, EffectKind::AwaitEvent, 0);
+    let command = EffectCommand::AwaitEvent { sources };
+    controller
+        .wait_any(EffectEnvelope::new(scope, key, command)?)
+        .await?;
+    Ok(Instant::now())
+}
