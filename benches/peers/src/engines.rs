@@ -49,6 +49,14 @@ impl Kind {
         }
     }
 
+    /// How many commits share one transaction at most.
+    const fn group_max(self) -> usize {
+        match self {
+            Self::Rewrite => 1,
+            _ => GROUP_MAX,
+        }
+    }
+
     pub(crate) fn open(self, directory: &Path) -> Outcome<Box<dyn Engine>> {
         Ok(match self {
             Self::Floor => Box::new(Floor(File::create(directory.join("floor"))?)),
@@ -296,6 +304,7 @@ type Handed = (Item, oneshot::Sender<()>);
 fn serve(
     mut engine: Box<dyn Engine>,
     waiting: &Receiver<Handed>,
+    group_max: usize,
     groups: &AtomicU64,
 ) -> Outcome<()> {
     let mut items = Vec::new();
@@ -303,7 +312,7 @@ fn serve(
     while let Ok(first) = waiting.recv() {
         for (item, reply) in std::iter::once(first)
             .chain(waiting.try_iter())
-            .take(GROUP_MAX)
+            .take(group_max)
         {
             items.push(item);
             replies.push(reply);
@@ -331,7 +340,7 @@ pub(crate) async fn run(
     let (queue, waiting) = channel::<Handed>();
     let groups = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&groups);
-    let thread = std::thread::spawn(move || serve(engine, &waiting, &counted));
+    let thread = std::thread::spawn(move || serve(engine, &waiting, kind.group_max(), &counted));
     let progress = Arc::new(Progress::default());
     let tasks = (0..writers as u64).map(|writer| {
         let (queue, progress) = (queue.clone(), Arc::clone(&progress));

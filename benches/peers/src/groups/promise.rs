@@ -23,6 +23,8 @@ const RESOLVED: usize = 100;
 /// Until everybody waits, and has been quiet for a while.
 const SETTLE: Duration = Duration::from_millis(20);
 
+const WAIT_MAX: Duration = Duration::from_secs(600);
+
 pub(super) fn tables() -> Vec<Table> {
     let tables = [RESOLVED, 10_000].map(|waiting| {
         Table::new(format!("resolve to wake, {waiting} waiting"))
@@ -109,7 +111,8 @@ fn identity() -> WaitIdentity {
 
 async fn wait(host: &StoreEffectHost, turn: usize) -> Outcome<Instant> {
     let scope = own::scope(turn)?;
-    let controller = host.scoped(own::opening(&scope))?;
+    // Nobody parks here: what is measured is a wake-up, not a resumption.
+    let controller = host.scoped(own::opening(&scope).parking_after(WAIT_MAX))?;
     let sources = vec![WaitSource::Promise {
         identity: identity(),
         call: None,
