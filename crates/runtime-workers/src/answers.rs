@@ -303,7 +303,11 @@ impl Instance {
     ) -> Result<CommandAnswer, RuntimeError> {
         match ruled.map_err(|error| error.to_wire())? {
             RulingAnswer::Ruled => {
-                self.wake_scope(scope);
+                // Whoever rules has looked at the turn: it goes on also where something else has
+                // parked it meanwhile, such as the processes that died in another of its calls.
+                if let Some(session) = scope.session() {
+                    self.wake(&WorkerId::from(session), Wake::Insist);
+                }
                 Ok(CommandAnswer::Done)
             }
             RulingAnswer::AlreadyRuled => Ok(CommandAnswer::AlreadyDone),

@@ -481,11 +481,10 @@ impl Runtime {
             let item = item.map_err(|error| RuntimeError::from_part(&error))?;
             let ended = match item {
                 StreamItem::Event(event) => {
-                    // It may have gone on since.
+                    // It may have gone on since, and be parked for another reason now.
                     if *event.kind() == EventKind::TurnParked
-                        && self.is_parked(worker, turn).await?
+                        && let Some(reason) = self.park_reason(worker, turn).await?
                     {
-                        let reason = event.draft.payload["park"].to_string();
                         return Err(RuntimeError::TurnParked { reason });
                     }
                     said.take(&event.draft)
@@ -527,11 +526,17 @@ impl Runtime {
         Ok(ended)
     }
 
-    async fn is_parked(&self, worker: &WorkerId, turn: &TurnId) -> Result<bool, RuntimeError> {
+    /// Why a turn is parked now, as JSON; none if it is not.
+    async fn park_reason(
+        &self,
+        worker: &WorkerId,
+        turn: &TurnId,
+    ) -> Result<Option<String>, RuntimeError> {
         let unfinished = crate::view::unfinished_turns(self.store(), Some(worker)).await?;
-        Ok(unfinished.iter().any(|unfinished| {
-            unfinished.turn == *turn
-                && matches!(unfinished.status, crate::TurnStatus::Parked { .. })
+        let found = unfinished.into_iter().find(|found| found.turn == *turn);
+        Ok(found.and_then(|found| match found.status {
+            crate::TurnStatus::Parked { reason, .. } => Some(serde_json::json!(reason).to_string()),
+            _ => None,
         }))
     }
 

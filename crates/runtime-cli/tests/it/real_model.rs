@@ -514,6 +514,34 @@ fn t6_a_turn_goes_on_once_the_server_answers() {
     }
 }
 
+/// T6, U4: a provider that asks for patience for longer than a turn is kept in memory parks it;
+/// `run` stays, `show` says what is waited for and until when, and it goes on by itself.
+#[test]
+fn t6_a_turn_whose_model_asks_for_patience_is_waited_for() {
+    let desk = Desk::new(move |request| match request.number {
+        1 => ProviderResponse::status(429, &[("retry-after", "6")], "{}"),
+        _ => answer(request, None),
+    });
+    let mut patient = desk.command(&["--set", "limits.backoff_max_ms=20000", "run"]);
+    patient.args(["--worker", "desk", "milk"]);
+    let child = patient.spawn().expect("the program starts");
+    let shown = || {
+        let shown = desk.run(&["--json", "show", "desk"]);
+        let turn = (shown.code == Some(0)).then(|| shown.json()[0]["turns"][0].clone());
+        turn.filter(|turn| turn["status"] == "parked")
+    };
+    until("the turn is parked", || shown().is_some());
+    let turn = shown().expect("it still waits");
+    assert_eq!(turn["begun"][0]["error"]["code"], "model_rate_limited");
+    let again = turn["on_restart"].as_str().unwrap_or_default();
+    assert!(again.contains("again at"), "{again}");
+    let ended = child.wait_with_output().expect("the child is ours");
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(0), "{said}");
+    assert_eq!((desk.keys().len(), desk.notes()), (3, 1));
+    desk.ended_once();
+}
+
 #[test]
 fn a_configured_model_is_checked_before_anything_runs() {
     let folder = Home::new();

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use runtime_core::{Classified, EventKind};
+use runtime_core::{Classified, EventDraft, EventKind};
 use runtime_effects::PendingKind;
+use runtime_store::Commit;
+use runtime_testkit::{Fault, FaultStore};
 use runtime_turn::ApprovalDecision;
-use runtime_workers::view::PendingItem;
+use runtime_workers::view::{self, PendingItem};
 use runtime_workers::{Command, CommandAnswer, Runtime, RuntimeError};
 use serde_json::json;
 
@@ -104,6 +106,56 @@ pub(crate) async fn t3_an_answer_is_told_once_and_waits_for_nobody(place: &dyn P
     let runtime = world.open(place).await;
     let words = last_words(&world, place, runtime).await;
     assert!(words.ends_with("wrote y"), "{words}");
+}
+
+/// E7: whoever rules sees what ran: the arguments that a person put in the place of the model's.
+pub(crate) async fn e7_what_is_in_doubt_is_shown_with_the_arguments_it_ran_with(place: &dyn Place) {
+    let world = Desk::new();
+    let (runtime, item) = asked(&world, place).await;
+    runtime.close().await.unwrap();
+    let store = FaultStore::new(place.open().await);
+    let finished = |commit: &Commit| {
+        let first = commit.events.first();
+        first.is_some_and(|event| {
+            EventDraft::from_bytes(&event.body).unwrap().kind == EventKind::ToolCallFinished
+        })
+    };
+    store.fault_when(finished, 1, Fault::CrashBefore);
+    let runtime = Runtime::open(world.parts(store.clone())).await.unwrap();
+    let edit = ApprovalDecision::Edit {
+        arguments: json!({ "line": "y" }),
+    };
+    decide(&runtime, &item, edit).await.unwrap();
+    runtime.settled().await;
+    assert!(store.is_crashed());
+    assert_eq!(world.ledger(), ["y"]);
+    let _ = runtime.close().await;
+    drop((runtime, store));
+
+    // Before anybody drives it, the record says what a restart will find.
+    let store = place.open().await;
+    let turns = view::unfinished_turns(&*store, Some(&desk()))
+        .await
+        .unwrap();
+    let begun = view::begun(&*store, &turns[0]).await.unwrap();
+    assert_eq!(begun.len(), 1);
+    assert_eq!(
+        (&begun[0].call, &begun[0].next_attempt),
+        (&item.call, &None)
+    );
+    assert_eq!(begun[0].tool.as_deref(), Some("write"));
+    let runtime = Runtime::open(world.parts(store)).await.unwrap();
+    runtime.settled().await;
+    let waiting = runtime.pending().await.unwrap();
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(waiting[0].kind, PendingKind::InDoubt);
+    assert_eq!(waiting[0].arguments, Some(json!({ "line": "y" })));
+    assert_eq!(waiting[0].definition.as_ref().unwrap().name, "write");
+    // Whoever waits for the turn hears why it is parked now, not why it was at first.
+    let parked = runtime.answer(&desk(), &turns[0].turn).await.unwrap_err();
+    assert_eq!(parked.code(), "turn_parked");
+    assert!(parked.to_string().contains("in_doubt"), "{parked}");
+    runtime.close().await.unwrap();
 }
 
 pub(crate) async fn t3_a_denied_call_ends_as_an_ordinary_result_after_a_restart(place: &dyn Place) {

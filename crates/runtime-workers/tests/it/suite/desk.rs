@@ -50,6 +50,14 @@ pub(crate) const VITAL: &str = "start a vital job";
 pub(crate) const MAIL: &str = "look for mail";
 /// An input that is given to a sub-agent.
 pub(crate) const DELEGATED: &str = "let somebody count";
+/// An input that is given to a sub-agent which may spend next to nothing.
+pub(crate) const POOR: &str = "give a little away";
+/// An input for which the model calls a tool two hundred times, one after another.
+pub(crate) const LONG: &str = "walk the long way";
+/// The calls of that walk.
+pub(crate) const STEPS: usize = 200;
+/// An input that is answered by words, and by JSON once the model is told to.
+pub(crate) const NUMBER: &str = "give a number";
 /// An input whose tool says more than a model is shown.
 pub(crate) const TALK: &str = "let it talk";
 /// The task of the sub-agent.
@@ -126,6 +134,7 @@ impl Gate {
 struct Counted {
     model: ScriptedModel,
     calls: Arc<AtomicUsize>,
+    last: Arc<Mutex<Option<ModelRequest>>>,
 }
 
 #[async_trait]
@@ -140,6 +149,7 @@ impl Model for Counted {
 
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream<'_>, ModelError> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        *self.last.lock().unwrap() = Some(request.clone());
         self.model.stream(request).await
     }
 }
@@ -149,6 +159,9 @@ pub(crate) struct Desk {
     pub(crate) clock: SimulatedClock,
     random: SeededRandom,
     calls: Arc<AtomicUsize>,
+    last: Arc<Mutex<Option<ModelRequest>>>,
+    /// How often the tool of the long walk ran.
+    pub(crate) steps: Arc<AtomicUsize>,
     /// What the append tool has done: a line for each call that ran.
     ledger: Arc<Mutex<Vec<String>>>,
     /// Whether the append tool panics after it has appended.
@@ -168,6 +181,8 @@ impl Desk {
             clock: SimulatedClock::new(Timestamp::from_millis(1_000_000)),
             random: SeededRandom::new(5),
             calls: Arc::default(),
+            last: Arc::default(),
+            steps: Arc::default(),
             ledger: Arc::default(),
             panics: Arc::default(),
             gate: Arc::new(Gate {
@@ -182,6 +197,11 @@ impl Desk {
 
     pub(crate) fn model_calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    /// What the model was asked last.
+    pub(crate) fn last_request(&self) -> ModelRequest {
+        self.last.lock().unwrap().clone().unwrap()
     }
 
     pub(crate) fn ledger(&self) -> Vec<String> {
@@ -200,6 +220,10 @@ impl Desk {
             ScriptStep::call("2", "append", json!({})),
             ScriptStep::text("done: {last_tool_result}"),
         ];
+        let mut long: Vec<ScriptStep> = (0..STEPS)
+            .map(|step| ScriptStep::call("1", "step", json!({ "step": step })))
+            .collect();
+        long.push(ScriptStep::text("there"));
         let model = ScriptedModel::new("scripted", vec![ScriptStep::text("Hello, {input}!")])
             .when_input_contains(GOLDEN, golden)
             .when_input_contains(
@@ -222,6 +246,20 @@ impl Desk {
             )
             .when_input_contains(VITAL, call("vital"))
             .when_input_contains(TALK, call("talk"))
+            .when_input_contains(
+                POOR,
+                vec![
+                    ScriptStep::call("1", "delegate_poorly", json!({ "task": TASK })),
+                    ScriptStep::text("done: {last_tool_result}"),
+                ],
+            )
+            .when_input_contains(LONG, long)
+            .when_input_contains(NUMBER, vec![ScriptStep::text("It is three.")])
+            // What the model is told of an answer that is not what was asked for.
+            .when_input_contains(
+                "does not fit the JSON schema",
+                vec![ScriptStep::text("```json\n{\"number\": 3}\n```")],
+            )
             .when_input_contains(JOB, call("job"))
             .when_input_contains(MAIL, call("mail"))
             .when_input_contains(
@@ -241,7 +279,10 @@ impl Desk {
         let model = Counted {
             model,
             calls: Arc::clone(&self.calls),
+            last: Arc::clone(&self.last),
         };
+        let steps = Arc::clone(&self.steps);
+        let poor = SubAgentTool::new("delegate_poorly", "Gives a task away.").tokens(10);
         Agent::builder("deployment-7", Arc::new(model))
             .instructions("be brief")
             // A call that is held by its gate is not given up, however fast the time goes by.
@@ -258,6 +299,11 @@ impl Desk {
             .tool(Arc::new(
                 SubAgentTool::new("delegate", "Gives a task away.").tokens(5_000),
             ))
+            .tool(Arc::new(poor))
+            .tool(tool("step", true, None, move |_| {
+                steps.fetch_add(1, Ordering::SeqCst);
+                ToolOutput::text("a step")
+            }))
             .tool(tool("talk", true, None, |_| {
                 ToolOutput::text("word ".repeat(TALKED / 5))
             }))

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use runtime_core::{EventKind, Resolution, WorkerId};
+use runtime_core::{EventDraft, EventKind, Resolution, WorkerId};
 use runtime_effects::PendingKind;
-use runtime_workers::{Command, Runtime, WorkerStatus, view};
+use runtime_store::Commit;
+use runtime_testkit::{Fault, FaultStore};
+use runtime_workers::{Command, CreateWorker, Runtime, WorkerStatus, view};
 use serde_json::json;
 
-use super::{DELEGATED, Desk, GATED, JOB, PLAIN, Place, VITAL, count, desk, ends, events};
+use super::{DELEGATED, Desk, GATED, JOB, PLAIN, POOR, Place, VITAL, count, desk, ends, events};
 
 async fn words(runtime: &Runtime) -> String {
     let events = events(runtime.store()).await;
@@ -167,6 +169,26 @@ pub(crate) async fn e9_cancelling_a_caller_cancels_its_sub_agent(place: &dyn Pla
     runtime.close().await.unwrap();
 }
 
+/// T1: what is set aside for a sub-agent bounds it; spent, its caller reads why, and goes on.
+pub(crate) async fn t1_a_sub_agent_over_its_budget_is_an_error_that_its_caller_reads(
+    place: &dyn Place,
+) {
+    let world = Desk::new();
+    let runtime = world.open_worker(place).await;
+    let turn = runtime.send(&desk(), POOR).await.unwrap().turn;
+    runtime.settled().await;
+    let answer = runtime.answer(&desk(), &turn).await.unwrap();
+    assert!(
+        answer.starts_with("done: the sub-agent failed: budget_tokens_exhausted"),
+        "{answer}"
+    );
+    let child = view::worker(runtime.store(), &sub_agent(&runtime).await).await;
+    let caller = view::worker(runtime.store(), &desk()).await.unwrap();
+    // Its only answer, and the two of its caller.
+    assert_eq!(child.unwrap().usage.total() * 3, caller.usage.total());
+    runtime.close().await.unwrap();
+}
+
 /// E9: the caller is parked for its sub-agent and its process is gone; whoever cancels it from
 /// another process ends both, and the sub-agent's work is not taken up again.
 pub(crate) async fn e9_cancelling_a_parked_caller_in_another_process_cancels_its_sub_agent(
@@ -205,6 +227,60 @@ pub(crate) async fn e9_cancelling_a_parked_caller_in_another_process_cancels_its
     );
     assert_eq!(world.model_calls(), calls);
     runtime.close().await.unwrap();
+}
+
+/// E3: an input that came while a turn ran joins it once, whether the process dies before or after
+/// the checkpoint is stored.
+pub(crate) async fn e3_queued_inputs_join_once_wherever_the_process_dies(place: &dyn Place) {
+    let mut world = Desk::new();
+    world.inputs_join = true;
+    for (number, fault) in [Fault::CrashBefore, Fault::CrashAfter]
+        .into_iter()
+        .enumerate()
+    {
+        let store = FaultStore::new(place.open().await);
+        let joins = |commit: &Commit| {
+            let first = commit.events.first();
+            first.is_some_and(|event| {
+                EventDraft::from_bytes(&event.body).unwrap().kind == EventKind::InputsJoined
+            })
+        };
+        store.fault_when(joins, 1, fault);
+        let runtime = Runtime::open(world.parts(store.clone())).await.unwrap();
+        let worker: WorkerId = format!("desk-{number}").parse().unwrap();
+        runtime
+            .create(CreateWorker::assistant(worker.clone()))
+            .await
+            .unwrap();
+        let first = runtime.send(&worker, GATED).await.unwrap();
+        world.gate.entered().await;
+        let second = runtime.send(&worker, PLAIN).await.unwrap();
+        world.gate.pass(1);
+        runtime.settled().await;
+        assert!(store.is_crashed());
+        let _ = runtime.close().await;
+        drop((runtime, store));
+
+        let runtime = world.open(place).await;
+        runtime.settled().await;
+        let events = events(runtime.store()).await;
+        let of_worker = |event: &&runtime_core::RuntimeEvent| {
+            event.draft.session.as_ref().map(|session| session.as_str()) == Some(worker.as_str())
+        };
+        let of_worker: Vec<_> = events.iter().filter(of_worker).cloned().collect();
+        assert_eq!(count(&of_worker, &EventKind::TurnStarted), 1, "{fault:?}");
+        let ended: Vec<_> = ends(&of_worker).into_iter().map(|(turn, _)| turn).collect();
+        assert_eq!(
+            ended,
+            [first.turn.clone(), second.turn.clone()],
+            "{fault:?}"
+        );
+        for turn in [&first.turn, &second.turn] {
+            let words = runtime.answer(&worker, turn).await.unwrap();
+            assert_eq!(words, "Hello, hello!");
+        }
+        runtime.close().await.unwrap();
+    }
 }
 
 /// E3: what comes while a turn runs joins it at its checkpoint, once; both turns end.
