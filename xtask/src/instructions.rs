@@ -6,7 +6,7 @@
 //! a guard that does not find it fails too.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
@@ -140,7 +140,7 @@ fn place(shell: &Shell) -> Result<String> {
 }
 
 /// The instructions of one repetition: start and preparation cancel out.
-fn count(shell: &Shell, program: &PathBuf, path: &str, times: u32) -> Result<u64> {
+fn count(shell: &Shell, program: &Path, path: &str, times: u32) -> Result<u64> {
     let few = collected(shell, program, path, times)?;
     let many = collected(shell, program, path, times * 2)?;
     Ok(many.saturating_sub(few) / u64::from(times))

@@ -302,7 +302,7 @@ fn m7_a_definition_is_approved_beside_the_process_that_runs() {
         .run(&["approve-tool", "files", "late", &digest])
         .expect(0);
     assert!(
-        again.stdout.contains("done by the process"),
+        again.stdout.contains("done before; nothing has changed"),
         "{}",
         again.stdout
     );

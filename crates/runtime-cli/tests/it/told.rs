@@ -113,7 +113,6 @@ fn u3_a_terminated_process_closes_in_order() {
 
 /// U3: where the first run could not make its directory, `doctor` says so before.
 #[test]
-#[expect(clippy::print_stdout, reason = "a skip is reported")]
 fn u3_doctor_says_where_no_directory_can_be_made() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).expect("ours");
