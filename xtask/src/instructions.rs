@@ -14,8 +14,8 @@ use xshell::{Shell, cmd};
 use crate::bench::{MANIFEST, TARGET};
 use crate::{debian, workspace};
 
-/// A count may differ by so much: hash seeds, and the C library of another machine.
-const TOLERANCE: f64 = 0.05;
+/// A count may differ by so many percent: hash seeds, and the C library of another machine.
+const TOLERANCE_PERCENT: u64 = 5;
 
 /// What is counted, and how often it is repeated for that.
 const PATHS: &[(&str, u32)] = &[
@@ -44,9 +44,9 @@ enum Ruling {
 
 fn rule(baseline: u64, count: u64) -> Ruling {
     let share = count as f64 / baseline as f64 - 1.0;
-    if share > TOLERANCE {
+    if count * 100 > baseline * (100 + TOLERANCE_PERCENT) {
         Ruling::Slower(share)
-    } else if share < -TOLERANCE {
+    } else if count * 100 < baseline * (100 - TOLERANCE_PERCENT) {
         Ruling::Faster(-share)
     } else {
         Ruling::Within
