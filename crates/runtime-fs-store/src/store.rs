@@ -77,6 +77,9 @@ pub(crate) struct Frozen {
     pub(crate) spaces: Vec<Arc<str>>,
 }
 
+/// What cleaning and checkpoints work on.
+type Maintained<'a> = (&'a Arc<Shared>, &'a Arc<Checkpoints>, &'a Writer);
+
 #[derive(Debug)]
 enum View {
     Owner {
@@ -236,6 +239,21 @@ impl FsStore {
         match &self.view {
             View::Owner { shared, .. } => &shared.history,
             View::Beside(follower) => &follower.history,
+        }
+    }
+
+    /// Returns what maintenance works on, if this instance may write.
+    fn maintained(&self) -> Result<Maintained<'_>, ReadError> {
+        if let Some(reason) = self.refuses_writes() {
+            return Err(refused(reason));
+        }
+        match &self.view {
+            View::Owner {
+                shared,
+                checkpoints,
+                writer,
+            } => Ok((shared, checkpoints, writer)),
+            View::Beside(_) => Err(refused("the store was opened read-only")),
         }
     }
 
@@ -567,21 +585,7 @@ impl FsStore {
         options: CleanOptions,
         progress: impl FnMut(Progress) + Send + 'static,
     ) -> Result<CleanReport, ReadError> {
-        let refused = |reason: &str| ReadError::Unavailable {
-            reason: reason.to_owned(),
-            source: None,
-        };
-        if let Some(reason) = self.refuses_writes() {
-            return Err(refused(reason));
-        }
-        let View::Owner {
-            shared,
-            checkpoints,
-            writer,
-        } = &self.view
-        else {
-            return Err(refused("the store was opened read-only"));
-        };
+        let (shared, checkpoints, writer) = self.maintained()?;
         let sealed = writer.seal().await.map_err(|reason| refused(&reason))?;
         let (layout, shared) = (self.layout.clone(), Arc::clone(shared));
         let checkpoints = Arc::clone(checkpoints);
@@ -609,21 +613,7 @@ impl FsStore {
     /// [`ReadError::Unavailable`] when the store was opened read-only, its log is damaged, or the
     /// disk fails; nothing is lost then.
     pub async fn checkpoint(&self) -> Result<(), ReadError> {
-        let refused = |reason: &str| ReadError::Unavailable {
-            reason: reason.to_owned(),
-            source: None,
-        };
-        if let Some(reason) = self.refuses_writes() {
-            return Err(refused(reason));
-        }
-        let View::Owner {
-            checkpoints,
-            writer,
-            ..
-        } = &self.view
-        else {
-            return Err(refused("the store was opened read-only"));
-        };
+        let (_, checkpoints, writer) = self.maintained()?;
         let sealed = writer.seal().await.map_err(|reason| refused(&reason))?;
         let checkpoints = Arc::clone(checkpoints);
         blocking(move || {
@@ -907,5 +897,12 @@ impl FsStore {
         if let View::Owner { writer, .. } = &self.view {
             writer.mark();
         }
+    }
+}
+
+fn refused(reason: &str) -> ReadError {
+    ReadError::Unavailable {
+        reason: reason.to_owned(),
+        source: None,
     }
 }
