@@ -5,16 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use runtime::core::{
-    CommitId, Digest, EventDraft, EventKind, ModelEvent, ModelRequest, StreamKey, Timestamp,
-    ToolDefinition,
-};
+use runtime::core::{EventDraft, EventKind, ModelEvent, ModelRequest, ToolDefinition};
 use runtime::model::{Model, ModelError, ModelStream};
-use runtime::store::{
-    AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
-    RowKey, RowPage, RowQuery, Store, StoreIdentity,
-};
+use runtime::store::{Commit, CommitError, Committed, Store, StoreLayer};
 use runtime::tools::{Tool, ToolContext, ToolError, ToolOutput};
 use std::sync::Arc;
 
@@ -70,13 +63,9 @@ impl CrashStore {
 }
 
 #[async_trait]
-impl Store for CrashStore {
-    fn identity(&self) -> &StoreIdentity {
-        self.store.identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.store.capabilities()
+impl StoreLayer for CrashStore {
+    fn below(&self) -> &dyn Store {
+        &*self.store
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
@@ -93,84 +82,6 @@ impl Store for CrashStore {
             crash();
         }
         Ok(committed)
-    }
-
-    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        self.store.committed(id).await
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.store.id_time(now)
-    }
-
-    async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
-        self.store.row(key).await
-    }
-
-    async fn rows(
-        &self,
-        query: RowQuery,
-        page: Page<Option<RowKey>>,
-    ) -> Result<RowPage, ReadError> {
-        self.store.rows(query, page).await
-    }
-
-    async fn events(
-        &self,
-        stream: Option<&StreamKey>,
-        page: Page<Position>,
-    ) -> Result<EventPage, ReadError> {
-        self.store.events(stream, page).await
-    }
-
-    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        self.store.retention_units(page).await
-    }
-
-    async fn changed(&self, after: Position) -> Position {
-        self.store.changed(after).await
-    }
-
-    fn inbox(&self) -> Option<&dyn CommandInbox> {
-        self.store.inbox()
-    }
-
-    async fn close(&self) -> Result<(), CommitError> {
-        self.store.close().await
-    }
-}
-
-#[async_trait]
-impl AttachmentStore for CrashStore {
-    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
-        self.store.put_attachment(bytes).await
-    }
-
-    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
-        self.store.attachment(digest).await
-    }
-
-    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
-        self.store.has_attachment(digest).await
-    }
-
-    async fn sweep_attachments(
-        &self,
-        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
-        min_age: Duration,
-    ) -> Result<usize, AttachmentError> {
-        self.store.sweep_attachments(live, min_age).await
-    }
-}
-
-#[async_trait]
-impl KeyRingStore for CrashStore {
-    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.store.key_ring().await
-    }
-
-    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.store.rotate_key_ring().await
     }
 }
 

@@ -2,15 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
-use runtime_store::{
-    AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, NewEvent, Page, Payload, Position, ReadError, RetentionUnit,
-    Row, RowKey, RowPage, RowQuery, Store, StoreIdentity,
-};
+use runtime_core::Timestamp;
+use runtime_store::{Commit, CommitError, Committed, NewEvent, Position, Store, StoreLayer};
 
 use crate::hub::{Counters, Shared, Signals};
 use crate::log::placed;
@@ -26,10 +21,6 @@ pub(crate) struct ObservedStore {
 impl ObservedStore {
     pub(crate) const fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
-    }
-
-    fn inner(&self) -> &dyn Store {
-        &*self.shared.store
     }
 }
 
@@ -78,105 +69,23 @@ impl Shared {
 }
 
 #[async_trait]
-impl Store for ObservedStore {
-    fn identity(&self) -> &StoreIdentity {
-        self.inner().identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.inner().capabilities()
+impl StoreLayer for ObservedStore {
+    fn below(&self) -> &dyn Store {
+        &*self.shared.store
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
         if commit.events.is_empty() {
-            return self.inner().commit(commit).await;
+            return self.below().commit(commit).await;
         }
         let (time, events) = (commit.time, commit.events.clone());
         let _flight = Flight::start(&self.shared.signals);
         // If this future is dropped in here, the commit may still happen; the follower, or the
         // next look of each reader at the head, finds it in the log.
-        let committed = self.inner().commit(commit).await?;
+        let committed = self.below().commit(commit).await?;
         if !committed.repeated {
             self.shared.publish_committed(time, events, &committed);
         }
         Ok(committed)
-    }
-
-    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        self.inner().committed(id).await
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.inner().id_time(now)
-    }
-
-    async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
-        self.inner().row(key).await
-    }
-
-    async fn rows(
-        &self,
-        query: RowQuery,
-        page: Page<Option<RowKey>>,
-    ) -> Result<RowPage, ReadError> {
-        self.inner().rows(query, page).await
-    }
-
-    async fn events(
-        &self,
-        stream: Option<&StreamKey>,
-        page: Page<Position>,
-    ) -> Result<EventPage, ReadError> {
-        self.inner().events(stream, page).await
-    }
-
-    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        self.inner().retention_units(page).await
-    }
-
-    async fn changed(&self, after: Position) -> Position {
-        self.inner().changed(after).await
-    }
-
-    fn inbox(&self) -> Option<&dyn CommandInbox> {
-        self.inner().inbox()
-    }
-
-    async fn close(&self) -> Result<(), CommitError> {
-        self.inner().close().await
-    }
-}
-
-#[async_trait]
-impl AttachmentStore for ObservedStore {
-    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
-        self.inner().put_attachment(bytes).await
-    }
-
-    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
-        self.inner().attachment(digest).await
-    }
-
-    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
-        self.inner().has_attachment(digest).await
-    }
-
-    async fn sweep_attachments(
-        &self,
-        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
-        min_age: Duration,
-    ) -> Result<usize, AttachmentError> {
-        self.inner().sweep_attachments(live, min_age).await
-    }
-}
-
-#[async_trait]
-impl KeyRingStore for ObservedStore {
-    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner().key_ring().await
-    }
-
-    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner().rotate_key_ring().await
     }
 }

@@ -29,6 +29,7 @@ mod error;
 mod export;
 mod form;
 mod key_ring;
+mod layer;
 mod memory;
 mod query;
 mod settle;
@@ -47,6 +48,7 @@ pub use export::{
     ExportedEvent, ExportedPlace, ImportReport, Progress,
 };
 pub use key_ring::{KeyRing, KeyRingStore, SigningKey};
+pub use layer::StoreLayer;
 pub use memory::MemoryStore;
 pub use query::{EventPage, Page, RetentionUnit, Row, RowPage, RowQuery, StoredEvent};
 pub use settle::commit_settled;

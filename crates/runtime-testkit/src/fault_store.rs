@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
+use runtime_core::{CommitId, Digest, StreamKey};
 use runtime_store::{
-    AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
-    RowKey, RowPage, RowQuery, Store, StoreIdentity,
+    AttachmentError, Commit, CommitError, Committed, EventPage, KeyRing, Page, Payload, Position,
+    ReadError, RetentionUnit, Row, RowKey, RowPage, RowQuery, Store, StoreLayer,
 };
 
 /// What goes wrong at one commit (R4).
@@ -219,13 +218,9 @@ fn indeterminate(id: CommitId, reason: &str) -> CommitError {
 }
 
 #[async_trait]
-impl Store for FaultStore {
-    fn identity(&self) -> &StoreIdentity {
-        self.inner.identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
+impl StoreLayer for FaultStore {
+    fn below(&self) -> &dyn Store {
+        &*self.inner
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
@@ -260,10 +255,6 @@ impl Store for FaultStore {
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         self.read()?;
         self.inner.committed(id).await
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.inner.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
@@ -302,10 +293,6 @@ impl Store for FaultStore {
         self.inner.changed(after).await
     }
 
-    fn inbox(&self) -> Option<&dyn CommandInbox> {
-        self.inner.inbox()
-    }
-
     /// Closes the store below, unless the process has crashed.
     async fn close(&self) -> Result<(), CommitError> {
         if self.is_crashed() {
@@ -313,10 +300,7 @@ impl Store for FaultStore {
         }
         self.inner.close().await
     }
-}
 
-#[async_trait]
-impl AttachmentStore for FaultStore {
     async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
         self.attach()?;
         self.inner.put_attachment(bytes).await
@@ -342,10 +326,7 @@ impl AttachmentStore for FaultStore {
         self.attach()?;
         self.inner.sweep_attachments(live, min_age).await
     }
-}
 
-#[async_trait]
-impl KeyRingStore for FaultStore {
     async fn key_ring(&self) -> Result<KeyRing, ReadError> {
         self.read()?;
         self.inner.key_ring().await

@@ -3,14 +3,12 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
+use runtime_core::StreamKey;
 use runtime_store::{
-    AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
-    KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row, RowKey, RowPage,
-    RowQuery, Store, StoreIdentity,
+    Capabilities, Commit, CommitError, Committed, EventPage, Page, Position, ReadError, Store,
+    StoreLayer,
 };
 use tokio::sync::watch;
 
@@ -89,9 +87,9 @@ impl ProcessStore {
 }
 
 #[async_trait]
-impl Store for ProcessStore {
-    fn identity(&self) -> &StoreIdentity {
-        self.inner.identity()
+impl StoreLayer for ProcessStore {
+    fn below(&self) -> &dyn Store {
+        &*self.inner
     }
 
     fn capabilities(&self) -> &Capabilities {
@@ -114,77 +112,11 @@ impl Store for ProcessStore {
         }
     }
 
-    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        self.inner.committed(id).await
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.inner.id_time(now)
-    }
-
-    async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
-        self.inner.row(key).await
-    }
-
-    async fn rows(
-        &self,
-        query: RowQuery,
-        page: Page<Option<RowKey>>,
-    ) -> Result<RowPage, ReadError> {
-        self.inner.rows(query, page).await
-    }
-
     async fn events(
         &self,
         stream: Option<&StreamKey>,
         page: Page<Position>,
     ) -> Result<EventPage, ReadError> {
         (self.distort)(self.inner.events(stream, page).await?)
-    }
-
-    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        self.inner.retention_units(page).await
-    }
-
-    async fn changed(&self, after: Position) -> Position {
-        self.inner.changed(after).await
-    }
-
-    async fn close(&self) -> Result<(), CommitError> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl AttachmentStore for ProcessStore {
-    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
-        self.inner.put_attachment(bytes).await
-    }
-
-    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
-        self.inner.attachment(digest).await
-    }
-
-    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
-        self.inner.has_attachment(digest).await
-    }
-
-    async fn sweep_attachments(
-        &self,
-        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
-        min_age: Duration,
-    ) -> Result<usize, AttachmentError> {
-        self.inner.sweep_attachments(live, min_age).await
-    }
-}
-
-#[async_trait]
-impl KeyRingStore for ProcessStore {
-    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.key_ring().await
-    }
-
-    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.rotate_key_ring().await
     }
 }

@@ -12,14 +12,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use runtime_core::{
-    Clock, CommitId, Digest, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome,
-    EffectOutput, EventDraft, EventKind, ExecutionScope, Random, ReplayKey, Sleep, StreamKey,
-    Timestamp,
+    Clock, CommitId, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput,
+    EventDraft, EventKind, ExecutionScope, Random, ReplayKey, Sleep, Timestamp,
 };
 use runtime_store::{
-    AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, Epoch,
-    EventPage, Guard, KeyRing, KeyRingStore, MemoryStore, Page, Payload, Position, ReadError,
-    RetentionUnit, Row, RowChange, RowKey, RowPage, RowQuery, Store, StoreIdentity,
+    Commit, CommitError, Committed, Epoch, Guard, MemoryStore, Page, Position, ReadError, Row,
+    RowChange, RowKey, RowPage, RowQuery, Store, StoreLayer,
 };
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, Ordering};
@@ -113,17 +111,9 @@ async fn choice() {
 }
 
 #[async_trait]
-impl Store for Table {
-    fn identity(&self) -> &StoreIdentity {
-        self.inner.identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.inner.id_time(now)
+impl StoreLayer for Table {
+    fn below(&self) -> &dyn Store {
+        &self.inner
     }
 
     async fn commit(&self, mut commit: Commit) -> Result<Committed, CommitError> {
@@ -142,10 +132,6 @@ impl Store for Table {
         committed
     }
 
-    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        self.inner.committed(id).await
-    }
-
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
         let row = self.inner.row(key).await;
         choice().await;
@@ -160,60 +146,6 @@ impl Store for Table {
         let rows = self.inner.rows(query, page).await;
         choice().await;
         rows
-    }
-
-    async fn events(
-        &self,
-        stream: Option<&StreamKey>,
-        page: Page<Position>,
-    ) -> Result<EventPage, ReadError> {
-        self.inner.events(stream, page).await
-    }
-
-    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        self.inner.retention_units(page).await
-    }
-
-    async fn changed(&self, after: Position) -> Position {
-        self.inner.changed(after).await
-    }
-
-    async fn close(&self) -> Result<(), CommitError> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl AttachmentStore for Table {
-    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
-        self.inner.put_attachment(bytes).await
-    }
-
-    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
-        self.inner.attachment(digest).await
-    }
-
-    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
-        self.inner.has_attachment(digest).await
-    }
-
-    async fn sweep_attachments(
-        &self,
-        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
-        min_age: Duration,
-    ) -> Result<usize, AttachmentError> {
-        self.inner.sweep_attachments(live, min_age).await
-    }
-}
-
-#[async_trait]
-impl KeyRingStore for Table {
-    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.key_ring().await
-    }
-
-    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.rotate_key_ring().await
     }
 }
 

@@ -3,14 +3,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
+use runtime_core::StreamKey;
 use runtime_store::{
-    AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
-    RowChange, RowKey, RowPage, RowQuery, Store, StoreIdentity,
+    Commit, CommitError, Committed, EventPage, Page, Position, ReadError, Row, RowChange, RowKey,
+    RowPage, RowQuery, Store, StoreLayer,
 };
 
 use super::{EffectLaw, Tally, run};
@@ -123,13 +121,9 @@ pub fn broken_stores<F: StoreFixture>(fixture: impl Fn() -> F) -> Tally {
 }
 
 #[async_trait]
-impl Store for BrokenStore {
-    fn identity(&self) -> &StoreIdentity {
-        self.inner.identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
+impl StoreLayer for BrokenStore {
+    fn below(&self) -> &dyn Store {
+        &*self.inner
     }
 
     async fn commit(&self, mut commit: Commit) -> Result<Committed, CommitError> {
@@ -146,14 +140,6 @@ impl Store for BrokenStore {
             _ => {}
         }
         self.inner.commit(commit).await
-    }
-
-    async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        self.inner.committed(id).await
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.inner.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
@@ -185,55 +171,5 @@ impl Store for BrokenStore {
             page.pruned = Position(0);
         }
         Ok(page)
-    }
-
-    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        self.inner.retention_units(page).await
-    }
-
-    async fn changed(&self, after: Position) -> Position {
-        self.inner.changed(after).await
-    }
-
-    fn inbox(&self) -> Option<&dyn CommandInbox> {
-        self.inner.inbox()
-    }
-
-    async fn close(&self) -> Result<(), CommitError> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl AttachmentStore for BrokenStore {
-    async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
-        self.inner.put_attachment(bytes).await
-    }
-
-    async fn attachment(&self, digest: &Digest) -> Result<Payload, AttachmentError> {
-        self.inner.attachment(digest).await
-    }
-
-    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
-        self.inner.has_attachment(digest).await
-    }
-
-    async fn sweep_attachments(
-        &self,
-        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
-        min_age: Duration,
-    ) -> Result<usize, AttachmentError> {
-        self.inner.sweep_attachments(live, min_age).await
-    }
-}
-
-#[async_trait]
-impl KeyRingStore for BrokenStore {
-    async fn key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.key_ring().await
-    }
-
-    async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
-        self.inner.rotate_key_ring().await
     }
 }

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{CommitId, Digest, StreamKey, Timestamp};
+use runtime_core::{CommitId, Digest, StreamKey};
 use runtime_store::{
-    AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
-    RowKey, RowPage, RowQuery, Store, StoreIdentity,
+    AttachmentError, Commit, CommitError, Committed, EventPage, KeyRing, Page, Payload, Position,
+    ReadError, Row, RowKey, RowPage, RowQuery, Store, StoreLayer,
 };
 
 /// How many requests are with a store.
@@ -52,13 +51,9 @@ struct WatchedStore {
 }
 
 #[async_trait]
-impl Store for WatchedStore {
-    fn identity(&self) -> &StoreIdentity {
-        self.inner.identity()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
+impl StoreLayer for WatchedStore {
+    fn below(&self) -> &dyn Store {
+        &*self.inner
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
@@ -69,10 +64,6 @@ impl Store for WatchedStore {
     async fn committed(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
         let _request = self.busy.request();
         self.inner.committed(id).await
-    }
-
-    fn id_time(&self, now: Timestamp) -> Timestamp {
-        self.inner.id_time(now)
     }
 
     async fn row(&self, key: &RowKey) -> Result<Option<Row>, ReadError> {
@@ -98,25 +89,6 @@ impl Store for WatchedStore {
         self.inner.events(stream, page).await
     }
 
-    async fn retention_units(&self, page: Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        self.inner.retention_units(page).await
-    }
-
-    async fn changed(&self, after: Position) -> Position {
-        self.inner.changed(after).await
-    }
-
-    fn inbox(&self) -> Option<&dyn CommandInbox> {
-        self.inner.inbox()
-    }
-
-    async fn close(&self) -> Result<(), CommitError> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl AttachmentStore for WatchedStore {
     async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
         let _request = self.busy.request();
         self.inner.put_attachment(bytes).await
@@ -140,10 +112,7 @@ impl AttachmentStore for WatchedStore {
         let _request = self.busy.request();
         self.inner.sweep_attachments(live, min_age).await
     }
-}
 
-#[async_trait]
-impl KeyRingStore for WatchedStore {
     async fn key_ring(&self) -> Result<KeyRing, ReadError> {
         let _request = self.busy.request();
         self.inner.key_ring().await

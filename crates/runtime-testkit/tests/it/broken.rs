@@ -12,7 +12,7 @@ use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, Commit, CommitError, Committed, EventPage,
     Found, Guard, KeyRing, KeyRingStore, Limits, MemoryStore, NewEvent, Page, Payload, Position,
     ReadError, Removal, RetentionUnit, Row, RowChange, RowKey, RowPage, RowQuery, Seq, Store,
-    StoreIdentity, StoredEvent,
+    StoreIdentity, StoreLayer, StoredEvent,
 };
 use runtime_testkit::store_laws::{ALL, Law, LawBroken, StoreFixture, run};
 use runtime_testkit::{SeededRandom, SimulatedClock, check_against_model};
@@ -439,7 +439,11 @@ impl BrokenStore {
 }
 
 #[async_trait]
-impl Store for BrokenStore {
+impl StoreLayer for BrokenStore {
+    fn below(&self) -> &dyn Store {
+        &self.inner
+    }
+
     fn identity(&self) -> &StoreIdentity {
         &self.identity
     }
@@ -588,13 +592,6 @@ impl Store for BrokenStore {
         }
     }
 
-    async fn close(&self) -> Result<(), CommitError> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl AttachmentStore for BrokenStore {
     async fn put_attachment(&self, bytes: Payload) -> Result<Digest, AttachmentError> {
         let digest = self.inner.put_attachment(bytes).await?;
         if self.is(NamesAttachmentsWrongly) {
@@ -609,10 +606,6 @@ impl AttachmentStore for BrokenStore {
             return Ok(bytes[..bytes.len().min(4096)].into());
         }
         Ok(bytes)
-    }
-
-    async fn has_attachment(&self, digest: &Digest) -> Result<bool, AttachmentError> {
-        self.inner.has_attachment(digest).await
     }
 
     async fn sweep_attachments(
@@ -631,10 +624,7 @@ impl AttachmentStore for BrokenStore {
             _ => self.inner.sweep_attachments(live, min_age).await,
         }
     }
-}
 
-#[async_trait]
-impl KeyRingStore for BrokenStore {
     async fn key_ring(&self) -> Result<KeyRing, ReadError> {
         let mut ring = self.inner.key_ring().await?;
         if self.is(RotationForgetsOldKeys) {
@@ -650,7 +640,7 @@ impl KeyRingStore for BrokenStore {
 
     async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
         self.inner.rotate_key_ring().await?;
-        self.key_ring().await
+        StoreLayer::key_ring(self).await
     }
 }
 
