@@ -1,23 +1,20 @@
 //! The store itself.
 
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime_core::{Clock, CommitId, Digest, Random, ScopeId, StreamKey, Timestamp};
+use runtime_core::{Clock, CommitId, Digest, Random, StreamKey, Timestamp};
 use runtime_store::{
     AttachmentError, AttachmentStore, Capabilities, CommandInbox, Commit, CommitError, Committed,
-    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, Progress, ReadError, RetentionUnit,
-    Row, RowKey, RowPage, RowQuery, Store, StoreIdentity, StoredEvent,
+    EventPage, KeyRing, KeyRingStore, Page, Payload, Position, ReadError, RetentionUnit, Row,
+    RowKey, RowPage, RowQuery, Store, StoreIdentity,
 };
 
 use crate::attachments::{self, Attachments};
-use crate::checkpoint::Checkpoint;
 use crate::checkpoints::Checkpoints;
-use crate::clean::{CleanOptions, CleanReport, clean};
 use crate::config::FsStoreOptions;
 use crate::counts::WriteCounts;
 use crate::error::OpenError;
@@ -25,20 +22,22 @@ use crate::follower::Follower;
 use crate::form;
 use crate::fs;
 use crate::hint;
-use crate::history::{self, History, Wanted};
 use crate::inbox::Inbox;
-use crate::index::{CommitListing, Erased, Index, list_commits};
+use crate::index::Index;
 use crate::keys;
 use crate::layout::{KEYS, Layout};
 use crate::log::{Answer, Submission};
 use crate::open::{self, Opened};
-use crate::record::{Extent, StreamEnd};
 use crate::replay::{Reader, replay};
 use crate::report::OpenReport;
-use crate::rows::{Lookup, RowEntry, RowsBelow};
-use crate::segments::{Segments, is_gone, unavailable};
+use crate::segments::unavailable;
 use crate::shared::Shared;
 use crate::writer::Writer;
+
+mod reads;
+mod upkeep;
+
+use reads::unreadable;
 
 /// A store in one directory: tier Power or Crash, dense positions, one instance that writes and
 /// any number that read.
@@ -65,20 +64,6 @@ pub struct FsStore {
     rotation_failed: Mutex<bool>,
     view: View,
 }
-
-/// What a store was at one moment.
-#[derive(Debug)]
-pub(crate) struct Frozen {
-    pub(crate) identity: StoreIdentity,
-    pub(crate) head: u64,
-    pub(crate) pruned: u64,
-    pub(crate) commits: Vec<CommitListing>,
-    pub(crate) streams: Vec<StreamEnd>,
-    pub(crate) spaces: Vec<Arc<str>>,
-}
-
-/// What cleaning and checkpoints work on.
-type Maintained<'a> = (&'a Arc<Shared>, &'a Arc<Checkpoints>, &'a Writer);
 
 #[derive(Debug)]
 enum View {
@@ -221,247 +206,6 @@ impl FsStore {
         Ok(foreign)
     }
 
-    fn with_index<T>(&self, read: impl FnOnce(&Index) -> T) -> Result<T, ReadError> {
-        match &self.view {
-            View::Owner { shared, .. } => Ok(read(&shared.read_index())),
-            View::Beside(follower) => follower.with_index(read),
-        }
-    }
-
-    fn segments(&self) -> &Segments {
-        match &self.view {
-            View::Owner { shared, .. } => &shared.segments,
-            View::Beside(follower) => &follower.segments,
-        }
-    }
-
-    fn history(&self) -> &History {
-        match &self.view {
-            View::Owner { shared, .. } => &shared.history,
-            View::Beside(follower) => &follower.history,
-        }
-    }
-
-    /// Returns what maintenance works on, if this instance may write.
-    fn maintained(&self) -> Result<Maintained<'_>, ReadError> {
-        if let Some(reason) = self.refuses_writes() {
-            return Err(refused(reason));
-        }
-        match &self.view {
-            View::Owner {
-                shared,
-                checkpoints,
-                writer,
-            } => Ok((shared, checkpoints, writer)),
-            View::Beside(_) => Err(refused("the store was opened read-only")),
-        }
-    }
-
-    fn limit(&self, asked: usize) -> Result<usize, ReadError> {
-        match asked {
-            0 => Err(ReadError::LimitZero),
-            limit => Ok(limit.min(self.capabilities.limits.page_entries_max)),
-        }
-    }
-
-    /// Reads, and once more if a cleaning has just moved what was looked for.
-    fn reading<T>(&self, read: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
-        match read() {
-            Err(error) if is_gone(&error) => {
-                if let View::Beside(follower) = &self.view {
-                    follower.reload()?;
-                }
-                read()
-            }
-            result => result,
-        }
-    }
-
-    /// Reads events back to say what a commit did; none if nothing is known of it.
-    fn committed_now(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        let Some(entry) = self.with_index(|index| index.commit(id).cloned())? else {
-            return Ok(None);
-        };
-        let mut places = Vec::new();
-        for (position, (_, at)) in entry.positions.clone().zip(&entry.events) {
-            places.push(self.segments().read(position, *at)?.places);
-        }
-        Ok(Some(Committed {
-            positions: entry.positions,
-            places,
-            repeated: false,
-        }))
-    }
-
-    fn read_row(&self, key: RowKey, entry: RowEntry, erased: &Erased) -> Result<Row, ReadError> {
-        let event = entry.event.map(|(position, at)| {
-            let event = self.segments().read(position, at)?;
-            Ok::<_, ReadError>(without_erased(event, erased))
-        });
-        Ok(Row {
-            version: entry.version,
-            body: self.segments().read_row(&key, entry.at)?,
-            event: event.transpose()?,
-            due: entry.due,
-            key,
-        })
-    }
-
-    /// Returns the owners that have rows, in order. It reads all keys from the disk.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn scopes(&self) -> Result<Vec<ScopeId>, ReadError> {
-        let snapshot = self.with_index(Index::snapshot)?;
-        let scopes = snapshot.scopes().map_err(unreadable)?;
-        Ok(scopes.into_iter().collect())
-    }
-
-    /// Lets a store that was opened read-only stay as it is now, and returns what an export needs.
-    pub(crate) fn freeze(&self) -> Result<Frozen, ReadError> {
-        if let View::Beside(follower) = &self.view {
-            follower.freeze();
-        }
-        let identity = self.identity.clone();
-        let (snapshot, remembered, head, spaces) = self.with_index(|index| {
-            let remembered = index.remembered();
-            (index.snapshot(), remembered, index.head(), index.spaces())
-        })?;
-        let namings = snapshot.live_namings().map_err(unreadable)?;
-        Ok(Frozen {
-            identity,
-            head,
-            pruned: snapshot.pruned,
-            commits: list_commits(remembered, namings, snapshot.pruned),
-            streams: snapshot.ended_streams().map_err(unreadable)?,
-            spaces,
-        })
-    }
-
-    pub(crate) fn event_at(&self, position: u64, at: Extent) -> Result<StoredEvent, ReadError> {
-        self.segments().read(position, at)
-    }
-
-    pub(crate) fn rows_now(
-        &self,
-        query: &RowQuery,
-        page: &Page<Option<RowKey>>,
-    ) -> Result<RowPage, ReadError> {
-        let after = match (&page.after, query) {
-            (Some(after), RowQuery::Due { .. }) => {
-                let (entry, _) = self.find_row(after)?;
-                entry.map(|entry| (entry.due, after.clone()))
-            }
-            (after, _) => after.clone().map(|after| (None, after)),
-        };
-        let mut lies_on: Option<Arc<Checkpoint>> = None;
-        let mut below = RowsBelow::default();
-        // All that is found is put together at one moment; what the checkpoint says is read
-        // before, without a lock, and stays as it is.
-        let ((entries, next), erased) = loop {
-            let found = self.with_index(|index| {
-                let is_same = match (&lies_on, index.below()) {
-                    (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
-                    (ours, theirs) => ours.is_none() && theirs.is_none(),
-                };
-                if !is_same {
-                    return Err(index.below().cloned());
-                }
-                let rows = index.rows().page(query, after.as_ref(), page.limit, &below);
-                rows.map(|rows| (rows, index.erased()))
-                    .ok_or_else(|| lies_on.clone())
-            })?;
-            match found {
-                Ok(found) => break found,
-                Err(checkpoint) => {
-                    let is_same = match (&lies_on, &checkpoint) {
-                        (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
-                        _ => false,
-                    };
-                    if !is_same {
-                        below = RowsBelow::default();
-                    }
-                    if let Some(checkpoint) = &checkpoint {
-                        let count = page.limit.saturating_add(1);
-                        checkpoint
-                            .more_rows(query, after.as_ref(), count, &mut below)
-                            .map_err(unreadable)?;
-                    }
-                    lies_on = checkpoint;
-                }
-            }
-        };
-        let rows = entries
-            .into_iter()
-            .map(|(key, entry)| self.read_row(key, entry, &erased))
-            .collect::<Result<_, _>>()?;
-        Ok(RowPage { rows, next })
-    }
-
-    /// Looks a row up, in the checkpoint without a lock.
-    fn find_row(&self, key: &RowKey) -> Result<(Option<RowEntry>, Erased), ReadError> {
-        let (found, below, erased) = self.with_index(|index| {
-            let found = index.find_row(key);
-            (found, index.below().cloned(), index.erased())
-        })?;
-        let entry = match (found, below) {
-            (Lookup::Known(entry), _) => entry,
-            (Lookup::Below, Some(below)) => below.row(key).map_err(unreadable)?,
-            (Lookup::Below, None) => None,
-        };
-        Ok((entry, erased))
-    }
-
-    pub(crate) fn events_now(
-        &self,
-        stream: Option<&StreamKey>,
-        page: &Page<Position>,
-    ) -> Result<EventPage, ReadError> {
-        let (above, before, head, below, pruned, erased) = self.with_index(|index| {
-            let after = page.after.max(Position(index.pruned()));
-            (
-                index.events(stream, &Page::after(after, page.limit)),
-                index.before(),
-                index.head(),
-                index.below().cloned(),
-                index.pruned(),
-                index.erased(),
-            )
-        })?;
-        let after = page.after.0.max(pruned);
-        let list = match below {
-            Some(below) if after < before => {
-                let wanted = Wanted {
-                    after,
-                    through: before,
-                    count: page.limit,
-                };
-                let known = self.history().events(&below, stream, wanted);
-                history::join(known.map_err(unreadable)?, above, page.limit)
-            }
-            _ => above,
-        };
-        if let (true, Some(damaged)) = (list.events.is_empty(), &list.damaged) {
-            return Err(ReadError::Corrupt {
-                what: format!(
-                    "events at positions {} to {}",
-                    damaged.start,
-                    damaged.end - 1
-                ),
-            });
-        }
-        let next = history::next(&list, after, head);
-        let events = self.segments().read_page(&list.events)?;
-        let events = events.into_iter();
-        Ok(EventPage {
-            events: events.map(|event| without_erased(event, &erased)).collect(),
-            next,
-            has_more: list.has_more,
-            head: Position(head),
-            pruned: Position(pruned),
-        })
-    }
-
     fn submission(&self, commit: Commit) -> Submission {
         Submission {
             content: commit.content_digest(),
@@ -506,38 +250,6 @@ impl FsStore {
         }
     }
 
-    /// Reports the segments that are served. Of one that is served in part, so are the bytes.
-    fn retention_units_now(&self, page: &Page<Position>) -> Result<Vec<RetentionUnit>, ReadError> {
-        let (units, after) = self.with_index(|index| {
-            let after = page.after.0.max(index.pruned());
-            let units = index.all_units().filter(|unit| unit.last > after);
-            let units = units.take(page.limit).map(|unit| {
-                let first = unit.first.max(after + 1);
-                let above = (first..=unit.last).map(|position| index.extent(position));
-                let above: Option<u64> = match first == unit.first {
-                    true => Some(unit.bytes),
-                    false => above.map(|at| at.map(|at| u64::from(at.bytes))).sum(),
-                };
-                (unit, above)
-            });
-            (units.collect::<Vec<_>>(), after)
-        })?;
-        let units = units.into_iter().map(|(unit, bytes)| {
-            let first = unit.first.max(after + 1);
-            let bytes = match bytes {
-                Some(bytes) => bytes,
-                None => self.history().bytes(&unit, first).map_err(unreadable)?,
-            };
-            Ok(RetentionUnit {
-                last: Position(unit.last),
-                newest: unit.newest,
-                events: unit.last + 1 - first,
-                bytes,
-            })
-        });
-        units.collect()
-    }
-
     /// Says why nothing may be written beside the log, if so.
     fn refuses_writes(&self) -> Option<&'static str> {
         match self.view {
@@ -565,71 +277,6 @@ impl FsStore {
         keys::from_file(&bytes).ok_or_else(|| ReadError::Corrupt {
             what: KEYS.to_owned(),
         })
-    }
-}
-
-impl FsStore {
-    /// Frees what was removed, and what rows no longer hold, in one pass: segments that are pruned
-    /// whole become one base that keeps only what is alive, and in the others dead bytes are
-    /// written over. Commits and reads go on meanwhile. It blocks no async task, and takes about as
-    /// long as reading the log.
-    ///
-    /// A loss of power at any moment leaves all of the old files or a whole base in their place
-    /// (R1). Nothing cleans unless it is called.
-    ///
-    /// # Errors
-    /// [`ReadError::Unavailable`] when the store was opened read-only or the disk fails. After a
-    /// failure nothing is cleaned before the store is opened again; commits go on.
-    pub async fn clean(
-        &self,
-        options: CleanOptions,
-        progress: impl FnMut(Progress) + Send + 'static,
-    ) -> Result<CleanReport, ReadError> {
-        let (shared, checkpoints, writer) = self.maintained()?;
-        let sealed = writer.seal().await.map_err(|reason| refused(&reason))?;
-        let (layout, shared) = (self.layout.clone(), Arc::clone(shared));
-        let checkpoints = Arc::clone(checkpoints);
-        blocking(move || {
-            let mut maintenance = checkpoints.lock();
-            if maintenance.cleaning_failed && !cleans_on() {
-                return Err(io::Error::other(
-                    "an earlier cleaning failed; reopen the store",
-                ));
-            }
-            let cleaned = clean(&layout, &shared, &checkpoints, sealed, options, progress);
-            maintenance.cleaning_failed = cleaned.is_err();
-            cleaned
-        })
-        .await
-        .map_err(|error| unavailable("clean the store", error))
-    }
-
-    /// Writes a checkpoint of all that was committed so far, so that opening reads no more of the
-    /// log than what comes after it, and memory holds no more. It happens by itself once enough
-    /// was written, see [`FsLimits::checkpoint_bytes`](crate::FsLimits); commits and reads go on
-    /// meanwhile. It takes about as long as reading the log since the last one.
-    ///
-    /// # Errors
-    /// [`ReadError::Unavailable`] when the store was opened read-only, its log is damaged, or the
-    /// disk fails; nothing is lost then.
-    pub async fn checkpoint(&self) -> Result<(), ReadError> {
-        let (_, checkpoints, writer) = self.maintained()?;
-        let sealed = writer.seal().await.map_err(|reason| refused(&reason))?;
-        let checkpoints = Arc::clone(checkpoints);
-        blocking(move || {
-            let maintenance = checkpoints.lock();
-            if maintenance.cleaning_failed {
-                return Err(io::Error::other(
-                    "an earlier cleaning failed; reopen the store",
-                ));
-            }
-            match sealed.current {
-                0 | 1 => Ok(()),
-                current => checkpoints.write(current - 1).map(drop),
-            }
-        })
-        .await
-        .map_err(|error| unavailable("write a checkpoint", error))
     }
 }
 
@@ -824,31 +471,6 @@ impl KeyRingStore for FsStore {
         })?;
         Ok(ring)
     }
-}
-
-/// What a checkpoint or a sidecar does not tell.
-fn unreadable(error: io::Error) -> ReadError {
-    unavailable("read a checkpoint", error)
-}
-
-/// Only under a planted fault a cleaning follows one that failed.
-#[cfg(feature = "simulation")]
-fn cleans_on() -> bool {
-    fs::fault::is(fs::fault::Fault::CleansOn)
-}
-
-#[cfg(not(feature = "simulation"))]
-const fn cleans_on() -> bool {
-    false
-}
-
-/// Makes a stub of an event that was erased.
-fn without_erased(mut event: StoredEvent, erased: &Erased) -> StoredEvent {
-    if erased.has(event.position, &event.places) {
-        event.erased = true;
-        event.body = Payload::from([]);
-    }
-    event
 }
 
 /// Runs what blocks on the disk for milliseconds away from the async runtime, if there is one.
