@@ -367,7 +367,8 @@ Examples:
     /// The tables of a runtime in PostgreSQL.
     #[command(after_help = "\
 Examples:
-  agent-runtime postgres schema --print | psql")]
+  agent-runtime postgres schema --print | psql              makes the tables
+  agent-runtime postgres schema --print --from 1 | psql     brings those of version 1 up")]
     Postgres {
         #[command(subcommand)]
         command: Postgres,
@@ -500,6 +501,9 @@ pub(crate) enum Postgres {
         /// The schema to hold the tables.
         #[arg(long, default_value = runtime::postgres::SCHEMA_DEFAULT, value_name = "NAME")]
         schema: String,
+        /// Only what brings tables of this version to the one of this program.
+        #[arg(long, default_value_t = 0, value_name = "VERSION")]
+        from: u32,
     },
 }
 

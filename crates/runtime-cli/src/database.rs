@@ -21,8 +21,10 @@ pub(crate) async fn open(url: &str, create: bool) -> anyhow::Result<Arc<dyn Stor
 
 /// `postgres …`
 pub(crate) fn run(output: Output, command: &Postgres) -> anyhow::Result<Exit> {
-    let Postgres::Schema { schema: name, .. } = command;
-    let statements = schema(name).map_err(OpenError::from)?;
+    let Postgres::Schema {
+        schema: name, from, ..
+    } = command;
+    let statements = schema(name, *from).map_err(OpenError::from)?;
     output.print(|| statements.clone(), &json!({ "statements": statements }));
     Ok(Exit::Done)
 }

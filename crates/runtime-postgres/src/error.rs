@@ -39,6 +39,20 @@ pub enum OpenError {
         /// Why they were not made.
         reason: String,
     },
+    /// An earlier version made the tables, and they could not be brought up to this one.
+    #[error(
+        "the tables of schema {schema} have version {found} and this program needs {known} ({reason}); let somebody with the right to change them run what `agent-runtime postgres schema --print --from {found}` prints"
+    )]
+    SchemaOlder {
+        /// The schema.
+        schema: String,
+        /// Their version.
+        found: u32,
+        /// The one needed here.
+        known: u32,
+        /// Why they were not changed.
+        reason: String,
+    },
     /// A later version made the tables.
     #[error("the tables have version {found}; this program knows up to {known}")]
     SchemaNewer {
@@ -94,6 +108,7 @@ impl Classified for OpenError {
             Self::Certificates { .. } => "postgres_certificates",
             Self::Unreachable { .. } => "postgres_unreachable",
             Self::SchemaMissing { .. } => "postgres_schema_missing",
+            Self::SchemaOlder { .. } => "postgres_schema_older",
             Self::SchemaNewer { .. } => "postgres_schema_newer",
             Self::SchemaDiffers { .. } => "postgres_schema_differs",
             Self::NoRuntime { .. } => "postgres_no_runtime",
@@ -110,9 +125,10 @@ impl Classified for OpenError {
             }
             Self::Unreachable { .. } => ErrorClass::Unavailable,
             Self::SchemaMissing { .. } | Self::NoRuntime { .. } => ErrorClass::NotFound,
-            Self::SchemaNewer { .. } | Self::Tier { .. } | Self::Encoding { .. } => {
-                ErrorClass::Unsupported
-            }
+            Self::SchemaOlder { .. }
+            | Self::SchemaNewer { .. }
+            | Self::Tier { .. }
+            | Self::Encoding { .. } => ErrorClass::Unsupported,
             Self::SchemaDiffers { .. } => ErrorClass::Corrupt,
         }
     }

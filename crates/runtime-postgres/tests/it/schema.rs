@@ -57,7 +57,7 @@ async fn an_account_without_the_right_to_make_tables_uses_those_that_are_there()
     assert_eq!(refused.code(), "postgres_schema_missing", "{refused}");
     assert!(refused.to_string().contains("schema --print"), "{refused}");
 
-    sql(&schema(name).expect("a plain name"));
+    sql(&schema(name, 0).expect("a plain name"));
     sql(&format!(
         "GRANT USAGE ON SCHEMA {name} TO {user}; \
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {name} TO {user}"
