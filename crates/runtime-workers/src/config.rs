@@ -24,6 +24,10 @@ pub struct RuntimeLimits {
     pub references_max: usize,
     /// How many inputs may wait for one worker; one more is answered Busy.
     pub queue_max: u32,
+    /// How many turns run at once in the whole runtime, over all of its instances; further ones
+    /// wait until there is room, whatever an instance could drive. A parked turn is none of them.
+    /// No limit if none.
+    pub turns_running_max: Option<u32>,
 }
 
 impl Default for RuntimeLimits {
@@ -34,6 +38,7 @@ impl Default for RuntimeLimits {
             reference_bytes_max: 4096,
             references_max: 64,
             queue_max: 1024,
+            turns_running_max: None,
         }
     }
 }
@@ -47,6 +52,10 @@ impl RuntimeLimits {
             ("reference_bytes_max", self.reference_bytes_max),
             ("references_max", self.references_max),
             ("queue_max", self.queue_max as usize),
+            (
+                "turns_running_max",
+                self.turns_running_max.map_or(1, |max| max as usize),
+            ),
         ];
         let zeros = limits.into_iter().filter(|(_, value)| *value == 0);
         zeros.map(|(limit, _)| limit)
@@ -88,8 +97,9 @@ impl RuntimeLimits {
 #[derive(Debug, Clone)]
 pub struct RuntimeConfig {
     /// How many turns this instance drives at once; further ones wait until there is room. A
-    /// parked turn takes none. Each instance of a shared runtime has its own bound; of one worker
-    /// there is one turn at a time.
+    /// parked turn takes none. Each instance of a shared runtime has its own bound, and
+    /// [`RuntimeLimits::turns_running_max`] is that of all together; of one worker there is one
+    /// turn at a time.
     pub turns_max: usize,
     /// How often the inbox and the due turns are looked at.
     pub housekeeping_interval: Duration,

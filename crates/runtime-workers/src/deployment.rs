@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::drive::Step;
 use crate::instance::Instance;
+use crate::places::Place;
 use crate::turn::{ParkReason, TurnRecord, TurnStatus};
 use crate::{RuntimeError, WorkerRecord};
 
@@ -73,7 +74,9 @@ impl Instance {
             usage: Usage::default(),
             account: Account::default(),
         };
-        match self.resume_turn(record.clone(), row).await? {
+        // It runs for one commit: that needs no place of its own.
+        let opened = self.resume_turn(record.clone(), row, Place::Needless);
+        match opened.await? {
             Some(open) => self.end(state, open, &end).await,
             // Another commit came first.
             None => Ok(Step::Again),
@@ -102,8 +105,8 @@ impl Instance {
             reason,
             since: self.clock.now(),
         };
-        let commit = self
-            .new_commit(None)
+        let commit = parked
+            .gives_place_back(self.new_commit(None))
             .guard(Guard::Version(record.key(), row.version))
             .guard(Guard::Version(opened.key.clone(), opened.version))
             .row(RowChange::put(parked.key(), parked.to_body()))
@@ -111,7 +114,10 @@ impl Instance {
         let holder = Lease::holder(&opened);
         let commit = Lease::lets_go(commit, holder.as_ref(), &scope.scope_id());
         Ok(match self.contend(commit).await? {
-            Some(_) => Step::Rest,
+            Some(_) => {
+                self.places.look_again();
+                Step::Rest
+            }
             None => Step::Again,
         })
     }

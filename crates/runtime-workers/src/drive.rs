@@ -3,9 +3,11 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use futures_util::future::select;
 use runtime_agent::{InputQueue, TurnProjector, TurnRun, drive_turn};
 use runtime_core::{
     Classified, ErrorClass, EventDraft, EventKind, JoinedMessage, Message, Timestamp, TurnId,
@@ -19,10 +21,11 @@ use runtime_store::{Epoch, Guard, Page, Row, RowChange, RowKey, RowQuery};
 use runtime_turn::{ContextMark, TurnStart};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{SemaphorePermit, watch};
 
 use crate::instance::Instance;
 use crate::peers::FIRST;
+use crate::places::Place;
 use crate::session::{Hold, Wake};
 use crate::stoppable::Stoppable;
 use crate::turn::{ParkReason, TURN_SPACE, TurnRecord, TurnStatus};
@@ -35,9 +38,22 @@ pub(crate) enum Step {
     Again,
     /// There is nothing to do until somebody wakes the session.
     Rest,
-    /// There is something, once another turn has made room.
+    /// There is something, once another turn of this instance has made room.
     Wait,
+    /// There is something, once any turn of the runtime has given its place back.
+    Full,
 }
+
+/// What a session has been given to drive its turn with.
+#[derive(Default)]
+struct Room<'a> {
+    permit: Option<SemaphorePermit<'a>>,
+    /// It is the first of those that wait for a place.
+    head_of_line: Option<SemaphorePermit<'a>>,
+}
+
+/// How long the first that waits for a place relies on being told.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A turn that this instance has opened.
 pub(crate) struct OpenTurn {
@@ -100,7 +116,7 @@ impl Instance {
         let (worker, _) = self.worker(&turn.worker).await?;
         match worker.status {
             WorkerStatus::Running => self.is_wait_over(turn, row, wake).await,
-            WorkerStatus::Stopped => Ok(false),
+            WorkerStatus::Stopped => Ok(turn.place.is_some()),
             // Its turn ends, whatever it waits for.
             WorkerStatus::Cancelled | WorkerStatus::Deleted => Ok(true),
         }
@@ -220,28 +236,45 @@ impl Instance {
 
     /// Looks at the first unfinished turn of a session and takes it as far as it goes.
     async fn step(&self, worker: &WorkerId, woken: Option<Wake>) -> Result<Step, RuntimeError> {
-        let mut permit = None;
+        let mut room = Room::default();
         loop {
-            match self.step_with(worker, woken, &mut permit).await? {
-                Step::Wait => {}
-                step => return Ok(step),
+            // Before the look: what is given back after it is heard of.
+            let given_back = self.places.watch();
+            let step = self.step_with(worker, woken, &mut room).await?;
+            if !matches!(step, Step::Wait | Step::Full) {
+                return Ok(step);
             }
             // What was read before may have changed when there is room.
-            let Some(Ok(granted)) = self.until_closed(self.permits.acquire()).await else {
-                return Ok(Step::Rest);
+            let waited = async {
+                if matches!(step, Step::Wait) {
+                    room.permit = self.permits.acquire().await.ok();
+                    return;
+                }
+                // Not while waiting: whoever has a place already needs a permit.
+                room.permit = None;
+                if room.head_of_line.is_none() {
+                    room.head_of_line = self.places.head.acquire().await.ok();
+                } else {
+                    self.place_is_given_back(given_back).await;
+                }
             };
-            if self.sessions.is_draining() {
+            if self.sessions.until_draining(waited).await.is_none() {
                 return Ok(Step::Rest);
             }
-            permit = Some(granted);
         }
+    }
+
+    /// Waits until a place may be free; not for ever, since a hint can be lost.
+    async fn place_is_given_back(&self, mut given_back: watch::Receiver<()>) {
+        let hinted = std::pin::pin!(given_back.changed());
+        let _ = select(hinted, self.clock.sleep(LOOK_AGAIN)).await;
     }
 
     async fn step_with<'a>(
         &'a self,
         worker: &WorkerId,
         woken: Option<Wake>,
-        permit: &mut Option<SemaphorePermit<'a>>,
+        room: &mut Room<'a>,
     ) -> Result<Step, RuntimeError> {
         let Some((record, row)) = self.first_unfinished(worker).await? else {
             return Ok(Step::Rest);
@@ -252,7 +285,7 @@ impl Instance {
         };
         match state.status {
             WorkerStatus::Running => {}
-            WorkerStatus::Stopped => return Ok(Step::Rest),
+            WorkerStatus::Stopped => return self.rest_stopped(record, &row).await,
             WorkerStatus::Cancelled | WorkerStatus::Deleted
                 if self.is_driven_elsewhere(&record).await? =>
             {
@@ -281,14 +314,28 @@ impl Instance {
         {
             return Ok(Step::Rest);
         }
-        if permit.is_none() {
+        let place = match record.place {
+            Some(_) => Place::Needless,
+            // In order: who comes later does not go before who waits.
+            None if room.head_of_line.is_none() && !self.places.is_empty() => {
+                return Ok(Step::Full);
+            }
+            None => match self.free_place().await? {
+                Some(place) => place,
+                None => return Ok(Step::Full),
+            },
+        };
+        if room.permit.is_none() {
             let Ok(granted) = self.permits.try_acquire() else {
                 return Ok(Step::Wait);
             };
-            *permit = Some(granted);
+            room.permit = Some(granted);
         }
         let open = match &record.status {
-            TurnStatus::Queued => self.start_turn((&state, version), record, &row).await?,
+            TurnStatus::Queued => {
+                let opened = self.start_turn((&state, version), record, &row, place);
+                opened.await?
+            }
             TurnStatus::Running => match self.sessions.take_hold(&record) {
                 Some(hold) => {
                     let start = self.start_of(&record).await?;
@@ -302,14 +349,16 @@ impl Instance {
                 None if self.is_driven_elsewhere(&record).await? => return Ok(Step::Rest),
                 None => match self.skip(&state, &record, &row).await? {
                     Some(step) => return Ok(step),
-                    None => self.resume_turn(record, &row).await?,
+                    None => self.resume_turn(record, &row, place).await?,
                 },
             },
             TurnStatus::Parked { .. } => match self.skip(&state, &record, &row).await? {
                 Some(step) => return Ok(step),
-                None => self.resume_turn(record, &row).await?,
+                None => self.resume_turn(record, &row, place).await?,
             },
         };
+        // It has its place, or looks again: the next in line may look.
+        room.head_of_line = None;
         match open {
             Some(open) => {
                 let step = self.run(&state, open).await?;
@@ -319,6 +368,28 @@ impl Instance {
             // Another commit came first.
             None => Ok(Step::Again),
         }
+    }
+
+    /// Lets the turn of a stopped worker rest: it has no place while it does.
+    async fn rest_stopped(&self, mut turn: TurnRecord, row: &Row) -> Result<Step, RuntimeError> {
+        if turn.place.is_none() || self.is_driven_elsewhere(&turn).await? {
+            return Ok(Step::Rest);
+        }
+        let opened = self.epoch_of(&turn).await?;
+        let holder = Lease::holder(&opened);
+        turn.let_go = true;
+        let commit = turn
+            .gives_place_back(self.new_commit(None))
+            .guard(Guard::Version(turn.key(), row.version))
+            .guard(Guard::Version(opened.key, opened.version))
+            .row(RowChange::put(turn.key(), turn.to_body()));
+        let commit = Lease::lets_go(commit, holder.as_ref(), &turn.scope().scope_id());
+        if self.contend(commit).await?.is_none() {
+            return Ok(Step::Again);
+        }
+        self.sessions.drives_no_more(&turn.worker);
+        self.places.look_again();
+        Ok(Step::Rest)
     }
 
     pub(crate) async fn first_unfinished(
@@ -361,6 +432,7 @@ impl Instance {
         (state, version): (&WorkerRecord, u64),
         mut record: TurnRecord,
         row: &Row,
+        place: Place,
     ) -> Result<Option<OpenTurn>, RuntimeError> {
         let input = event_payload(row, "/message")?;
         record.status = TurnStatus::Running;
@@ -376,6 +448,7 @@ impl Instance {
             .new_commit(None)
             .guard(Guard::Version(record.key(), row.version))
             .guard(Guard::Version(worker_key(&record.worker), version));
+        let commit = place.taken_by(commit, &mut record);
         let (commit, instance) = self.with_start(commit, &record, &start)?;
         let committed = self.contend(commit).await?;
         let epoch = FIRST;
@@ -392,6 +465,7 @@ impl Instance {
         &self,
         mut record: TurnRecord,
         row: &Row,
+        place: Place,
     ) -> Result<Option<OpenTurn>, RuntimeError> {
         self.sessions.release(&record.worker);
         let start = self.start_of(&record).await?;
@@ -409,8 +483,8 @@ impl Instance {
         let event = EventDraft::new(EventKind::TurnResumed)
             .in_scope(&scope)
             .with_payload(json!({ "epoch": epoch, "was": was, "crashes": crashes }));
-        let mut commit = self
-            .new_commit(None)
+        let mut commit = place
+            .taken_by(self.new_commit(None), &mut record)
             .guard(Guard::Version(record.key(), row.version))
             .guard(Guard::Version(opened.key.clone(), opened.version))
             .row(RowChange::put(record.key(), record.to_body()))
@@ -548,8 +622,8 @@ impl Instance {
             reason,
             since: self.clock.now(),
         };
-        let commit = self
-            .new_commit(None)
+        let commit = record
+            .gives_place_back(self.new_commit(None))
             .owned_by(scope.clone(), hold.epoch)
             .row(RowChange::Put {
                 key: record.key(),
@@ -560,6 +634,7 @@ impl Instance {
             .event(self.new_event(&event));
         let commit = Lease::lets_go(commit, hold.instance.as_ref(), &scope);
         self.commit(commit).await?;
+        self.places.look_again();
         self.sessions.drives_no_more(&record.worker);
         // What was resolved or ruled while the turn was being parked is found by one more look;
         // what comes after the commit wakes.

@@ -183,7 +183,9 @@ impl Instance {
             set_member(&mut event.payload, "compacted", json!(compacted.mark()));
         }
         set_member(&mut event.payload, "entries", history.sources.len().into());
-        let mut commit = commit
+        let mut commit = record
+            .clone()
+            .gives_place_back(commit)
             .guard(Guard::Version(worker_key(&record.worker), row.version))
             .row(RowChange::Delete(record.key()))
             .row(RowChange::Retire(record.scope().scope_id()));
@@ -210,6 +212,7 @@ impl Instance {
         let (commit, ended) = self.with_process_ends(commit, &state, turns, end).await?;
         let committed = self.contend(commit).await?;
         if committed.is_some() {
+            self.places.look_again();
             self.sessions.drives_no_more(&record.worker);
             self.tell_ended(ended);
         }

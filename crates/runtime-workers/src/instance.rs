@@ -30,6 +30,7 @@ use crate::background::Background;
 use crate::carried::event_hub;
 use crate::delegate::SubAgents;
 use crate::entity::{Settings, Standing};
+use crate::places::PlaceLine;
 use crate::runtime::{CloseReport, RuntimeParts};
 use crate::session::Sessions;
 use crate::{
@@ -53,6 +54,8 @@ pub(crate) struct Instance {
     pub(crate) sessions: Sessions,
     /// One permit for each turn that may be driven at once.
     pub(crate) permits: Semaphore,
+    /// Where turns wait for a place in the whole runtime.
+    pub(crate) places: PlaceLine,
     /// As the store has them; read once, at opening.
     pub(crate) settings: RwLock<Arc<Settings>>,
     /// Whether the runtime takes changes, as last read.
@@ -184,6 +187,7 @@ impl Instance {
             hub,
             sessions: Sessions::default(),
             permits,
+            places: PlaceLine::default(),
             settings: RwLock::default(),
             standing: Mutex::default(),
             keeper,

@@ -261,9 +261,12 @@ impl Instance {
         // Without a lease nothing is opened: the input waits until there is one again.
         let may_open = !self.lease.is_needed() || self.lease.instance().is_some();
         // Nor where it would wait for others: a turn that was never driven has not been cut off.
-        let is_free = self.permits.available_permits() > 0;
-        let starts_now = record.unfinished == 0 && may_open && is_free;
-        let turn = TurnRecord {
+        let is_free = self.permits.available_permits() > 0 && self.places.is_empty();
+        let place = match record.unfinished == 0 && may_open && is_free {
+            true => self.free_place().await?,
+            false => None,
+        };
+        let mut turn = TurnRecord {
             worker: worker.clone(),
             turn: turn.clone(),
             submission: input.submission.clone(),
@@ -272,13 +275,13 @@ impl Instance {
                 .process
                 .map(|(registration, _)| registration.process.clone()),
             let_go: false,
-            status: if starts_now {
-                TurnStatus::Running
-            } else {
-                TurnStatus::Queued
+            place: None,
+            status: match place {
+                Some(_) => TurnStatus::Running,
+                None => TurnStatus::Queued,
             },
         };
-        if !starts_now {
+        let Some(place) = place else {
             // The input's own event stays with the row: it is read again when the turn starts.
             let queued = RowChange::Put {
                 key: turn.key(),
@@ -287,7 +290,8 @@ impl Instance {
                 due: None,
             };
             return self.contend_change(commit.row(queued)).await;
-        }
+        };
+        let commit = place.taken_by(commit, &mut turn);
         let start = self
             .turn_start(record, record.context, &turn, input.message.clone())
             .await?;

@@ -55,6 +55,7 @@ mod housekeeping;
 mod instance;
 mod intake;
 mod peers;
+mod places;
 mod process_view;
 mod receipt;
 mod runtime;

@@ -192,8 +192,12 @@ impl Instance {
     }
 
     async fn heard(self: &Arc<Self>, event: &EventDraft) -> Result<(), RuntimeError> {
+        if event.kind.ends_turn() || event.kind == EventKind::TurnParked {
+            self.places.look_again();
+        }
         // What a peer that closed has let go of is held by nobody.
         if event.kind == EventKind::RuntimeClosed {
+            self.places.look_again();
             self.look_at_processes().await?;
             return self.wake_unfinished(Wake::News).await;
         }
@@ -281,8 +285,8 @@ impl Instance {
     async fn let_go(&self, mut record: TurnRecord, hold: &Hold) -> Result<(), RuntimeError> {
         let scope = record.scope().scope_id();
         record.let_go = true;
-        let commit = self
-            .new_commit(None)
+        let commit = record
+            .gives_place_back(self.new_commit(None))
             .owned_by(scope.clone(), hold.epoch)
             .row(RowChange::put(record.key(), record.to_body()));
         let commit = Lease::lets_go(commit, hold.instance.as_ref(), &scope);

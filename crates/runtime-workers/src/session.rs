@@ -1,9 +1,11 @@
 //! What an instance keeps in memory of its sessions: who is driven, and the conversation.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use runtime_core::{InstanceId, TurnId, WorkerId};
 use runtime_store::Epoch;
 use tokio::sync::watch;
@@ -123,6 +125,16 @@ impl Sessions {
     /// Lets nobody start to drive any more.
     pub(crate) fn drain(&self) {
         self.driven.send_modify(|driven| driven.draining = true);
+    }
+
+    /// Waits for something; none once nobody may start to drive any more.
+    pub(crate) async fn until_draining<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut draining = self.driven.subscribe();
+        let drained = std::pin::pin!(draining.wait_for(|driven| driven.draining));
+        match select(std::pin::pin!(future), drained).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(_) => None,
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -97,6 +97,9 @@ pub struct TurnRecord {
     /// It runs nowhere: whoever drove it closed in order. Resuming it follows no crash.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub let_go: bool,
+    /// Which of the places it has that a runtime with a limit gives to turns that run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u32>,
     /// Where it stands.
     #[serde(flatten)]
     pub status: TurnStatus,

@@ -42,6 +42,7 @@ const PLAIN: &[(&str, Kind)] = &[
     ("limits.tool_attempts_max", Kind::Number),
     ("limits.tool_output_bytes_max", Kind::Number),
     ("limits.tool_output_lines_max", Kind::Number),
+    ("limits.turns_running_max", Kind::Number),
     ("model.answer_bytes_max", Kind::Number),
     ("model.api_key", Kind::Secret),
     ("model.api_key_env", Kind::Text),

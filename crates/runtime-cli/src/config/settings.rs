@@ -100,6 +100,7 @@ pub(crate) struct LimitSettings {
     tool_attempts_max: Option<u32>,
     tool_output_bytes_max: Option<usize>,
     tool_output_lines_max: Option<usize>,
+    turns_running_max: Option<u32>,
 }
 
 /// What is kept of the log while a process has the runtime open; all of it without a bound.
@@ -188,6 +189,7 @@ impl Settings {
                 "tool_output_lines_max",
                 limits.tool_output_lines_max == Some(0),
             ),
+            ("turns_running_max", limits.turns_running_max == Some(0)),
         ];
         if let Some((name, _)) = zero.into_iter().find(|(_, zero)| *zero) {
             return Err(values.problem(&format!("limits.{name}"), "it must be at least 1"));
@@ -299,8 +301,12 @@ impl Settings {
     /// The limits of what users send; none if none is configured, so that a runtime keeps its own.
     pub(crate) fn runtime_limits(&self) -> Option<RuntimeLimits> {
         let limits = &self.limits;
-        (limits.input_bytes_max.is_some() || limits.queue_max.is_some()).then(|| {
+        let is_given = limits.input_bytes_max.is_some()
+            || limits.queue_max.is_some()
+            || limits.turns_running_max.is_some();
+        is_given.then(|| {
             let mut bounds = RuntimeLimits::default();
+            bounds.turns_running_max = limits.turns_running_max;
             put(&mut bounds.input_bytes_max, limits.input_bytes_max);
             put(&mut bounds.queue_max, limits.queue_max);
             bounds

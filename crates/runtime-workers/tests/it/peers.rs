@@ -11,7 +11,9 @@ use runtime_workers::{ParkReason, Runtime, RuntimeParts, TurnStatus, view};
 use serde_json::json;
 
 use crate::Memory;
-use crate::suite::{Desk, GATED, GOLDEN, Place, approve_all, count, desk, ends, events};
+use crate::suite::{
+    Desk, GATED, GOLDEN, Place, approve_all, count, desk, ends, events, running_most,
+};
 
 /// One process over a shared store, and what kills it.
 struct Process {
@@ -25,16 +27,35 @@ async fn process(world: &Desk, memory: &MemoryStore, seed: u64) -> Process {
 }
 
 async fn with_terms(world: &Desk, memory: &MemoryStore, seed: u64, lease: LeaseConfig) -> Process {
+    with_parts(world, memory, seed, |parts| parts.config.lease = lease).await
+}
+
+async fn with_parts(
+    world: &Desk,
+    memory: &MemoryStore,
+    seed: u64,
+    set: impl FnOnce(&mut RuntimeParts),
+) -> Process {
     let killer = FaultStore::new(Arc::new(memory.reopen()));
     let store = ProcessStore::over(Arc::clone(&killer) as _);
     let mut parts: RuntimeParts = world.parts(Arc::clone(&store) as _);
     parts.random = Arc::new(SeededRandom::new(seed));
-    parts.config.lease = lease;
+    set(&mut parts);
     Process {
         runtime: Runtime::open(parts).await.unwrap(),
         killer,
         store,
     }
+}
+
+/// One process over a shared store of a runtime in which two turns may run at once.
+async fn limited(world: &Desk, memory: &MemoryStore, seed: u64) -> Process {
+    with_parts(world, memory, seed, |parts| {
+        parts.config.lease = LeaseConfig::default();
+        let limits = parts.limits.get_or_insert_default();
+        limits.turns_running_max = Some(2);
+    })
+    .await
 }
 
 fn memory() -> MemoryStore {
@@ -149,6 +170,49 @@ async fn e5_a_process_that_stood_still_is_fenced_and_joins_again() {
     for process in [zombie, heir] {
         process.runtime.close().await.unwrap();
     }
+}
+
+/// W6, E5: the limit of the whole runtime holds over its instances, also when one of them dies:
+/// its places go over with its turns.
+#[tokio::test]
+async fn w6_a_limit_of_the_runtime_holds_over_its_instances() {
+    let (world, memory) = (Desk::new(), memory());
+    let dead = limited(&world, &memory, 1).await;
+    let heir = limited(&world, &memory, 2).await;
+    for number in 0..8 {
+        let process = if number % 2 == 0 { &dead } else { &heir };
+        let worker = process.runtime.worker(&format!("w{number}")).await.unwrap();
+        worker.send(GATED).await.unwrap();
+    }
+    world.gate.entered().await;
+    world.gate.entered().await;
+    pass(&world, Duration::from_secs(3)).await;
+    assert_eq!(count(&events(&memory).await, &EventKind::TurnStarted), 2);
+    // The place of a turn that ends here is taken there or here, once.
+    world.gate.pass(1);
+    world.gate.entered().await;
+    pass(&world, Duration::from_secs(3)).await;
+    assert_eq!(count(&events(&memory).await, &EventKind::TurnStarted), 3);
+
+    dead.killer.crash();
+    pass(&world, Duration::from_secs(20)).await;
+    // Turns that were inside at the dead one enter again, and hold a permit of the gate each.
+    world.gate.pass(20);
+    heir.runtime.settled().await;
+    while ends(&events(&memory).await).len() < 8 {
+        pass(&world, Duration::from_secs(1)).await;
+    }
+    let told = events(&memory).await;
+    assert_eq!(running_most(&told), 2);
+    pass(&world, Duration::from_secs(2)).await;
+    heir.runtime.close().await.unwrap();
+    let left = memory
+        .rows(
+            runtime_store::RowQuery::space("place"),
+            runtime_store::Page::after(None, 10),
+        )
+        .await;
+    assert_eq!(left.unwrap().rows.len(), 0);
 }
 
 /// E5, U3: who closes in order lets go of its turns: the other one resumes them at once, and no

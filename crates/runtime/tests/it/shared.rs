@@ -15,15 +15,17 @@ use runtime::events::EventHub;
 use runtime::postgres::{PostgresOptions, PostgresStore};
 use runtime::prelude::*;
 use runtime::store::{Store, SystemClock, SystemRandom};
-use runtime::workers::{InDoubtRuling, view};
+use runtime::workers::{InDoubtRuling, RuntimeLimits, view};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::suite::events;
+use crate::suite::{events, running_most};
 
 const CHILD: &str = "RUNTIME_TEST_SHARED_CHILD";
 const WORKERS: u64 = 6;
+/// W6: fewer than workers, so that turns of different processes wait for each other.
+const RUNNING_MAX: u32 = 5;
 /// E5: a lease of ten seconds, and the looks of whoever takes over.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(15);
 
@@ -71,8 +73,12 @@ fn agent(ledger: &str) -> Agent {
 }
 
 async fn open(url: &str, ledger: &str) -> Runtime {
+    let limits = RuntimeLimits {
+        turns_running_max: Some(RUNNING_MAX),
+        ..RuntimeLimits::default()
+    };
     let builder = runtime::builder().postgres(url).agent(agent(ledger));
-    builder.open().await.unwrap()
+    builder.limits(limits).open().await.unwrap()
 }
 
 /// Not a test of its own: a process that sends inputs to all workers and drives what comes.
@@ -186,6 +192,10 @@ async fn r3_processes_take_over_from_the_killed() {
     }
     let mut faults = faults(&turns, &log);
     faults.extend(written_twice(&ledger));
+    let running = running_most(&log);
+    if running > RUNNING_MAX as usize {
+        faults.push(format!("{running} turns ran at once"));
+    }
     assert!(faults.is_empty(), "{faults:?}");
     assert!(
         turns.len() >= 20,

@@ -553,6 +553,25 @@ pub(crate) fn ends(events: &[RuntimeEvent]) -> Vec<(TurnId, EventKind)> {
     ends
 }
 
+/// How many turns ran at once at most: they run from their start or resumption until they park or
+/// end.
+pub(crate) fn running_most(events: &[RuntimeEvent]) -> usize {
+    let mut running = std::collections::HashSet::new();
+    let mut most = 0;
+    for event in events {
+        let Some(turn) = &event.draft.turn else {
+            continue;
+        };
+        match event.kind() {
+            EventKind::TurnStarted | EventKind::TurnResumed => running.insert(turn),
+            kind if kind.ends_turn() || *kind == EventKind::TurnParked => running.remove(turn),
+            _ => continue,
+        };
+        most = most.max(running.len());
+    }
+    most
+}
+
 pub(crate) async fn pending(store: &Arc<dyn Store>) -> Vec<PendingItem> {
     view::pending(Arc::clone(store)).await.unwrap()
 }

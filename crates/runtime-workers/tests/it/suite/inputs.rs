@@ -1,11 +1,17 @@
 //! Inputs: accepted durably, once, in order.
 
-use runtime_core::{Classified, EventKind, TurnId};
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime_core::{Classified, Clock as _, CommitId, EventId, EventKind, Random as _, TurnId};
+use runtime_store::{Commit, CommitError, Found, NewEvent, Page, RowQuery, Store, SystemRandom};
 use runtime_testkit::{Fault, FaultStore};
 use runtime_workers::view;
-use runtime_workers::{Runtime, TurnStatus};
+use runtime_workers::{Runtime, RuntimeParts, TurnStatus};
 
-use super::{Desk, GATED, GOLDEN, PLAIN, Place, approve_all, count, desk, ends, events};
+use super::{
+    Desk, GATED, GOLDEN, PLAIN, Place, approve_all, count, desk, ends, events, running_most,
+};
 
 pub(crate) async fn w3_an_accepted_input_is_durable_before_anything_runs(place: &dyn Place) {
     let world = Desk::new();
@@ -26,6 +32,30 @@ pub(crate) async fn w3_an_accepted_input_is_durable_before_anything_runs(place: 
     assert_eq!(count(&events, &EventKind::InputAccepted), 1);
     assert_eq!(ends(&events).len(), 1);
     assert_eq!(world.model_calls(), 1);
+    runtime.close().await.unwrap();
+}
+
+/// E16, V5: the id of a turn that has ended is not free again: its stream has had its last event.
+pub(crate) async fn e16_a_turn_that_has_ended_is_not_begun_again(place: &dyn Place) {
+    let world = Desk::new();
+    let runtime = world.open_worker(place).await;
+    let worker = runtime.worker("desk").await.unwrap();
+    worker.ask(PLAIN).await.unwrap();
+    let told = events(runtime.store()).await;
+    let started = told
+        .iter()
+        .find(|event| *event.kind() == EventKind::TurnStarted);
+    let draft = &started.unwrap().draft;
+    let (now, random) = (world.clock.now(), SystemRandom);
+    let again = Commit::new(CommitId::generate(now, random.ten()), now).event(
+        NewEvent::from_draft(EventId::generate(now, random.ten()), draft),
+    );
+    let refused = runtime.store().commit(again).await.unwrap_err();
+    let CommitError::Rejected { found, .. } = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(found, Found::Closed);
+    assert_eq!(events(runtime.store()).await, told);
     runtime.close().await.unwrap();
 }
 
@@ -127,6 +157,82 @@ pub(crate) async fn w6_turns_beyond_the_limit_wait(place: &dyn Place) {
     let world = Desk::new();
     let mut parts = world.parts(place.open().await);
     parts.config.turns_max = 2;
+    two_run_at_once(&world, parts).await;
+}
+
+/// The limit of the whole runtime counts the same; no place is left taken.
+pub(crate) async fn w6_turns_beyond_the_limit_of_the_runtime_wait(place: &dyn Place) {
+    let world = Desk::new();
+    let runtime = two_run_at_once(&world, limited(&world, place.open().await, 2)).await;
+    assert_eq!(places(runtime.store()).await, 0);
+}
+
+fn limited(world: &Desk, store: Arc<dyn Store>, turns: u32) -> RuntimeParts {
+    let mut parts = world.parts(store);
+    let limits = parts.limits.get_or_insert_default();
+    limits.turns_running_max = Some(turns);
+    parts
+}
+
+async fn places(store: &dyn Store) -> usize {
+    let places = store.rows(RowQuery::space("place"), Page::after(None, 100));
+    places.await.unwrap().rows.len()
+}
+
+/// W6: a turn has its place again after a crash, and has none while its worker is stopped.
+pub(crate) async fn w6_a_place_is_neither_lost_nor_given_twice(place: &dyn Place) {
+    let world = Desk::new();
+    let store = FaultStore::new(place.open().await);
+    let mut parts = limited(&world, Arc::clone(&store) as _, 1);
+    parts.config.drain_timeout = Duration::ZERO;
+    let runtime = Runtime::open(parts).await.unwrap();
+    for name in ["one", "two"] {
+        runtime
+            .worker(name)
+            .await
+            .unwrap()
+            .send(GATED)
+            .await
+            .unwrap();
+    }
+    world.gate.entered().await;
+    assert_eq!(places(runtime.store()).await, 1);
+    store.crash();
+    let _ = runtime.close().await;
+    drop((runtime, store));
+
+    // The next process has the limit from the store.
+    let mut parts = world.parts(place.open().await);
+    parts.limits = None;
+    let runtime = Runtime::open(parts).await.unwrap();
+    world.gate.entered().await;
+    assert_eq!(places(runtime.store()).await, 1);
+    let one = runtime.worker("one").await.unwrap();
+    one.stop(None).await.unwrap();
+    // The call ends, and nothing of the first worker's turn begins after it: the second has room.
+    world.gate.pass(1);
+    world.gate.entered().await;
+    one.resume().await.unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let so_far = events(runtime.store()).await;
+    assert_eq!(ends(&so_far), []);
+    assert_eq!(places(runtime.store()).await, 1);
+    world.gate.pass(4);
+    runtime.settled().await;
+    let told = events(runtime.store()).await;
+    assert_eq!(ends(&told).len(), 2);
+    assert_eq!(
+        running_most(&told),
+        2,
+        "a stopped turn has begun and runs not"
+    );
+    assert_eq!(places(runtime.store()).await, 0);
+    runtime.close().await.unwrap();
+}
+
+async fn two_run_at_once(world: &Desk, parts: RuntimeParts) -> Runtime {
     let runtime = Runtime::open(parts).await.unwrap();
     let mut workers = Vec::new();
     for number in 0..5 {
@@ -165,8 +271,10 @@ pub(crate) async fn w6_turns_beyond_the_limit_wait(place: &dyn Place) {
     world.gate.pass(2);
     runtime.settled().await;
     assert_eq!(world.ledger().len(), 1);
-    assert_eq!(ends(&events(runtime.store()).await).len(), 5);
+    let told = events(runtime.store()).await;
+    assert_eq!((ends(&told).len(), running_most(&told)), (5, 2));
     runtime.close().await.unwrap();
+    runtime
 }
 
 pub(crate) async fn w6_inputs_of_a_parked_worker_run_in_order(place: &dyn Place) {

@@ -43,10 +43,13 @@ macro_rules! suite_over {
         $crate::suite_over!($place;
             w3_an_accepted_input_is_durable_before_anything_runs,
             w3_accepting_and_starting_are_one_commit,
+            e16_a_turn_that_has_ended_is_not_begun_again,
             w1_a_submission_is_accepted_once,
             w6_inputs_of_a_busy_worker_run_in_order_one_at_a_time,
             w6_inputs_of_a_parked_worker_run_in_order,
             w6_turns_beyond_the_limit_wait,
+            w6_turns_beyond_the_limit_of_the_runtime_wait,
+            w6_a_place_is_neither_lost_nor_given_twice,
             w4_what_is_blank_or_too_long_is_refused_before_anything_is_written,
             t3_a_parked_turn_goes_on_when_its_token_is_resolved_elsewhere,
             t3_an_approval_is_listed_with_the_call_and_the_tool_as_the_model_saw_it,
