@@ -7,6 +7,7 @@ use runtime_agent::Agent;
 use runtime_core::{EffectKind, ErrorClass, EventKind, WireError};
 use runtime_effects::Interrupt;
 use runtime_model::ScriptStep;
+use runtime_store::MemoryStore;
 use runtime_tools::{SourceDiagnostic, SourceListing, Tool, ToolSource};
 use serde_json::json;
 
@@ -104,6 +105,26 @@ async fn t4_a_tool_that_is_gone_is_told_to_the_model() {
     let end = desk.drive_with(&bare, &desk.controller()).await;
     assert_eq!(words(end), "done: tool_not_found: no tool is called write");
     assert_eq!(desk.write.calls(), 0);
+}
+
+/// E18: a turn whose recorded prompt is gone says so and stops; nothing of it runs, and trying
+/// again would not help.
+#[tokio::test]
+async fn e18_a_recorded_prompt_that_is_gone_stops_the_turn() {
+    let mut desk = Desk::new(script());
+    let crashing = desk.controller().crashing_after(2);
+    let crashed = desk.drive_with(&desk.builder().build(), &crashing).await;
+    assert!(crashed.is_err());
+    let asked = desk.model.requests().len();
+    desk.store = MemoryStore::new("other".parse().unwrap());
+    match desk.drive().await {
+        Err(Interrupt::Terminal(error)) => {
+            assert_eq!(error.code, "attachment_resolution_failed");
+            assert!(!error.class.is_retryable(), "{error:?}");
+        }
+        other => panic!("it should stop, but {other:?}"),
+    }
+    assert_eq!(desk.model.requests().len(), asked);
 }
 
 /// M1: a turn goes on without the tools of a server that is down, and says so.

@@ -43,7 +43,7 @@ pub struct ProcessEventPage {
     /// More are stored.
     pub has_more: bool,
     /// The first is not the one after the sequence that was asked for: retention removed what was
-    /// between (V9).
+    /// between (V9). While nothing is left, only a reader from the start can be told.
     pub gap: bool,
 }
 
@@ -278,7 +278,13 @@ impl Processes {
         let events = events.collect::<Result<Vec<_>, _>>()?;
         let first = page.events.first().and_then(|event| event.places.first());
         // Only the log's beginning goes, so a gap is before what is left.
-        let gap = page.pruned > Position(0) && first.is_some_and(|place| place.seq.0 > after + 1);
+        let gap = page.pruned > Position(0)
+            && match first {
+                Some(place) => place.seq.0 > after + 1,
+                // Nothing is left: a process has had a first event, and whoever has seen some
+                // learns of the others by the next one that comes.
+                None => after == 0 && self.find(process).await?.is_some(),
+            };
         Ok(ProcessEventPage {
             events,
             has_more: page.has_more,

@@ -279,4 +279,18 @@ pub async fn e15_a_reader_is_told_of_pruned_events(fixture: &dyn StoreFixture) {
         let next = desk.processes.next_event(&p, 0).await.expect("is there");
         assert_eq!(next.seq, Some(5), "the first that is left");
     }
+    let last = all.events.last().expect("some are left");
+    let commit = Commit::new(fresh_id(), Timestamp::from_millis(3))
+        .remove(Removal::Through(Position(last.position)));
+    desk.world.store.commit(commit).await.expect("prunes");
+    let seen = all.events.len() as u64;
+    for (of, after, gap) in [("p", 0, true), ("p", seen, false), ("unknown", 0, false)] {
+        let page = desk.processes.events(&process(of), after, 256).await;
+        let page = page.expect("reads");
+        assert_eq!(
+            (page.events.len(), page.gap),
+            (0, gap),
+            "{of} after {after}"
+        );
+    }
 }
