@@ -34,10 +34,11 @@ fn tests(shell: &Shell, selection: &[&str]) -> Result<()> {
         )
         .run()?;
     } else {
+        // Some tests start an example as their child; nextest builds them by itself.
         let skips = rows.iter().flat_map(|row| ["--skip", row]);
         cmd!(
             shell,
-            "cargo test {selection...} --no-fail-fast --lib --bins --tests -- {skips...}"
+            "cargo test {selection...} --no-fail-fast --lib --bins --tests --examples -- {skips...}"
         )
         .run()?;
     }
