@@ -66,7 +66,7 @@ impl BaseWriter {
         } = frame;
         let mut header = Header::new(flag::KEPT, self.incarnation, number, first_position);
         header.events = events;
-        header.names = names_of(kept).map(str::to_owned).collect();
+        header.names = names_of(kept).collect();
         header.fit_names();
         let payload_at = Place {
             offset: at.offset + header.encoded_bytes() as u64,

@@ -66,7 +66,7 @@ fn feed(name: &str, whole: &[u8], decode: impl Fn(&[u8])) {
 
 fn frame() -> Vec<u8> {
     let mut header = Header::new(0, 7, 42, 100);
-    header.names = ["turn/a/1".to_owned(), "worker/a".to_owned()].into();
+    header.names = ["turn/a/1", "worker/a"].into_iter().collect();
     let mut bytes = Vec::new();
     header.write(TAG, PLACE, &[5; 24], &mut bytes);
     bytes

@@ -266,7 +266,7 @@ impl Fold {
                 self.index.skip_to(header.end_position());
                 let place = place_of(&damage);
                 self.index
-                    .mark_damaged(header.names.iter().cloned(), &place);
+                    .mark_damaged(header.names.iter(), &place);
                 self.step(&header);
             }
             None => self.after_hole = true,
@@ -313,7 +313,7 @@ fn bad_payload(
             segment,
             bytes,
             positions: header.first_position..header.end_position(),
-            names: header.names.iter().cloned().collect(),
+            names: header.names.iter().map(str::to_owned).collect(),
         },
     }
 }

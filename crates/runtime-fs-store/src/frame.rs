@@ -2,8 +2,6 @@
 //!
 //! The layout is drawn in `docs/adr/0002-frame-format.md`.
 
-use std::collections::BTreeSet;
-
 use crate::bytes::{Bytes, length_u32, pad, put_text};
 
 pub(crate) const MAGIC: [u8; 4] = *b"ARFr";
@@ -70,9 +68,50 @@ pub(crate) struct Header {
     /// The end of what was known to be synced in this segment when this was written.
     pub(crate) durable_mark: u64,
     /// The scopes and streams that its commit touches.
-    pub(crate) names: BTreeSet<String>,
+    pub(crate) names: Names,
     pub(crate) payload_bytes: u32,
     payload_checksum: u32,
+}
+
+/// The scopes and streams that a commit touches, each once and in order, as they stand behind a
+/// header.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Names {
+    count: u32,
+    texts: Vec<u8>,
+}
+
+impl<'a> FromIterator<&'a str> for Names {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
+        let mut names: Vec<&str> = names.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut texts = Vec::with_capacity(names.iter().map(|name| 2 + name.len()).sum());
+        for name in &names {
+            put_text(&mut texts, name);
+        }
+        Self {
+            count: length_u32(names.len()),
+            texts,
+        }
+    }
+}
+
+impl Names {
+    fn read(count: u32, bytes: &[u8]) -> Option<Self> {
+        let mut rest = Bytes(bytes);
+        for _ in 0..count {
+            rest.text()?;
+        }
+        let texts = bytes[..bytes.len() - rest.0.len()].to_vec();
+        Some(Self { count, texts })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        let mut rest = Bytes(&self.texts);
+        // They were checked when they were read, or written from texts.
+        (0..self.count).map_while(move |_| rest.text())
+    }
 }
 
 /// Why there is no header.
@@ -88,7 +127,7 @@ impl Header {
             first_position,
             events: 0,
             durable_mark: 0,
-            names: BTreeSet::new(),
+            names: Names::default(),
             payload_bytes: 0,
             payload_checksum: 0,
         }
@@ -105,22 +144,20 @@ impl Header {
 
     /// Leaves the names out if they would make the header too long.
     pub(crate) fn fit_names(&mut self) {
-        let bytes: usize = self.names.iter().map(|name| 2 + name.len()).sum();
-        if HEADER_BYTES + bytes.next_multiple_of(8) > HEADER_BYTES_MAX {
+        if self.encoded_bytes() > HEADER_BYTES_MAX {
             self.leave_out_names();
         }
     }
 
     /// Says that anything may be touched.
     pub(crate) fn leave_out_names(&mut self) {
-        self.names.clear();
+        self.names = Names::default();
         self.flags |= flag::ALL_NAMES;
     }
 
     /// The bytes of the header with its names.
     pub(crate) fn encoded_bytes(&self) -> usize {
-        let names: usize = self.names.iter().map(|name| 2 + name.len()).sum();
-        HEADER_BYTES + names.next_multiple_of(8)
+        HEADER_BYTES + self.names.texts.len().next_multiple_of(8)
     }
 
     /// Writes the header and the payload, which must be padded to eight bytes.
@@ -145,21 +182,18 @@ impl Header {
             out.extend(field.to_le_bytes());
         }
         out.extend(self.durable_mark.to_le_bytes());
-        let names = length_u32(self.names.len());
         for field in [
             self.payload_bytes,
             self.payload_checksum,
             self.events,
-            names,
+            self.names.count,
         ] {
             out.extend(field.to_le_bytes());
         }
         // Reserved, and the checksum that is filled in last.
         out.extend([0; 8 - 4]);
         out.resize(start + HEADER_BYTES, 0);
-        for name in &self.names {
-            put_text(out, name);
-        }
+        out.extend(&self.names.texts);
         pad(out, start);
     }
 
@@ -192,11 +226,7 @@ impl Header {
             [fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?];
         fields.take(4)?;
         let checksum = fields.u32()?;
-        let mut texts = Bytes(&bytes[HEADER_BYTES..length]);
-        let mut names = BTreeSet::new();
-        for _ in 0..count {
-            names.insert(texts.text()?.to_owned());
-        }
+        let names = Names::read(count, &bytes[HEADER_BYTES..length])?;
         let header = Self {
             flags,
             incarnation,
@@ -243,7 +273,7 @@ mod tests {
         let mut header = Header::new(0, 7, 42, 100);
         header.events = 2;
         header.durable_mark = 64;
-        header.names = ["turn/a/1".to_owned(), "worker/a".to_owned()].into();
+        header.names = ["worker/a", "turn/a/1", "worker/a"].into_iter().collect();
         let mut bytes = Vec::new();
         header.clone().write(TAG, PLACE, &[5; 24], &mut bytes);
         (header, bytes)
@@ -254,6 +284,7 @@ mod tests {
         let (written, bytes) = frame();
         let (read, length) = Header::read(TAG, PLACE, &bytes).expect("it was just written");
         assert_eq!(read.names, written.names);
+        assert!(read.names.iter().eq(["turn/a/1", "worker/a"]));
         assert_eq!(
             (
                 read.incarnation,

@@ -295,9 +295,14 @@ impl Index {
     }
 
     /// Remembers that damage touched these scopes and streams.
-    pub(crate) fn mark_damaged(&mut self, names: impl IntoIterator<Item = String>, place: &str) {
+    pub(crate) fn mark_damaged<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a str>,
+        place: &str,
+    ) {
         for name in names {
-            self.damaged.entry(name).or_insert_with(|| place.to_owned());
+            let entry = self.damaged.entry(name.to_owned());
+            entry.or_insert_with(|| place.to_owned());
         }
     }
 
@@ -459,7 +464,7 @@ impl Index {
             Ok(row) => row.map_or(1, |row| row.version + 1),
             Err(error) => {
                 // What cannot be known must not be changed.
-                self.mark_damaged([key.scope.as_str().to_owned()], &error.to_string());
+                self.mark_damaged([key.scope.as_str()], &error.to_string());
                 1
             }
         }

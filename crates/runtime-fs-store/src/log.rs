@@ -99,6 +99,20 @@ struct Part {
     pending: Vec<(usize, CommitId)>,
 }
 
+impl Part {
+    /// The answer to a submission that repeats an earlier one.
+    fn repeated(&self, number: usize) -> Result<Answer, CommitError> {
+        match &self.answers[number] {
+            Ok(Answer::Committed(committed)) => Ok(Answer::Committed(Committed {
+                repeated: true,
+                ..committed.clone()
+            })),
+            Ok(Answer::Repeated) => Ok(Answer::Repeated),
+            Err(error) => Err(error.clone()),
+        }
+    }
+}
+
 impl Log {
     /// Goes on where the log ended: syncs it, begins a new segment after a cut, and writes the
     /// first frame of this incarnation.
@@ -188,7 +202,7 @@ impl Log {
         while part.bytes.len() < self.limits.group_bytes_max
             && let Some(submission) = group.next()
         {
-            let verdict = part.overlay.decide(&index, &submission);
+            let verdict = part.overlay.decide(&index, &submission, part.answers.len());
             let Submission {
                 commit, content, ..
             } = submission;
@@ -199,9 +213,9 @@ impl Log {
                     self.add_frame(&mut part, commit, content, &committed, versions);
                     Ok(Answer::Committed(committed))
                 }
-                Ok(Verdict::RepeatedHere(committed)) => {
+                Ok(Verdict::RepeatedHere(number)) => {
                     part.pending.push((part.answers.len(), id));
-                    Ok(Answer::Committed(committed))
+                    part.repeated(number)
                 }
                 Ok(Verdict::RepeatedBefore) => Ok(Answer::Repeated),
                 Err(error) => Err(error),
@@ -226,7 +240,7 @@ impl Log {
         let number = self.number + part.applied.len() as u64 + 1;
         let first = committed.positions.start;
         let mut header = Header::new(0, self.incarnation, number, first);
-        header.names = names_of(&commit).map(str::to_owned).collect();
+        header.names = names_of(&commit).collect();
         header.fit_names();
         let prunes = |removal: &Removal| matches!(removal, Removal::Through(_));
         if commit.removals.iter().any(prunes) {

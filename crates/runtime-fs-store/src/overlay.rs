@@ -24,7 +24,8 @@ pub(crate) struct Overlay {
     /// What the checkpoint said of rows and streams that did not change since.
     rows_below: HashMap<RowKey, Option<u64>>,
     streams_below: HashMap<StreamKey, StreamTail>,
-    commits: HashMap<CommitId, (Digest, Committed)>,
+    /// The new ones, with which submission of the group each is.
+    commits: HashMap<CommitId, (Digest, usize)>,
     event_ids: HashSet<EventId>,
     events: u64,
     /// The last position that a commit of this group removed.
@@ -36,20 +37,21 @@ pub(crate) struct Overlay {
 pub(crate) enum Verdict {
     /// New; its events get these places, and its puts these versions.
     New(Committed, Vec<u64>),
-    /// The same as one of this group.
-    RepeatedHere(Committed),
+    /// The same as an earlier submission of this group.
+    RepeatedHere(usize),
     /// The same as one that is durable.
     RepeatedBefore,
 }
 
 impl Overlay {
-    /// Decides on a commit and, if it is new, takes it in. What was found without looking at the
+    /// Decides on the submission `number` of a group and, if it is new, takes it in. What was found without looking at the
     /// state comes in the order that every store has: after the question whether this is a
     /// repetition, and the attachments last.
     pub(crate) fn decide(
         &mut self,
         index: &Index,
         submission: &Submission,
+        number: usize,
     ) -> Result<Verdict, CommitError> {
         let Submission {
             commit,
@@ -78,7 +80,8 @@ impl Overlay {
             return Err(CommitError::DifferentContent { id: commit.id });
         }
         attachments.clone()?;
-        let (committed, versions) = self.take(index, commit, content);
+        self.commits.insert(commit.id, (content, number));
+        let (committed, versions) = self.take(index, commit);
         Ok(Verdict::New(committed, versions))
     }
 
@@ -89,15 +92,11 @@ impl Overlay {
         content: Digest,
     ) -> Result<Option<Verdict>, CommitError> {
         let different = CommitError::DifferentContent { id };
-        if let Some((first, committed)) = self.commits.get(&id) {
-            if *first != content {
-                return Err(different);
-            }
-            let repeated = Committed {
-                repeated: true,
-                ..committed.clone()
+        if let Some((first, number)) = self.commits.get(&id) {
+            return match *first == content {
+                true => Ok(Some(Verdict::RepeatedHere(*number))),
+                false => Err(different),
             };
-            return Ok(Some(Verdict::RepeatedHere(repeated)));
         }
         match index.commit(&id) {
             Some(entry) if entry.content == content => Ok(Some(Verdict::RepeatedBefore)),
@@ -237,7 +236,7 @@ impl Overlay {
         Ok(())
     }
 
-    fn take(&mut self, index: &Index, commit: &Commit, content: Digest) -> (Committed, Vec<u64>) {
+    fn take(&mut self, index: &Index, commit: &Commit) -> (Committed, Vec<u64>) {
         let first = index.head() + self.events + 1;
         for removal in &commit.removals {
             if let Removal::Through(position) = removal {
@@ -257,7 +256,6 @@ impl Overlay {
             places,
             repeated: false,
         };
-        self.commits.insert(commit.id, (content, committed.clone()));
         (committed, versions)
     }
 

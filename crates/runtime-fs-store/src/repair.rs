@@ -349,7 +349,9 @@ impl Repair<'_> {
         lost: &mut Vec<Header>,
         out: &mut [u8],
     ) {
-        let names = lost.drain(..).flat_map(|header| header.names).collect();
+        let names = lost.iter().flat_map(|header| header.names.iter());
+        let names = names.map(str::to_owned).collect();
+        lost.clear();
         let is_base = segment & BASE != 0;
         let kept = if is_base { flag::KEPT } else { 0 };
         let flags = flag::MARK | flag::LOST | kept;

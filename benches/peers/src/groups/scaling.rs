@@ -29,7 +29,7 @@ struct History {
 pub(super) async fn tables(plan: Plan) -> Outcome<Vec<Table>> {
     let sizes: &[u64] = match plan.is_quick {
         true => &[1_000, 10_000],
-        false => &[10_000, 100_000, 1_000_000],
+        false => &[10_000, 1_000_000, 10_000_000],
     };
     let mut histories = Vec::new();
     for events in sizes {
