@@ -76,7 +76,7 @@ pub(crate) fn clean<P: FnMut(Progress)>(
 ) -> io::Result<CleanReport> {
     let (snapshot, remembered) = {
         let index = shared.read_index();
-        let remembered = index.memory().entries.keys().copied().collect();
+        let remembered = index.memory().ids().collect();
         (index.snapshot(), remembered)
     };
     let survey = snapshot.survey(remembered)?;

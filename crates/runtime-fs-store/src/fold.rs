@@ -265,8 +265,7 @@ impl Fold {
             Some(header) => {
                 self.index.skip_to(header.end_position());
                 let place = place_of(&damage);
-                self.index
-                    .mark_damaged(header.names.iter(), &place);
+                self.index.mark_damaged(header.names.iter(), &place);
                 self.step(&header);
             }
             None => self.after_hole = true,

@@ -161,8 +161,8 @@ impl Index {
         self.memory.has_event(id)
     }
 
-    pub(crate) fn commit(&self, id: &CommitId) -> Option<&CommitEntry> {
-        self.memory.entries.get(id)
+    pub(crate) fn commit(&self, id: &CommitId) -> Option<CommitEntry> {
+        self.memory.get(id)
     }
 
     pub(crate) fn may_have_forgotten(&self, id: &CommitId) -> bool {
@@ -225,9 +225,7 @@ impl Index {
 
     /// The commits that are remembered, in order.
     pub(crate) fn remembered(&self) -> Vec<(CommitId, CommitEntry)> {
-        let order = self.memory.order.iter();
-        let known = order.filter_map(|id| Some((*id, self.memory.entries.get(id)?.clone())));
-        known.collect()
+        self.memory.iter().collect()
     }
 
     /// Takes one commit, or what a base keeps of one.
@@ -262,12 +260,11 @@ impl Index {
             });
         }
         if applied.is_remembered {
-            let entry = CommitEntry {
-                content: applied.content,
-                positions: first..end_position,
-                events: extents.iter().map(|(_, id, at)| (*id, *at)).collect(),
-            };
-            self.memory.remember(applied.id, entry, remembered_max);
+            let events = extents.iter().map(|(_, id, at)| (*id, *at));
+            let positions = first..end_position;
+            let (id, content) = (applied.id, applied.content);
+            self.memory
+                .remember(id, content, positions, events, remembered_max);
         } else if !extents.is_empty() || !applied.id.as_uuid().is_nil() {
             // What a base keeps of no commit at all, its streams, says nothing of that.
             self.memory.has_forgotten = true;

@@ -1,9 +1,13 @@
 //! The last commits, so that a repetition is told from a new commit (V1). Pure.
+//!
+//! They come and go in order, so they stand in queues, and each is known by its number: how many
+//! came before it. Taking one costs the same, however many are remembered.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashSet};
 use runtime_core::{CommitId, Digest, EventId, Timestamp};
 
 use crate::bytes::{Bytes, length_u32};
@@ -18,15 +22,29 @@ pub(crate) struct CommitEntry {
     pub(crate) events: Box<[(EventId, Extent)]>,
 }
 
+/// A commit in the queue; its events stand in a queue of their own.
+#[derive(Debug)]
+struct Known {
+    id: CommitId,
+    content: Digest,
+    positions: Range<u64>,
+    /// The numbers of its events.
+    events: Range<u64>,
+}
+
 /// The last commits.
 #[derive(Debug, Default)]
 pub(crate) struct CommitMemory {
-    pub(crate) entries: HashMap<CommitId, CommitEntry>,
-    /// The order they came in; the front is forgotten first.
-    pub(crate) order: VecDeque<CommitId>,
-    times: BTreeSet<(Timestamp, CommitId)>,
+    /// The oldest first.
+    commits: VecDeque<Known>,
+    /// The number of the oldest commit, and of the oldest event.
+    first_commit: u64,
+    first_event: u64,
+    numbers: HashMap<CommitId, u64>,
+    times: Times,
     /// The events of the remembered commits.
-    events: HashSet<EventId>,
+    events: VecDeque<(EventId, Extent)>,
+    event_ids: HashSet<EventId>,
     pub(crate) has_forgotten: bool,
 }
 
@@ -39,36 +57,107 @@ impl CommitMemory {
         }
     }
 
-    pub(crate) fn remember(&mut self, id: CommitId, entry: CommitEntry, max: usize) {
-        self.events.extend(entry.events.iter().map(|(id, _)| *id));
-        self.entries.insert(id, entry);
-        self.order.push_back(id);
-        if let Some(time) = id.timestamp() {
-            self.times.insert((time, id));
+    pub(crate) fn remember(
+        &mut self,
+        id: CommitId,
+        content: Digest,
+        positions: Range<u64>,
+        events: impl IntoIterator<Item = (EventId, Extent)>,
+        max: usize,
+    ) {
+        let first = self.next_event();
+        for event in events {
+            self.event_ids.insert(event.0);
+            self.events.push_back(event);
         }
+        let number = self.first_commit + self.commits.len() as u64;
+        self.numbers.insert(id, number);
+        if let Some(time) = id.timestamp() {
+            self.times.push(number, time);
+        }
+        self.commits.push_back(Known {
+            id,
+            content,
+            positions,
+            events: first..self.next_event(),
+        });
         self.forget_beyond(max);
     }
 
+    fn next_event(&self) -> u64 {
+        self.first_event + self.events.len() as u64
+    }
+
     pub(crate) fn forget_beyond(&mut self, max: usize) {
-        while self.order.len() > max {
-            let oldest = self.order.pop_front().expect("the length was checked");
-            self.forget(oldest);
+        while self.commits.len() > max {
+            self.forget_oldest();
         }
     }
 
-    fn forget(&mut self, id: CommitId) {
+    fn forget_oldest(&mut self) {
+        let Some(oldest) = self.commits.pop_front() else {
+            return;
+        };
         self.has_forgotten = true;
-        let entry = self.entries.remove(&id);
-        for (event, _) in entry.into_iter().flat_map(|entry| entry.events) {
-            self.events.remove(&event);
+        let number = self.first_commit;
+        self.first_commit += 1;
+        if self.numbers.get(&oldest.id) == Some(&number) {
+            self.numbers.remove(&oldest.id);
         }
-        if let Some(time) = id.timestamp() {
-            self.times.remove(&(time, id));
+        self.times.forget(number);
+        for (event, _) in self.events.drain(..count(&oldest.events)) {
+            self.event_ids.remove(&event);
         }
+        self.first_event = oldest.events.end;
+    }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.commits.len()
     }
 
     pub(crate) fn has_event(&self, id: &EventId) -> bool {
-        self.events.contains(id)
+        self.event_ids.contains(id)
+    }
+
+    /// What a commit asked for, as a digest.
+    pub(crate) fn content(&self, id: &CommitId) -> Option<Digest> {
+        self.known(id).map(|known| known.content)
+    }
+
+    pub(crate) fn get(&self, id: &CommitId) -> Option<CommitEntry> {
+        self.known(id).map(|known| self.entry(known))
+    }
+
+    fn known(&self, id: &CommitId) -> Option<&Known> {
+        let number = self.numbers.get(id)?;
+        let index = usize::try_from(number - self.first_commit).ok()?;
+        self.commits.get(index)
+    }
+
+    fn entry(&self, known: &Known) -> CommitEntry {
+        CommitEntry {
+            content: known.content,
+            positions: known.positions.clone(),
+            events: self.events_of(known).copied().collect(),
+        }
+    }
+
+    fn events_of(&self, known: &Known) -> impl ExactSizeIterator<Item = &(EventId, Extent)> {
+        let from = count(&(self.first_event..known.events.start));
+        self.events.range(from..from + count(&known.events))
+    }
+
+    /// The commits, the oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (CommitId, CommitEntry)> {
+        self.commits
+            .iter()
+            .map(|known| (known.id, self.entry(known)))
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = CommitId> {
+        self.commits.iter().map(|known| known.id)
     }
 
     /// A commit of this id may have been forgotten if it is older than all that are remembered.
@@ -77,23 +166,18 @@ impl CommitMemory {
     /// would leave one in the future, and one that stands still would leave one that every new
     /// id equals.
     pub(crate) fn may_have_forgotten(&self, id: &CommitId) -> bool {
-        let earliest = self.times.first().map(|&(time, _)| time);
-        self.has_forgotten && id.timestamp().is_some() && id.timestamp() < earliest
+        self.has_forgotten && id.timestamp().is_some() && id.timestamp() < self.times.earliest()
     }
 
     /// Returns `now`, or a time right after the latest remembered id.
     pub(crate) fn id_time(&self, now: Timestamp) -> Timestamp {
-        let latest = self.times.last();
-        latest.map_or(now, |(time, _)| {
-            now.max(time.after(Duration::from_millis(1)))
-        })
+        let latest = self.times.latest();
+        latest.map_or(now, |time| now.max(time.after(Duration::from_millis(1))))
     }
 
     /// Lets events be where a base has them now.
     pub(crate) fn move_to(&mut self, moved: impl Fn(&mut Extent)) {
-        for entry in self.entries.values_mut() {
-            entry.events.iter_mut().for_each(|(_, at)| moved(at));
-        }
+        self.events.iter_mut().for_each(|(_, at)| moved(at));
     }
 
     /// Writes all of it in order, in parts of about `part_bytes`.
@@ -103,16 +187,13 @@ impl CommitMemory {
         mut part: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut out = Vec::with_capacity(part_bytes + 1024);
-        for id in &self.order {
-            let Some(entry) = self.entries.get(id) else {
-                continue;
-            };
-            out.extend(id.as_uuid().as_bytes());
-            out.extend(entry.content.as_bytes());
-            out.extend(entry.positions.start.to_le_bytes());
-            out.extend(entry.positions.end.to_le_bytes());
-            out.extend(length_u32(entry.events.len()).to_le_bytes());
-            for (event, at) in &entry.events {
+        for known in &self.commits {
+            out.extend(known.id.as_uuid().as_bytes());
+            out.extend(known.content.as_bytes());
+            out.extend(known.positions.start.to_le_bytes());
+            out.extend(known.positions.end.to_le_bytes());
+            out.extend(length_u32(count(&known.events)).to_le_bytes());
+            for (event, at) in self.events_of(known) {
                 out.extend(event.as_uuid().as_bytes());
                 at.write(&mut out);
             }
@@ -130,23 +211,126 @@ impl CommitMemory {
     /// Reads what [`write`](Self::write) wrote in one part.
     pub(crate) fn read_part(&mut self, bytes: &[u8], max: usize) -> Option<()> {
         let mut fields = Bytes(bytes);
+        let mut events = Vec::new();
         while !fields.0.is_empty() {
             let id = CommitId::from_uuid(uuid::Uuid::from_bytes(fields.array()?));
             let content = Digest::from_bytes(fields.array()?);
             let positions = fields.u64()?..fields.u64()?;
-            let count = fields.u32()? as usize;
-            let mut events = Vec::with_capacity(count.min(bytes.len() / 28));
+            let count = fields.u32()?;
+            events.clear();
             for _ in 0..count {
                 let event = EventId::from_uuid(uuid::Uuid::from_bytes(fields.array()?));
                 events.push((event, Extent::read(&mut fields)?));
             }
+            self.remember(id, content, positions, events.drain(..), max);
+        }
+        Some(())
+    }
+}
+
+fn count(numbers: &Range<u64>) -> usize {
+    usize::try_from(numbers.end - numbers.start).expect("what is in memory can be counted")
+}
+
+/// The earliest and the latest time of a queue: of each kind, those that may still become it.
+#[derive(Debug, Default)]
+struct Times {
+    earliest: VecDeque<(u64, Timestamp)>,
+    latest: VecDeque<(u64, Timestamp)>,
+}
+
+impl Times {
+    fn push(&mut self, number: u64, time: Timestamp) {
+        while self.earliest.back().is_some_and(|(_, other)| *other >= time) {
+            self.earliest.pop_back();
+        }
+        self.earliest.push_back((number, time));
+        while self.latest.back().is_some_and(|(_, other)| *other <= time) {
+            self.latest.pop_back();
+        }
+        self.latest.push_back((number, time));
+    }
+
+    fn forget(&mut self, number: u64) {
+        for times in [&mut self.earliest, &mut self.latest] {
+            if times.front().is_some_and(|(oldest, _)| *oldest == number) {
+                times.pop_front();
+            }
+        }
+    }
+
+    fn earliest(&self) -> Option<Timestamp> {
+        self.earliest.front().map(|(_, time)| *time)
+    }
+
+    fn latest(&self) -> Option<Timestamp> {
+        self.latest.front().map(|(_, time)| *time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::Random as _;
+    use runtime_testkit::SeededRandom;
+
+    use super::*;
+
+    fn extent(offset: u32) -> Extent {
+        Extent {
+            segment: 1,
+            offset,
+            bytes: 8,
+        }
+    }
+
+    /// Beside a plain list, under clocks that jump: what is known of each id, which events are,
+    /// and between which times the ids are.
+    #[test]
+    fn v1_the_queue_answers_as_a_list_would() {
+        const MAX: usize = 16;
+        let random = SeededRandom::new(1);
+        let mut memory = CommitMemory::default();
+        let mut list: Vec<(CommitId, CommitEntry)> = Vec::new();
+        for number in 0..2_000_u32 {
+            let [jump, events, ..] = random.ten();
+            let time = u64::from(number) * 10 + u64::from(jump);
+            let id = CommitId::generate(Timestamp::from_millis(time), random.ten());
+            let ids = (0..u32::from(events % 4)).map(|event| {
+                let id = EventId::generate(Timestamp::from_millis(time), random.ten());
+                (id, extent(number * 4 + event))
+            });
+            let events: Vec<_> = ids.collect();
+            let content = Digest::of_bytes(&number.to_le_bytes());
+            let positions = u64::from(number)..u64::from(number) + events.len() as u64;
+            let forgotten = (list.len() == MAX).then(|| list.remove(0));
+            memory.remember(id, content, positions.clone(), events.clone(), MAX);
+            let events = events.into();
             let entry = CommitEntry {
                 content,
                 positions,
-                events: events.into(),
+                events,
             };
-            self.remember(id, entry, max);
+            list.push((id, entry));
+            assert!(memory.iter().eq(list.iter().cloned()), "{number}");
+            for (id, entry) in &list {
+                assert_eq!(memory.get(id).as_ref(), Some(entry));
+                assert_eq!(memory.content(id), Some(entry.content));
+                assert!(entry.events.iter().all(|(id, _)| memory.has_event(id)));
+            }
+            let times = list.iter().filter_map(|(id, _)| id.timestamp());
+            let (earliest, latest) = (times.clone().min(), times.max());
+            assert_eq!(memory.times.earliest(), earliest);
+            assert_eq!(memory.times.latest(), latest);
+            if let Some((id, entry)) = forgotten {
+                assert_eq!(memory.get(&id), None);
+                assert!(!entry.events.iter().any(|(id, _)| memory.has_event(id)));
+                assert_eq!(memory.may_have_forgotten(&id), id.timestamp() < earliest);
+            }
         }
-        Some(())
+        let mut copy = CommitMemory::empty(true);
+        let read = |part: &[u8]| copy.read_part(part, MAX).ok_or("a part");
+        memory.write(64, read).expect("reads");
+        assert!(copy.iter().eq(memory.iter()));
+        assert_eq!((copy.len(), copy.events.len()), (MAX, memory.events.len()));
     }
 }

@@ -1,8 +1,7 @@
 //! The tail: what commits of the group being written will have changed. Guards are checked
 //! against it, readers do not see it.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashSet};
 use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey};
 use runtime_store::{
     Commit, CommitError, Committed, Epoch, EventPlace, Found, Guard, NewEvent, Position, Removal,
@@ -98,8 +97,8 @@ impl Overlay {
                 false => Err(different),
             };
         }
-        match index.commit(&id) {
-            Some(entry) if entry.content == content => Ok(Some(Verdict::RepeatedBefore)),
+        match index.memory().content(&id) {
+            Some(known) if known == content => Ok(Some(Verdict::RepeatedBefore)),
             Some(_) => Err(different),
             None if index.may_have_forgotten(&id) => Err(CommitError::TooOld { id }),
             None => Ok(None),
@@ -214,7 +213,7 @@ impl Overlay {
     /// Refuses an event for a stream that is closed, or that an earlier event of the same commit
     /// closes (V5).
     fn check_streams(&self, index: &Index, events: &[NewEvent]) -> Result<(), CommitError> {
-        let mut closing = HashSet::new();
+        let mut closing = HashSet::default();
         for (at, event) in events.iter().enumerate() {
             let is_closed =
                 |stream: &&StreamKey| closing.contains(stream) || self.stream(index, stream).closed;

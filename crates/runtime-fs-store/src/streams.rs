@@ -1,8 +1,9 @@
 //! The streams that grew since a checkpoint. Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 
+use foldhash::HashMap;
 use runtime_core::StreamKey;
 use runtime_store::{EventPlace, Page, Position, Seq};
 

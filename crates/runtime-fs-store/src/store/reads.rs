@@ -76,7 +76,7 @@ impl FsStore {
 
     /// Reads events back to say what a commit did; none if nothing is known of it.
     pub(super) fn committed_now(&self, id: &CommitId) -> Result<Option<Committed>, ReadError> {
-        let Some(entry) = self.with_index(|index| index.commit(id).cloned())? else {
+        let Some(entry) = self.with_index(|index| index.commit(id))? else {
             return Ok(None);
         };
         let mut places = Vec::new();
