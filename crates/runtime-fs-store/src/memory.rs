@@ -100,6 +100,12 @@ impl CommitMemory {
         };
         self.has_forgotten = true;
         let number = self.first_commit;
+        if number == 0 {
+            // From here on as many go as come. A table that is less than half full is tidied in
+            // its place, so with this it has its size for good.
+            self.numbers.reserve(self.commits.len() + 1);
+            self.event_ids.reserve(self.event_ids.len() + 1);
+        }
         self.first_commit += 1;
         if self.numbers.get(&oldest.id) == Some(&number) {
             self.numbers.remove(&oldest.id);
@@ -241,7 +247,11 @@ struct Times {
 
 impl Times {
     fn push(&mut self, number: u64, time: Timestamp) {
-        while self.earliest.back().is_some_and(|(_, other)| *other >= time) {
+        while self
+            .earliest
+            .back()
+            .is_some_and(|(_, other)| *other >= time)
+        {
             self.earliest.pop_back();
         }
         self.earliest.push_back((number, time));

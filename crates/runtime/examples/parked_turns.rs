@@ -104,6 +104,7 @@ async fn park(directory: &Path, count: usize) -> Outcome<Parked> {
     let one = pending.into_iter().nth(count / 2).ok_or("it waits")?;
     let (target, decision) = (one.token.unwrap_or_default(), ApprovalDecision::Approve);
     runtime.apply(Command::Decide { target, decision }).await?;
+    runtime.settled().await;
     let (worker, turn) = (one.worker.ok_or("a turn's")?, one.turn.ok_or("a turn's")?);
     let answer = runtime.answer(&worker, &turn).await?;
     runtime.close().await?;

@@ -6,7 +6,7 @@ use runtime_core::{EventDraft, EventKind, Resolution, WorkerId};
 use runtime_effects::PendingKind;
 use runtime_store::Commit;
 use runtime_testkit::{Fault, FaultStore};
-use runtime_workers::{Command, CreateWorker, Runtime, WorkerStatus, view};
+use runtime_workers::{Command, CreateWorker, Runtime, TurnRecord, TurnStatus, WorkerStatus, view};
 use serde_json::json;
 
 use super::{DELEGATED, Desk, GATED, JOB, PLAIN, POOR, Place, VITAL, count, desk, ends, events};
@@ -124,12 +124,18 @@ pub(crate) async fn t2_a_sub_agent_answers_its_caller_across_a_restart(place: &d
     });
     let budgets = &started.unwrap().draft.payload["budgets"];
     assert_eq!(budgets["tokens_max"], 5_000);
-    // The process ends while the sub-agent works.
+    // The process ends while the sub-agent works and its caller is parked.
+    let is_parked = |turn: &TurnRecord| matches!(turn.status, TurnStatus::Parked { .. });
+    let turns = async || view::unfinished_turns(runtime.store(), Some(&desk())).await;
+    while !turns().await.unwrap().iter().all(is_parked) {
+        tokio::task::yield_now().await;
+    }
     let closing = runtime.clone();
     let closed = tokio::spawn(async move { closing.close().await.unwrap() });
     while !closed.is_finished() {
-        world.clock.advance(Desk::config().drain_timeout);
-        tokio::task::yield_now().await;
+        // What has parked gets to rest before the drain is over.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        world.clock.advance(Desk::config().drain_timeout / 50);
     }
     assert_eq!(closed.await.unwrap().interrupted, 1);
     world.gate.pass(2);
