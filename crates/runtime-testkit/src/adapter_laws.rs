@@ -16,6 +16,7 @@ use runtime_events::{
     LiveReceiver, PublishError, Room, StreamAdapter,
 };
 use runtime_store::{Position, StoredEvent};
+use tokio::sync::Notify;
 
 use crate::store_laws::{LawBroken, LawFuture, ensure, ensure_eq, ensure_matches};
 
@@ -286,13 +287,23 @@ pub async fn v7_a_message_wakes_whoever_waits(
     let here = room("waiting");
     let mut receiver = bench.listen(&here)?;
     for number in 1..=20 {
+        let told = Arc::new(Notify::new());
+        let mut waits = Some(Arc::clone(&told));
         let heard = tokio::spawn(async move {
-            let heard = receive(&mut *receiver).await;
+            let mut receiving = Box::pin(receive(&mut *receiver));
+            // Nobody polls it again until it is woken.
+            let heard = poll_fn(|context| {
+                let polled = receiving.as_mut().poll(context);
+                if let Some(waits) = waits.take() {
+                    waits.notify_one();
+                }
+                polled
+            });
+            let heard = heard.await;
+            drop(receiving);
             (heard, receiver)
         });
-        for _ in 0..number {
-            tokio::task::yield_now().await;
-        }
+        told.notified().await;
         bench.publish(&here, number)?;
         let Some(heard) = within(fixture.patience(), heard).await else {
             let what = format!("message {number} woke nobody");

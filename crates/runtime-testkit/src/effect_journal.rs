@@ -27,7 +27,7 @@ pub struct EffectJournal {
 #[derive(Debug, Default)]
 struct State {
     /// By key, or by place.
-    records: BTreeMap<String, (Digest, EffectOutcome)>,
+    records: BTreeMap<String, Kept>,
     answers: Vec<(WaitIdentity, Resolution)>,
     /// The effects that really ran, one entry for each attempt.
     ran: Vec<ReplayKey>,
@@ -35,6 +35,13 @@ struct State {
     intents: BTreeMap<String, (EffectEnvelope, EventDraft)>,
     /// The events of the outcomes, with the payload of a real controller.
     events: Vec<EventDraft>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    key: ReplayKey,
+    digest: Digest,
+    outcome: EffectOutcome,
 }
 
 impl State {
@@ -49,7 +56,12 @@ impl State {
         let payload = json!({ "identity": envelope.identity(), "outcome": outcome });
         self.events.push(told.carrier.with_payload(payload));
         self.events.extend(told.further);
-        self.records.insert(address, (envelope.digest(), outcome));
+        let kept = Kept {
+            key: envelope.key().clone(),
+            digest: envelope.digest(),
+            outcome,
+        };
+        self.records.insert(address, kept);
     }
 }
 
@@ -148,13 +160,16 @@ impl EffectJournal {
         self.state().events.clone()
     }
 
-    /// Returns a recorded outcome.
+    /// Returns the recorded outcome of a key, however it is addressed.
     ///
     /// # Panics
-    /// When there is none under this key (or place).
+    /// When there is none.
     #[must_use]
     pub fn outcome(&self, key: &str) -> EffectOutcome {
-        self.state().records[key].1.clone()
+        let state = self.state();
+        let mut records = state.records.values();
+        let kept = records.find(|kept| kept.key.to_string() == key);
+        kept.expect("an outcome of this key").outcome.clone()
     }
 
     /// Rules on the effect that is in doubt: it ended with this output, or did not happen and may
@@ -278,9 +293,13 @@ impl JournalController {
     /// The recorded outcome; a conflict is a bug of the driver here.
     fn recorded(&self, address: &str, envelope: &EffectEnvelope) -> Option<EffectOutcome> {
         let state = self.journal.state();
-        let (digest, outcome) = state.records.get(address)?;
-        assert_eq!(*digest, envelope.digest(), "{address} changed on replay");
-        Some(outcome.clone())
+        let kept = state.records.get(address)?;
+        assert_eq!(
+            kept.digest,
+            envelope.digest(),
+            "{address} changed on replay"
+        );
+        Some(kept.outcome.clone())
     }
 
     fn record(

@@ -17,6 +17,9 @@ use runtime_tools::{Tool, ToolContext, ToolError, ToolOutput};
 use runtime_turn::{ApprovalDecision, ContextMark, History, TurnEnd, TurnStart};
 use serde_json::{Value, json};
 
+/// Set while every test runs once more, on an ordinal, serial controller.
+pub(crate) const ORDINAL: &str = "RUNTIME_TEST_ORDINAL";
+
 pub(crate) type Answer = Result<ToolOutput, ToolError>;
 
 /// A tool that answers what its test says, and counts its calls.
@@ -156,7 +159,10 @@ impl Desk {
     pub(crate) fn new(steps: Vec<ScriptStep>) -> Self {
         Self {
             journal: Arc::default(),
-            addressing: Addressing::Keyed,
+            addressing: match std::env::var_os(ORDINAL) {
+                Some(_) => Addressing::Ordinal,
+                None => Addressing::Keyed,
+            },
             store: MemoryStore::new(RuntimeId::new("example").unwrap()),
             model: Recording::new(steps),
             read: read(),

@@ -4,7 +4,7 @@ use runtime_core::EffectKind;
 use runtime_effects::{Addressing, Interrupt};
 use runtime_turn::{Conversation, TurnEnd};
 
-use crate::desk::{Desk, script, start, words};
+use crate::desk::{Desk, ORDINAL, script, start, words};
 
 /// T2, T3: two reads side by side, an approval, a write, the last word.
 #[tokio::test]
@@ -160,4 +160,25 @@ async fn t4_a_long_turn_resumes_without_running_anything_again() {
         assert_eq!(desk.journal.ran().len(), 402);
         assert_eq!(desk.read.calls(), 200);
     }
+}
+
+/// E1: every test of this suite once more, on a controller that addresses by place and runs one
+/// effect after another. An engine that replays a history fits the trait as it is.
+#[test]
+fn e1_every_turn_test_holds_on_an_ordinal_serial_controller() {
+    if std::env::var_os(ORDINAL).is_some() {
+        return;
+    }
+    let suite = std::env::current_exe().unwrap();
+    let ran = std::process::Command::new(suite)
+        .env(ORDINAL, "1")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{told}");
+    let passed = told.split(" passed").next().and_then(|text| {
+        let number = text.rsplit(' ').next()?;
+        number.parse::<usize>().ok()
+    });
+    assert!(passed > Some(40), "{told}");
 }
