@@ -305,8 +305,10 @@ impl Settings {
             || limits.queue_max.is_some()
             || limits.turns_running_max.is_some();
         is_given.then(|| {
-            let mut bounds = RuntimeLimits::default();
-            bounds.turns_running_max = limits.turns_running_max;
+            let mut bounds = RuntimeLimits {
+                turns_running_max: limits.turns_running_max,
+                ..RuntimeLimits::default()
+            };
             put(&mut bounds.input_bytes_max, limits.input_bytes_max);
             put(&mut bounds.queue_max, limits.queue_max);
             bounds

@@ -64,7 +64,7 @@ impl Scene {
     ) -> Option<ScopeOpening> {
         let id = scope().scope_id();
         let key = RowKey::epoch(id.clone());
-        let row = self.table.row(&key).await.expect("reads");
+        let row = Store::row(&self.table, &key).await.expect("reads");
         let holder = row.as_ref().and_then(Lease::holder);
         if holder.as_ref() != held_by {
             return None;
@@ -77,7 +77,7 @@ impl Scene {
         let now = self.clock.now();
         let commit = Commit::new(CommitId::generate(now, self.random.ten()), now).guard(guard);
         let (commit, instance) = keeper.takes_over(commit, &id, holder.as_ref()).ok()?;
-        self.table.commit(commit).await.ok()?;
+        Store::commit(&self.table, commit).await.ok()?;
         Some(opening(Epoch(version + 1)).held_by(instance))
     }
 }
