@@ -489,7 +489,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 #[cfg(feature = "simulation")]
-#[expect(clippy::unused_async, reason = "the same signature as the other one")]
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     work()
 }
