@@ -35,6 +35,7 @@ fn tests(shell: &Shell, selection: &[&str]) -> Result<()> {
         .run()?;
     } else {
         // Some tests start an example as their child; nextest builds them by itself.
+        cmd!(shell, "cargo build {selection...} --examples").run()?;
         let skips = rows.iter().flat_map(|row| ["--skip", row]);
         cmd!(
             shell,

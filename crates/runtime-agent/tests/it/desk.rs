@@ -1,7 +1,7 @@
 //! An agent with two tools, and everything that a run of it takes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use async_trait::async_trait;
 use runtime_agent::{Agent, AgentBuilder, LiveSink, TurnProjector, TurnRun, Unwatched, drive_turn};
@@ -16,6 +16,9 @@ use runtime_testkit::{EffectJournal, JournalController, SimulatedClock};
 use runtime_tools::{Tool, ToolContext, ToolError, ToolOutput};
 use runtime_turn::{ApprovalDecision, ContextMark, History, TurnEnd, TurnStart};
 use serde_json::{Value, json};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
 
 /// Set while every test runs once more, on an ordinal, serial controller.
 pub(crate) const ORDINAL: &str = "RUNTIME_TEST_ORDINAL";
@@ -155,8 +158,38 @@ pub(crate) struct Desk {
     clock: SimulatedClock,
 }
 
+/// Is asked at each span, and wants none. While there is such a one, no span is ever taken for one
+/// that nobody wants: a test beside this one may listen in its own thread.
+struct Asked;
+
+impl Subscriber for Asked {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+static ASKED: Once = Once::new();
+
 impl Desk {
     pub(crate) fn new(steps: Vec<ScriptStep>) -> Self {
+        ASKED.call_once(|| {
+            // There is no other in this process.
+            let _ = tracing::subscriber::set_global_default(Asked);
+        });
         Self {
             journal: Arc::default(),
             addressing: match std::env::var_os(ORDINAL) {
