@@ -8,6 +8,7 @@ use runtime_mcp::{McpServerConfig, McpSource};
 use runtime_mcp_cache::{CacheConfig, DiscoveryCache};
 use runtime_testkit::{SeededRandom, SimulatedClock};
 use runtime_tools::{ToolError, ToolSource};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::fixture::{fixture, fixture_with, nothing, text_of};
@@ -198,10 +199,9 @@ async fn e6_a_server_killed_in_mid_call_leaves_the_call_indeterminate_in_both_er
         let context = fixture.context();
         let calling = tokio::spawn(async move { tool.call(nothing(), context).await });
         fixture.noted_times("hang", 1).await;
-        let killed = std::process::Command::new("kill")
-            .args(["-9", &process])
-            .status();
-        assert!(killed.expect("kill runs").success());
+        let id = rustix::process::Pid::from_raw(process.parse().expect("an id"));
+        let killed = rustix::process::kill_process(id.expect("an id"), Signal::KILL);
+        killed.expect("the server is there");
         let error = calling.await.expect("no panic").expect_err("killed");
         assert!(matches!(error, ToolError::Indeterminate { .. }), "{error}");
         assert!(error.to_string().contains("signal: 9"), "{error}");
