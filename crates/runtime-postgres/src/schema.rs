@@ -249,7 +249,7 @@ mod tests {
     const FIRST: &str = "CREATE TABLE thing (id integer PRIMARY KEY);\n";
     const SECOND: &str = "ALTER TABLE thing ADD COLUMN name text NOT NULL DEFAULT 'none';\n";
 
-    /// A schema of its own, which the server forgets with the test's last connection's end.
+    /// Connects for a schema that is not there yet; none where there is no server.
     async fn connect(schema: &str) -> Option<Client> {
         let url = url_for_tests()?;
         let (client, connection) = tokio_postgres::connect(&url, NoTls)

@@ -17,7 +17,8 @@ use crate::{
 /// A store over another one: whatever it does not say itself, the one [`below`](Self::below) does.
 ///
 /// Each layer is a [`Store`], an [`AttachmentStore`] and a [`KeyRingStore`] by that; the methods
-/// are theirs, with the same contract.
+/// are theirs, with the same contract. Whoever calls them brings one of the traits into scope, not
+/// both, or names it: `Store::row(&layer, &key)`.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -36,6 +36,7 @@ impl Instance {
         state: &WorkerRecord,
         record: &TurnRecord,
         row: &Row,
+        place: Place,
     ) -> Result<Option<Step>, RuntimeError> {
         let policy = self.config.other_deployment;
         if policy == OtherDeployment::Continue {
@@ -55,7 +56,7 @@ impl Instance {
             ..WireError::new(OTHER_DEPLOYMENT, ErrorClass::Unsupported, message)
         };
         let step = match policy {
-            OtherDeployment::Refuse => self.refuse(state, record, row, error).await?,
+            OtherDeployment::Refuse => self.refuse(state, record, row, place, error).await?,
             _ => self.park_skipped(record, row, error).await?,
         };
         Ok(Some(step))
@@ -66,6 +67,7 @@ impl Instance {
         state: &WorkerRecord,
         record: &TurnRecord,
         row: &Row,
+        place: Place,
         error: WireError,
     ) -> Result<Step, RuntimeError> {
         let end = TurnEnd::Failed {
@@ -74,9 +76,7 @@ impl Instance {
             usage: Usage::default(),
             account: Account::default(),
         };
-        // It runs for one commit: that needs no place of its own.
-        let opened = self.resume_turn(record.clone(), row, Place::Needless);
-        match opened.await? {
+        match self.resume_turn(record.clone(), row, place).await? {
             Some(open) => self.end(state, open, &end).await,
             // Another commit came first.
             None => Ok(Step::Again),

@@ -347,12 +347,12 @@ impl Instance {
                     })
                 }
                 None if self.is_driven_elsewhere(&record).await? => return Ok(Step::Rest),
-                None => match self.skip(&state, &record, &row).await? {
+                None => match self.skip(&state, &record, &row, place).await? {
                     Some(step) => return Ok(step),
                     None => self.resume_turn(record, &row, place).await?,
                 },
             },
-            TurnStatus::Parked { .. } => match self.skip(&state, &record, &row).await? {
+            TurnStatus::Parked { .. } => match self.skip(&state, &record, &row, place).await? {
                 Some(step) => return Ok(step),
                 None => self.resume_turn(record, &row, place).await?,
             },
@@ -387,6 +387,8 @@ impl Instance {
         if self.contend(commit).await?.is_none() {
             return Ok(Step::Again);
         }
+        // Opened and not driven yet, it would go on without a place.
+        self.sessions.release(&turn.worker);
         self.sessions.drives_no_more(&turn.worker);
         self.places.look_again();
         Ok(Step::Rest)
