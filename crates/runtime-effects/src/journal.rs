@@ -105,6 +105,15 @@ pub(crate) struct Recorded {
 impl Recorded {
     /// Reads a row of space `effect`.
     pub(crate) fn decode(row: &Row) -> Result<Self, WireError> {
+        Self::decode_beside(row, None)
+    }
+
+    /// Reads the row of an effect that most likely is the one asked for.
+    pub(crate) fn decode_for(row: &Row, requested: &Requested<'_>) -> Result<Self, WireError> {
+        Self::decode_beside(row, Some(requested))
+    }
+
+    fn decode_beside(row: &Row, requested: Option<&Requested<'_>>) -> Result<Self, WireError> {
         let event = row
             .event
             .as_ref()
@@ -116,7 +125,7 @@ impl Recorded {
             payload: draft.payload,
             version: row.version,
         };
-        match recorded.contradiction(&row.key.name) {
+        match recorded.contradiction(&row.key.name, requested) {
             None => Ok(recorded),
             Some(reason) => Err(corrupt(row.key.name.as_ref(), reason)),
         }
@@ -124,7 +133,7 @@ impl Recorded {
 
     /// Says what is wrong when the row and its event do not tell of the same step of the same
     /// effect: then one of them was changed or took the other's place, and neither is believed.
-    fn contradiction(&self, key: &str) -> Option<&'static str> {
+    fn contradiction(&self, key: &str, requested: Option<&Requested<'_>>) -> Option<&'static str> {
         if self.row.schema > ROW_SCHEMA {
             return Some("its form is of a later version");
         }
@@ -134,7 +143,13 @@ impl Recorded {
             let is_named = set_aside.any(|effect| *effect == named);
             return (!is_named).then_some("its event sets other effects aside");
         }
-        if EffectEnvelope::identity_digest(self.identity()) != self.row.digest {
+        // What is the same as something of the same digest needs no digest of its own.
+        let is_requested = |requested: &Requested<'_>| {
+            requested.digest == self.row.digest && requested.identity == self.identity()
+        };
+        if !requested.is_some_and(is_requested)
+            && EffectEnvelope::identity_digest(self.identity()) != self.row.digest
+        {
             return Some("its event is that of another effect");
         }
         (!self.is_told()).then_some("its event tells of another step")

@@ -196,12 +196,6 @@ impl StoreController {
     pub(crate) async fn look_up(&self, subject: &mut Subject) -> Result<Decision, Interrupt> {
         let key = effect_key(&self.scope, subject.key());
         let row = self.shared.row(&key).await?;
-        let recorded = row.as_ref().map(Recorded::decode).transpose();
-        let recorded = recorded.map_err(Interrupt::Terminal)?;
-        if let Some(recorded) = &recorded {
-            subject.ruling = recorded.row.ruling;
-            subject.revision = recorded.row.revision;
-        }
         let mut requested = Requested {
             key: subject.envelope.key(),
             digest: subject.digest,
@@ -211,6 +205,15 @@ impl StoreController {
             strict: self.opening.strict_replay,
             now: self.shared.clock.now(),
         };
+        let recorded = row
+            .as_ref()
+            .map(|row| Recorded::decode_for(row, &requested))
+            .transpose()
+            .map_err(Interrupt::Terminal)?;
+        if let Some(recorded) = &recorded {
+            subject.ruling = recorded.row.ruling;
+            subject.revision = recorded.row.revision;
+        }
         let decision = decide(recorded.as_ref(), &requested).map_err(Interrupt::Terminal)?;
         let Decision::Conflict(mismatch) = &decision else {
             return Ok(decision);

@@ -20,6 +20,10 @@ pub struct FsLimits {
     pub segment_bytes_first: u64,
     /// The size at which no segment grows any more.
     pub segment_bytes_max: u64,
+    /// How far a segment is filled ahead of its end at tier Power: a sync is faster when the file
+    /// does not grow with it. Zero fills nothing; groups of more than a sixteenth of it do not
+    /// either. Closing the store gives the space back.
+    pub fill_bytes: u64,
     /// How many bytes of full segments are not in a checkpoint before one is written; more once
     /// checkpoints are larger than that.
     pub checkpoint_bytes: u64,
@@ -40,6 +44,7 @@ impl Default for FsLimits {
             group_bytes_max: 4 * 1024 * 1024,
             segment_bytes_first: 1024 * 1024,
             segment_bytes_max: 64 * 1024 * 1024,
+            fill_bytes: 256 * 1024,
             checkpoint_bytes: 8 * 1024 * 1024,
             open_segments_max: 64,
             idle_mark: Duration::from_secs(1),

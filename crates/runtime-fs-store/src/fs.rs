@@ -90,7 +90,15 @@ pub(crate) fn length(file: &File) -> io::Result<u64> {
 
 pub(crate) fn read_all(path: &Path) -> io::Result<Vec<u8>> {
     let file = open_read(path)?;
-    read_range(&file, 0, length(&file)?)
+    loop {
+        let known = length(&file)?;
+        match read_range(&file, 0, known) {
+            // The writer beside has just cut off what the file was filled ahead with.
+            Err(error)
+                if error.kind() == io::ErrorKind::UnexpectedEof && length(&file)? < known => {}
+            result => return result,
+        }
+    }
 }
 
 pub(crate) fn read_range(file: &File, from: u64, to: u64) -> io::Result<Vec<u8>> {
@@ -118,6 +126,13 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
         at += sector.len() as u64;
     }
     Ok(())
+}
+
+/// Cuts a file off.
+pub(crate) fn cut(file: &File, length: u64) -> io::Result<()> {
+    #[cfg(feature = "simulation")]
+    fault::before(fault::Operation::Write)?;
+    file.set_len(length)
 }
 
 pub(crate) fn sync_data(file: &File) -> io::Result<()> {

@@ -57,6 +57,7 @@ mod counts;
 mod decoders;
 mod error;
 mod export;
+mod fill;
 mod fold;
 mod follower;
 mod form;

@@ -1,12 +1,14 @@
 //! The log core: a plain struct that takes groups of commits. A thread runs it in production, the
 //! caller itself in simulation.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use runtime_core::{CommitId, Digest, Tier};
 use runtime_store::{Commit, CommitError, Committed, Position, Removal};
 
 use crate::config::FsLimits;
+use crate::fill;
 use crate::frame::{FRAME_BYTES_MAX, Header, Place, StoreTag, flag};
 use crate::fs::{self, File};
 use crate::hint::{Hint, HintFile};
@@ -58,6 +60,8 @@ pub(crate) struct Log {
     end: Place,
     /// Up to here the segment is known to be synced.
     synced: u64,
+    /// The file is at least as long as this.
+    filled: u64,
     /// The number of the last frame.
     number: u64,
     incarnation: u64,
@@ -117,10 +121,15 @@ impl Log {
     /// Goes on where the log ended: syncs it, begins a new segment after a cut, and writes the
     /// first frame of this incarnation.
     pub(crate) fn start(start: LogStart) -> std::io::Result<Self> {
-        let path = start.layout.segment_path(start.end.segment);
+        let file = fs::open_write(&start.layout.segment_path(start.end.segment))?;
+        // What was cut stays where it is.
+        let filled = match start.was_cut {
+            true => start.end.offset,
+            false => fs::length(&file)?,
+        };
         let mut log = Self {
             hint: HintFile::create(&start.layout)?,
-            file: fs::open_write(&path)?,
+            file,
             layout: start.layout,
             tag: start.tag,
             tier: start.tier,
@@ -129,6 +138,7 @@ impl Log {
             shared: start.shared,
             end: start.end,
             synced: start.end.offset,
+            filled,
             number: start.number,
             incarnation: start.incarnation + 1,
             stopped: start.read_only,
@@ -294,12 +304,39 @@ impl Log {
     /// Writes at the end, and syncs if the tier asks for it.
     fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.write(bytes)?;
-        if self.tier == Tier::Power {
-            self.sync_file()?;
-        }
         self.end.offset += bytes.len() as u64;
         if self.tier == Tier::Power {
+            self.fill_ahead(bytes.len())?;
+            self.sync_file()?;
             self.synced = self.end.offset;
+        }
+        Ok(())
+    }
+
+    /// Lets the file be longer than it must be, so that the syncs after the next one find its
+    /// length as it was. Where many commits share a sync that gains nothing.
+    fn fill_ahead(&mut self, written: usize) -> std::io::Result<()> {
+        let is_long_enough = self.end.offset <= self.filled;
+        if is_long_enough || written as u64 > self.limits.fill_bytes / 16 {
+            return Ok(());
+        }
+        let to = self.end.offset.saturating_add(self.limits.fill_bytes);
+        let fill = fill::bytes(self.tag, self.end, to.min(self.full_at()));
+        self.filled = self.end.offset + fill.len() as u64;
+        match fs::write_all_at(&self.file, &fill, self.end.offset) {
+            // There may be room for what has to be written.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {
+                fs::cut(&self.file, self.end.offset)
+            }
+            result => result,
+        }
+    }
+
+    /// Gives back what the file is longer than it must be.
+    fn cut_fill(&mut self) -> std::io::Result<()> {
+        if self.filled > self.end.offset {
+            fs::cut(&self.file, self.end.offset)?;
+            self.filled = self.end.offset;
         }
         Ok(())
     }
@@ -405,6 +442,11 @@ impl Log {
     pub(crate) fn close(&mut self) -> Result<(), String> {
         let failed = self.stopped.clone();
         self.mark_or_stop(flag::CLOSED);
+        if self.stopped.is_none()
+            && let Err(error) = self.cut_fill()
+        {
+            self.stop(&error);
+        }
         let result = match (&failed, &self.stopped) {
             (None, Some(reason)) => Err(reason.clone()),
             _ => Ok(()),
@@ -422,10 +464,7 @@ impl Log {
     }
 
     fn roll_if_full(&mut self) -> std::io::Result<()> {
-        let doublings = self.end.segment.saturating_sub(1).min(32);
-        let full =
-            (self.limits.segment_bytes_first << doublings).min(self.limits.segment_bytes_max);
-        if self.end.offset < full {
+        if self.end.offset < self.full_at() {
             return Ok(());
         }
         // The new segment says that all of the old one counts, so that must be synced before.
@@ -433,8 +472,14 @@ impl Log {
         self.begin_segment()
     }
 
+    fn full_at(&self) -> u64 {
+        let doublings = self.end.segment.saturating_sub(1).min(32);
+        (self.limits.segment_bytes_first << doublings).min(self.limits.segment_bytes_max)
+    }
+
     /// A new segment says where the one before ends; what was cut there must never count again.
     fn begin_segment(&mut self) -> std::io::Result<()> {
+        self.cut_fill()?;
         let number = self.end.segment + 1;
         let header = SegmentHeader {
             number,
@@ -452,6 +497,7 @@ impl Log {
             offset: SEGMENT_HEADER_BYTES as u64,
         };
         self.synced = self.end.offset;
+        self.filled = self.end.offset;
         self.sealed = Some(number - 1);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Remembered};
 use crate::error::OpenError;
+use crate::fill;
 use crate::fold::{Fold, Trust};
 use crate::frame::{Place, StoreTag};
 use crate::fs;
@@ -20,7 +21,8 @@ pub(crate) struct Replay {
     pub(crate) fold: Fold,
     /// The end of what counts.
     pub(crate) end: Place,
-    /// The length of the last segment file; beyond `end` there is a tail that does not count.
+    /// The length of the last segment file without what fills it ahead; beyond `end` there is a
+    /// tail that does not count.
     pub(crate) file_bytes: u64,
     /// The base that the log begins with.
     pub(crate) base: Option<u32>,
@@ -89,18 +91,20 @@ pub(crate) fn replay_with_progress(
 ) -> Result<Replay, OpenError> {
     let (mut replay, numbers) = Replay::begin(layout, tag, remembered_max, start, hint)?;
     let mut told = Progress { done: 0, total: 0 };
+    let mut lengths = Vec::with_capacity(numbers.len());
     for &number in &numbers {
         let path = layout.segment_path(number);
         let length = fs::open_read(&path).and_then(|file| fs::length(&file));
-        told.total += length.map_err(|e| OpenError::io("read", &path, e))?;
+        lengths.push(length.map_err(|e| OpenError::io("read", &path, e))?);
     }
-    for (index, &number) in numbers.iter().enumerate() {
+    told.total = lengths.iter().sum();
+    for (index, (&number, length)) in numbers.iter().zip(lengths).enumerate() {
         let sealed_at = match numbers.get(index + 1) {
             Some(&next) => Some(previous_bytes(layout, tag, next)?),
             None => None,
         };
         replay.take_segment(layout, tag, number, sealed_at, reader)?;
-        told.done += replay.file_bytes;
+        told.done += length;
         progress(told);
     }
     Ok(replay)
@@ -374,6 +378,13 @@ impl Replay {
         let offset = self.fold.take(start, frames, trust);
         if end > file_bytes {
             self.fold.take_missing(number, file_bytes..end);
+        }
+        if sealed_at.is_none() && offset <= file_bytes {
+            let rest = Place {
+                segment: number,
+                offset,
+            };
+            self.file_bytes = fill::begins(tag, rest, &bytes[as_index(offset)..]);
         }
         self.end = Place {
             segment: number,

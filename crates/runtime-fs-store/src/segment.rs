@@ -1,6 +1,7 @@
 //! Segment files: a header, then frames.
 
 use crate::bytes::Bytes;
+use crate::fill;
 use crate::frame::{FRAME_BYTES_MAX, Header, Place, StoreTag};
 
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
@@ -171,30 +172,35 @@ impl Item<'_> {
     }
 }
 
-/// Finds the frames in `bytes`, which stand at `start` of a segment. It has no opinion on what
-/// may be torn; that is decided with the marks of all of them.
+/// Finds the frames in `bytes`, which stand at `start` of a segment, up to where it is filled
+/// ahead. It has no opinion on what may be torn; that is decided with the marks of all of them.
 pub(crate) fn scan(tag: StoreTag, start: Place, bytes: &[u8]) -> Vec<Item<'_>> {
     let mut items = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
-        let item = item_at(tag, start, bytes, at);
+        let Some(item) = item_at(tag, start, bytes, at) else {
+            break;
+        };
         at = usize::try_from(item.end() - start.offset).expect("it lies in the same bytes");
         items.push(item);
     }
     items
 }
 
-fn item_at(tag: StoreTag, start: Place, bytes: &[u8], at: usize) -> Item<'_> {
+/// What is at a place; nothing if the rest is filled ahead.
+fn item_at(tag: StoreTag, start: Place, bytes: &[u8], at: usize) -> Option<Item<'_>> {
     let place = at_offset(start, at);
     let Ok((header, header_bytes)) = Header::read(tag, place, &bytes[at..]) else {
-        return Item::Hole {
-            offset: place.offset,
+        let offset = place.offset;
+        let hole = || Item::Hole {
+            offset,
             end: at_offset(start, next_header(tag, start, bytes, at)).offset,
         };
+        return (!fill::is_all_of(tag, place, &bytes[at..])).then(hole);
     };
     let payload_start = at + header_bytes;
     let payload_end = payload_start + header.payload_bytes as usize;
-    match bytes.get(payload_start..payload_end) {
+    Some(match bytes.get(payload_start..payload_end) {
         Some(payload) if header.accepts(tag, place, payload) => Item::Frame {
             offset: place.offset,
             end: at_offset(start, payload_end).offset,
@@ -207,7 +213,7 @@ fn item_at(tag: StoreTag, start: Place, bytes: &[u8], at: usize) -> Item<'_> {
             end: at_offset(start, payload_end.min(bytes.len())).offset,
             header,
         },
-    }
+    })
 }
 
 const fn at_offset(start: Place, at: usize) -> Place {

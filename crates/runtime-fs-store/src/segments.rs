@@ -66,8 +66,31 @@ impl Segments {
 
     /// Reads the body of a row and checks it against its own checksum.
     pub(crate) fn read_row(&self, key: &RowKey, at: Extent) -> Result<Payload, ReadError> {
-        let bytes = self.bytes(at)?;
-        read_row_body(self.tag, at, key, &bytes).ok_or_else(|| ReadError::Corrupt {
+        self.row_body(key, at, &self.bytes(at)?)
+    }
+
+    /// Reads the body of a row and the event it refers to, at once if they are neighbours, as they
+    /// are when one commit wrote both.
+    pub(crate) fn read_row_with_event(
+        &self,
+        key: &RowKey,
+        at: Extent,
+        (position, event_at): (u64, Extent),
+    ) -> Result<(Payload, StoredEvent), ReadError> {
+        if !are_neighbours(at, event_at) {
+            return Ok((self.read_row(key, at)?, self.read(position, event_at)?));
+        }
+        let bytes = self.bytes(Extent {
+            bytes: event_at.offset + event_at.bytes - at.offset,
+            ..at
+        })?;
+        let event = &bytes[(event_at.offset - at.offset) as usize..];
+        let row = self.row_body(key, at, &bytes[..at.bytes as usize])?;
+        Ok((row, self.event(position, event_at, event)?))
+    }
+
+    fn row_body(&self, key: &RowKey, at: Extent, bytes: &[u8]) -> Result<Payload, ReadError> {
+        read_row_body(self.tag, at, key, bytes).ok_or_else(|| ReadError::Corrupt {
             what: format!(
                 "row {} {} {} ({})",
                 key.space,

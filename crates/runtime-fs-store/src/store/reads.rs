@@ -96,14 +96,18 @@ impl FsStore {
         entry: RowEntry,
         erased: &Erased,
     ) -> Result<Row, ReadError> {
-        let event = entry.event.map(|(position, at)| {
-            let event = self.segments().read(position, at)?;
-            Ok::<_, ReadError>(without_erased(event, erased))
-        });
+        let segments = self.segments();
+        let (body, event) = match entry.event {
+            Some(event) => {
+                let (body, event) = segments.read_row_with_event(&key, entry.at, event)?;
+                (body, Some(without_erased(event, erased)))
+            }
+            None => (segments.read_row(&key, entry.at)?, None),
+        };
         Ok(Row {
             version: entry.version,
-            body: self.segments().read_row(&key, entry.at)?,
-            event: event.transpose()?,
+            body,
+            event,
             due: entry.due,
             key,
         })

@@ -1,7 +1,7 @@
 //! Opening, locking, reading beside the writer, the inbox, permissions (S1, S7, S8, R8).
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use runtime_store::{
 use runtime_testkit::SimulatedClock;
 
 use crate::support::{all_events, commit, commit_id, numbers, options, print_row, segment};
+
+const SEGMENT_HEADER_BYTES: u64 = 64;
 
 /// S1: opening and closing again and again changes neither identity nor contents.
 #[tokio::test]
@@ -78,7 +80,7 @@ async fn s4_a_log_that_ends_before_what_was_published_is_told() {
     let store = FsStore::open(&options).unwrap();
     let whole = {
         store.commit(commit(1)).await.unwrap();
-        fs::metadata(segment(&options, 1)).unwrap().len()
+        SEGMENT_HEADER_BYTES + store.written().bytes
     };
     store.commit(commit(2)).await.unwrap();
     store.close().await.unwrap();
@@ -280,6 +282,60 @@ async fn s8_a_waiting_reader_wakes() {
     assert_eq!(waiting.await.unwrap(), Position(1));
 }
 
+/// S4, S7: a segment is filled ahead while it is written to. A killed store goes on in what it has
+/// filled, as if nothing were there; a closed one has given it back.
+#[tokio::test]
+async fn s4_what_is_filled_ahead_is_no_tail() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let length = || fs::metadata(segment(&options, 1)).unwrap().len();
+    let mut written = SEGMENT_HEADER_BYTES;
+    for life in 0..3 {
+        let store = FsStore::open(&options).unwrap();
+        store.commit(commit(life)).await.unwrap();
+        written += store.written().bytes;
+        drop(store);
+        let bounds = written + 1..=written + options.fs_limits.fill_bytes;
+        assert!(bounds.contains(&length()), "{} of {written}", length());
+        let report = verify(&options.directory).unwrap();
+        assert_eq!((report.cut, report.damage), (None, Vec::new()));
+    }
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.report().cut, None);
+    assert_eq!(numbers(&store).await, [0, 1, 2]);
+    store.close().await.unwrap();
+    assert_eq!(length(), written + store.written().bytes);
+    assert!(!segment(&options, 2).exists(), "nothing was cut");
+}
+
+/// S4: anything else in what is filled ahead is a torn tail, a page of zeros too; it is kept aside
+/// without what fills the rest.
+#[tokio::test]
+async fn s4_a_page_of_zeros_in_what_is_filled_ahead_is_a_tail() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    store.commit(commit(1)).await.unwrap();
+    let end = SEGMENT_HEADER_BYTES + store.written().bytes;
+    drop(store);
+    let file = fs::File::options().write(true).open(segment(&options, 1));
+    file.unwrap().write_all_at(&[0; 4096], 8192).unwrap();
+
+    let store = FsStore::open(&options).unwrap();
+    let cut = store.report().cut.clone().unwrap();
+    assert_eq!((cut.offset, cut.bytes), (end, 8192 + 4096 - end));
+    let kept = fs::metadata(options.directory.join(cut.kept_as.unwrap())).unwrap();
+    assert_eq!(kept.len(), cut.bytes);
+    assert_eq!(numbers(&store).await, [1]);
+    store.commit(commit(2)).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(
+        numbers(&FsStore::open(&options).unwrap()).await,
+        [1, 2],
+        "it goes on in the next segment"
+    );
+}
+
 /// S4: after a while without a commit a mark is written, so a store at rest has no ambiguous tail.
 #[tokio::test(flavor = "multi_thread")]
 async fn s4_an_idle_store_writes_a_mark() {
@@ -291,21 +347,18 @@ async fn s4_an_idle_store_writes_a_mark() {
     };
     let store = FsStore::open(&options).unwrap();
     store.commit(commit(1)).await.unwrap();
-    let before = fs::metadata(segment(&options, 1)).unwrap().len();
+    let before = store.written().bytes;
     while clock.waiting() == 0 {
         tokio::task::yield_now().await;
     }
     clock.advance(Duration::from_secs(1));
-    while fs::metadata(segment(&options, 1)).unwrap().len() == before {
+    while store.written().bytes == before {
         tokio::task::yield_now().await;
     }
     // Only one: the store is at rest.
     clock.advance(Duration::from_secs(5));
     assert_eq!(clock.waiting(), 0);
-    assert_eq!(
-        fs::metadata(segment(&options, 1)).unwrap().len(),
-        before + 64
-    );
+    assert_eq!(store.written().bytes, before + 64);
 }
 
 /// S3: the other tier takes commits without a sync and keeps them over a kill.

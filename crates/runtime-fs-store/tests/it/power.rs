@@ -65,6 +65,7 @@ pub(crate) fn options(seed: u64) -> FsStoreOptions {
             segment_bytes_first: 2048,
             segment_bytes_max: 4096,
             checkpoint_bytes: 3 * 4096,
+            fill_bytes: if seed.is_multiple_of(3) { 0 } else { 4096 },
             ..FsLimits::default()
         },
         ..options
@@ -409,7 +410,11 @@ async fn relapse(seed: u64, always: Option<Fault>) -> Result<(), String> {
     plant(always);
     make_parent();
     let roomy = FsStoreOptions {
-        fs_limits: FsLimits::default(),
+        fs_limits: FsLimits {
+            // It would write over what was discarded.
+            fill_bytes: 0,
+            ..FsLimits::default()
+        },
         ..options(seed)
     };
     let open = || FsStore::open(&roomy).map_err(|e| e.to_string());
