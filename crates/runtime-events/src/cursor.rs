@@ -165,6 +165,17 @@ mod tests {
         );
     }
 
+    /// A later form has a right check too, and other fields.
+    #[test]
+    fn v6_a_cursor_of_a_later_version_is_malformed() {
+        let mut bytes = [0; BYTES];
+        bytes[0] = VERSION + 1;
+        let check = check_of(&bytes[..25]);
+        bytes[25..].copy_from_slice(&check);
+        let text = URL_SAFE_NO_PAD.encode(bytes);
+        assert_eq!(text.parse::<Cursor>(), Err(CursorError::Malformed));
+    }
+
     proptest! {
         #[test]
         fn v6_text_round_trips(position: u64) {
