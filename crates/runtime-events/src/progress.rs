@@ -103,5 +103,8 @@ mod tests {
         }
         assert!(progress.ahead.len() <= AHEAD_MAX);
         assert_eq!(progress.head(), Position(20_000));
+        // What closes the hole is taken all the same.
+        progress.published(&(1..2));
+        assert_eq!(progress.contiguous(), Position(2));
     }
 }
