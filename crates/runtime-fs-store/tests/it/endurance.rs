@@ -228,7 +228,7 @@ fn lives(place: &Path, keeps: bool, goes_on: impl Fn(&Lives) -> bool) -> Result<
     let mut all = Lives::default();
     let mut first = 0;
     while goes_on(&all) {
-        // Enough of them that a checkpoint that is just being written does not tell.
+        // So many that a few that are larger or smaller for a moment do not tell.
         let rounds = WARM_UP + 5 + usize::try_from(chance.below(8)).unwrap();
         let more = chance.below(COMMITS_A_ROUND);
         let mut command = Command::new(std::env::current_exe().unwrap());

@@ -2,7 +2,7 @@
 
 #![cfg_attr(
     feature = "simulation",
-    allow(dead_code, reason = "the simulation makes stores of its own")
+    expect(dead_code, reason = "the simulation makes stores of its own")
 )]
 
 use std::path::Path;
