@@ -2,10 +2,11 @@
 //! product.
 
 use anyhow::{Result, bail};
-use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
 use xshell::{Shell, cmd};
 
-use crate::{instructions, services};
+use crate::{instructions, services, workspace};
 
 pub(crate) const MANIFEST: &str = "benches/Cargo.toml";
 /// Where it is built, apart from everything else; results lie in `results` below it.
@@ -14,7 +15,32 @@ pub(crate) const TARGET: &str = "target/benches";
 /// The group that needs a server.
 const POSTGRES: &str = "postgres";
 
-/// What to measure.
+/// The groups of `benches/own`.
+const OWN_GROUPS: &[&str] = &[
+    "append",
+    "step",
+    "replay",
+    "open",
+    "fan-out",
+    "promise",
+    "discovery",
+    "lease",
+    "turn",
+    "pure",
+];
+
+/// What of this runtime alone is measured.
+#[derive(Debug, Args)]
+pub(crate) struct Own {
+    /// All of them if none is named.
+    #[arg(value_parser = PossibleValuesParser::new(OWN_GROUPS))]
+    groups: Vec<String>,
+    /// Stops as soon as a figure is steady; for a first look.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What else is measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Kind {
     /// This runtime beside others and beside what the machine allows; fails when a target is
@@ -41,6 +67,24 @@ pub(crate) fn run(shell: &Shell, kind: &Kind) -> Result<()> {
         Kind::Peers { groups, quick } => peers(shell, groups, *quick),
         Kind::Instructions { update } => instructions::run(shell, *update),
     }
+}
+
+/// Runs the benchmarks of this runtime alone.
+pub(crate) fn own(shell: &Shell, asked: &Own) -> Result<()> {
+    let quick = asked.quick.then_some("--quick");
+    let filter = filter(&asked.groups);
+    cmd!(
+        shell,
+        "cargo bench --locked --quiet --manifest-path {MANIFEST} --target-dir {TARGET} --package own --bench own -- {filter...} {quick...}"
+    )
+    .env("CRITERION_HOME", workspace::root().join(TARGET).join("criterion"))
+    .run()?;
+    Ok(())
+}
+
+/// What selects so many groups: criterion takes one regular expression over `GROUP/NAME`.
+fn filter(groups: &[String]) -> Option<String> {
+    (!groups.is_empty()).then(|| format!("^({})/", groups.join("|")))
 }
 
 fn peers(shell: &Shell, groups: &[String], is_quick: bool) -> Result<()> {
@@ -72,4 +116,16 @@ pub(crate) fn check(shell: &Shell) -> Result<()> {
     )
     .run()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_groups_become_one_expression() {
+        let named = ["step", "append"].map(str::to_owned);
+        assert_eq!(filter(&named).as_deref(), Some("^(step|append)/"));
+        assert_eq!(filter(&[]), None);
+    }
 }

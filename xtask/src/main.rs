@@ -123,11 +123,14 @@ enum Command {
         #[command(subcommand)]
         action: services::Action,
     },
-    /// Benchmarks: beside others, and instruction counts.
+    /// Benchmarks: this runtime alone, each run against the one before; or as one of the commands
+    /// says.
+    #[command(args_conflicts_with_subcommands = true)]
     Bench {
-        /// What to measure.
         #[command(subcommand)]
-        kind: bench::Kind,
+        kind: Option<bench::Kind>,
+        #[command(flatten)]
+        own: bench::Own,
     },
 }
 
@@ -182,6 +185,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::McpServers => mcp_servers::run(&shell),
         Command::Scoreboard => scoreboard::run(),
         Command::Services { action } => services::run(&shell, action),
-        Command::Bench { kind } => bench::run(&shell, &kind),
+        Command::Bench { kind, own } => match kind {
+            Some(kind) => bench::run(&shell, &kind),
+            None => bench::own(&shell, &own),
+        },
     }
 }

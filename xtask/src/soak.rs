@@ -32,7 +32,7 @@ pub(crate) enum Kind {
         /// Only these files, as patterns such as `crates/runtime-fs-store/src/hint.rs`.
         #[arg(long = "file", value_name = "PATTERN")]
         files: Vec<String>,
-        /// One part of all the changes, such as `1/8`.
+        /// One part of all the changes, such as `1/8`: every eighth, so that a part is a sample.
         #[arg(long, value_name = "K/N")]
         shard: Option<String>,
     },
@@ -138,7 +138,7 @@ pub(crate) fn mutants(shell: &Shell, files: &[String], shard: Option<&str>) -> R
     // Its exit code says that some were missed, which the score decides.
     cmd!(
         shell,
-        "cargo mutants {packages...} {files...} {shard...} --output {directory} --no-shuffle --baseline skip --timeout 300"
+        "cargo mutants {packages...} {files...} {shard...} --output {directory} --sharding round-robin --test-tool nextest --baseline skip --timeout 400"
     )
     .ignore_status()
     .run()?;

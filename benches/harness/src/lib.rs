@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 pub use measure::{Progress, Written, observe, repeat};
+pub use report::summary;
 use statistics::{Ruling, rule};
 
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -154,18 +155,32 @@ impl Table {
     }
 }
 
-/// Runs the tables of a group, prints them, leaves JSON and a plot; says whether every target is
-/// met. A table with a ratio that varies too much to be a result is run once more.
+/// What became of a target of a table.
+#[derive(Debug, Clone)]
+pub struct Ruled {
+    group: String,
+    table: String,
+    ruling: Ruling,
+}
+
+impl Ruled {
+    pub fn is_met(&self) -> bool {
+        self.ruling.is_met()
+    }
+}
+
+/// Runs the tables of a group, prints them, leaves JSON and a plot; says what became of the
+/// targets. A table with a ratio that varies too much to be a result is run once more.
 pub fn run(
     group: &str,
     tables: Vec<Table>,
     plan: Plan,
     tokio: &tokio::runtime::Runtime,
-) -> Outcome<bool> {
+) -> Outcome<Vec<Ruled>> {
     let before = machine::describe();
     report::print_head(group, plan, &before);
     let mut results = Vec::new();
-    let mut all_met = true;
+    let mut ruled = Vec::new();
     for table in &tables {
         let mut figures = table.rounds(plan, tokio)?;
         let mut rulings = table.rule(&figures)?;
@@ -175,11 +190,15 @@ pub fn run(
             figures = table.rounds(plan, tokio)?;
             rulings = table.rule(&figures)?;
         }
-        all_met &= rulings.iter().all(Ruling::is_met);
         results.push(report::print_table(table, &figures, &rulings));
+        ruled.extend(rulings.into_iter().map(|ruling| Ruled {
+            group: group.to_owned(),
+            table: table.name.clone(),
+            ruling,
+        }));
     }
     report::write(group, plan, &before, &results)?;
-    Ok(all_met)
+    Ok(ruled)
 }
 
 /// A fresh directory on the disk of the target directory, since `/tmp` may be memory.

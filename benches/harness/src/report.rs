@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::statistics::{Distribution, Ruling, Verdict, paired};
-use super::{Bar, Figures, Outcome, Plan, Table, machine, output, plot};
+use super::{Bar, Figures, Outcome, Plan, Ruled, Table, machine, output, plot};
 
 pub(crate) fn print_head(group: &str, plan: Plan, machine: &Value) {
     println!(
@@ -59,17 +59,24 @@ fn per_operation(rounds: &[Figures]) -> Vec<(&'static str, f64)> {
     medians.collect()
 }
 
-fn print_ruling(ruling: &Ruling) -> Value {
-    let verdict = match ruling.verdict {
+fn wanted(ruling: &Ruling) -> String {
+    let of = &ruling.target.of;
+    match &ruling.target.at_least {
+        Bar::Times(factor, other) => format!("{of} at least {factor:.2} x {other}"),
+        Bar::PerSecond(rate) => format!("{of} at least {rate:.0} a second"),
+    }
+}
+
+const fn word(verdict: Verdict) -> &'static str {
+    match verdict {
         Verdict::Met => "met",
         Verdict::Missed => "MISSED",
         Verdict::NoResult => "NO RESULT",
-    };
-    let of = &ruling.target.of;
-    let wanted = match &ruling.target.at_least {
-        Bar::Times(factor, other) => format!("{of} at least {factor:.2} x {other}"),
-        Bar::PerSecond(rate) => format!("{of} at least {rate:.0} a second"),
-    };
+    }
+}
+
+fn print_ruling(ruling: &Ruling) -> Value {
+    let (wanted, verdict) = (wanted(ruling), word(ruling.verdict));
     let reached = &ruling.reached;
     let (median, quartile, spread) = (reached.median(), reached.lower_quartile(), reached.spread());
     println!(
@@ -80,6 +87,32 @@ fn print_ruling(ruling: &Ruling) -> Value {
         "target": wanted, "verdict": verdict, "median": median, "lower_quartile": quartile,
         "spread": spread,
     })
+}
+
+/// Every target of a run in one table.
+pub fn summary(ruled: &[Ruled]) -> String {
+    let mut table = format!(
+        "{:<9} {:>10} {:>10} {:>7}  {:<10} target\n",
+        "verdict", "median", "quartile", "spread", "group"
+    );
+    for Ruled {
+        group,
+        table: name,
+        ruling,
+    } in ruled
+    {
+        let reached = &ruling.reached;
+        table += &format!(
+            "{:<9} {:>10.2} {:>10.2} {:>6.0}%  {group:<10} {name}: {}\n",
+            word(ruling.verdict),
+            reached.median(),
+            reached.lower_quartile(),
+            reached.spread() * 100.0,
+            wanted(ruling),
+        );
+    }
+    let met = ruled.iter().filter(|one| one.is_met()).count();
+    table + &format!("{met} of {} targets met\n", ruled.len())
 }
 
 /// Leaves JSON and a plot.
@@ -117,4 +150,40 @@ fn bars(tables: &[Value]) -> Vec<plot::Bars> {
         (name.to_owned(), bars.collect())
     });
     bars.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Target;
+    use super::*;
+    use crate::statistics::rule;
+
+    #[test]
+    fn a_summary_has_a_line_for_each_target_and_counts_those_that_are_met() {
+        let ruled = |factor, others: &[f64]| {
+            let target = Target {
+                of: "ours".to_owned(),
+                at_least: Bar::Times(factor, "theirs".to_owned()),
+            };
+            Ruled {
+                group: "append".to_owned(),
+                table: "64 writers".to_owned(),
+                ruling: rule(&target, &[20.0, 20.0, 20.0], Some(others)),
+            }
+        };
+        let steady = [10.0, 10.0, 10.0];
+        let text = summary(&[
+            ruled(1.5, &steady),
+            ruled(2.5, &steady),
+            ruled(1.5, &[1.0, 10.0, 100.0]),
+        ]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 5, "{text}");
+        assert!(lines[1].starts_with("met "), "{text}");
+        assert!(lines[2].starts_with("MISSED "), "{text}");
+        assert!(lines[3].starts_with("NO RESULT "), "{text}");
+        assert!(lines[2].contains(" 2.00 "), "{text}");
+        assert!(lines[2].ends_with("append     64 writers: ours at least 2.50 x theirs"));
+        assert_eq!(lines[4], "1 of 3 targets met");
+    }
 }

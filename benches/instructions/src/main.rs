@@ -1,14 +1,11 @@
 //! `instructions PATH TIMES` runs one single-threaded path so many times and ends.
 //!
 //! `cargo xtask instructions` runs it under an instruction counter with two numbers of times; the
-//! difference is what the path costs, free of start and preparation. So nothing here may depend on
-//! the clock, on chance, or on other threads.
-
-mod paths;
+//! difference is what the path costs, free of start and preparation.
 
 use std::process::ExitCode;
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+use instructions::{Outcome, PATHS, PLANTED};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,7 +23,8 @@ fn main() -> ExitCode {
 }
 
 fn run(name: &str, times: &str) -> Outcome<()> {
-    let path = paths::PATHS.iter().find(|path| path.0 == name);
+    let mut paths = PATHS.iter().chain([&PLANTED]);
+    let path = paths.find(|path| path.0 == name);
     let (_, prepare) = path.ok_or_else(|| format!("there is no path {name}"))?;
     let mut act = prepare()?;
     for _ in 0..times.parse::<u32>()? {

@@ -13,8 +13,8 @@ use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
-use crate::own::{EVENT_BYTES, ROW_BYTES};
 use harness::{Figures, Outcome, Plan, Progress, Written, observe};
+use own::{EVENT_BYTES, ROW_BYTES};
 
 const GROUP_MAX: usize = 1024;
 /// What one record of the floor has: the body of an event and a small header.

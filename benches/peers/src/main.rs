@@ -6,14 +6,14 @@
 
 mod engines;
 mod groups;
-mod own;
+mod rounds;
 
 use std::alloc::System;
 use std::process::ExitCode;
 
 use clap::Parser;
 use groups::Group;
-use harness::{Outcome, Plan};
+use harness::{Outcome, Plan, Ruled};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 /// Counts allocations, for whichever contender runs: all of them pay for it alike.
@@ -46,13 +46,16 @@ fn run(groups: &[Group], plan: Plan) -> Outcome<bool> {
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let mut all_met = true;
+    let mut ruled = Vec::new();
     for group in Group::or_all(groups) {
         let tables = tokio.block_on(group.tables(plan))?;
-        all_met &= harness::run(group.name(), tables, plan, &tokio)?;
+        ruled.extend(harness::run(group.name(), tables, plan, &tokio)?);
+    }
+    if !ruled.is_empty() {
+        println!("\n{}", harness::summary(&ruled));
     }
     // What a quick run says of targets is by chance.
-    Ok(all_met || plan.is_quick)
+    Ok(ruled.iter().all(Ruled::is_met) || plan.is_quick)
 }
 
 fn exit(done: Outcome<bool>) -> ExitCode {

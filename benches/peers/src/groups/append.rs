@@ -5,7 +5,7 @@ use runtime::core::Tier;
 use runtime::store::Store as _;
 
 use crate::engines::{self, Kind};
-use crate::own;
+use crate::rounds;
 use harness::Table;
 
 const OURS: &str = "this store, Power";
@@ -30,7 +30,7 @@ fn table(writers: usize) -> Table {
     for (name, tier) in [(OURS, Tier::Power), ("this store, Crash", Tier::Crash)] {
         table = table.contender(name, move |plan, directory| async move {
             let store = own::open(&directory, tier)?;
-            let figures = own::append(plan, store.clone(), 0, writers).await?;
+            let figures = rounds::append(plan, store.clone(), 0, writers).await?;
             store.close().await?;
             Ok(figures)
         });

@@ -11,7 +11,6 @@ use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{Runtime, RuntimeOptions};
 use duroxide::{ActivityContext, Client, OrchestrationContext, OrchestrationRegistry};
 
-use crate::own;
 use harness::{Figures, Outcome, Plan, Progress, observe};
 
 /// Short, because each step reads the history of its orchestration anew.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use runtime::core::{Clock as _, EventDraft, EventId, EventKind, Random as _, Topic};
+use runtime::core::Topic;
 use runtime::events::{EventHub, StreamItem};
-use runtime::store::{Commit, MemoryStore, NewEvent, SystemClock, SystemRandom};
+use runtime::store::{MemoryStore, SystemClock, SystemRandom};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 
@@ -79,15 +79,11 @@ async fn hub_to(subscribers: usize, events: usize) -> Outcome<Figures> {
         });
     }
     tokio::task::yield_now().await;
-    let draft = EventDraft::new(EventKind::EffectFinished)
-        .with_payload(serde_json::json!({ "text": "t".repeat(200) }));
+    let draft = own::draft("bench")?;
     let started = Instant::now();
     let store = hub.store();
     for _ in 0..events {
-        let id = EventId::generate(SystemClock::new().now(), SystemRandom.ten());
-        let commit = Commit::fresh(&*store, &SystemClock::new(), &SystemRandom)
-            .event(NewEvent::from_draft(id, &draft));
-        store.commit(commit).await?;
+        own::tell(&*store, &draft).await?;
         tokio::task::yield_now().await;
     }
     while let Some(read) = readers.join_next().await {

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use runtime::agent_cache::{AgentCache, AgentCacheConfig, AgentKey, Build, DropIt};
-use runtime::core::WireError;
-use runtime::store::{SystemClock, SystemRandom};
+use own::lease::Leases;
 
 use harness::{Outcome, Table, repeat};
 
@@ -24,11 +22,7 @@ pub(super) async fn tables() -> Outcome<Vec<Table>> {
     let moka = moka::future::Cache::new(1_024);
     moka.insert(key.clone(), object).await;
 
-    let (clock, random) = (Arc::new(SystemClock::new()), Arc::new(SystemRandom));
-    let cache = AgentCache::new(AgentCacheConfig::default(), clock, random, Arc::new(DropIt));
-    let builder: Arc<dyn Build<String>> =
-        Arc::new(|_| async { Ok::<_, WireError>(Some("an agent".to_owned())) });
-    let own_key = AgentKey::new("tenant", "writer");
+    let leases = Leases::new();
 
     let table = Table::new("acquire and release")
         .contender("floor: HashMap under a mutex, Arc clone", move |plan, _| {
@@ -53,10 +47,10 @@ pub(super) async fn tables() -> Outcome<Vec<Table>> {
             }
         })
         .contender("agent cache: lease and release", move |plan, _| {
-            let (cache, key, builder) = (cache.clone(), own_key.clone(), Arc::clone(&builder));
+            let leases = leases.clone();
             async move {
                 let act = async || {
-                    drop(black_box(cache.get_or_build(&key, 1, &builder).await?));
+                    drop(black_box(leases.acquire().await?));
                     Ok(())
                 };
                 repeat(plan, BATCH, 1, act).await

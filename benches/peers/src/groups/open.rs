@@ -15,8 +15,8 @@ use runtime::store::{Page, Position, Store};
 use tokio::task::JoinSet;
 
 use crate::engines::{self, Item, Kind};
-use crate::own::{self, Appends};
 use harness::{Figures, Outcome, Plan, Table};
+use own::Appends;
 
 /// So many workers, each with a row and a session.
 const WRITERS: u64 = 10_000;

@@ -7,7 +7,7 @@ use runtime::core::{Clock as _, Random as _, RuntimeId, Tier};
 use runtime::postgres::{PostgresOptions, PostgresStore};
 use runtime::store::{Store as _, SystemClock, SystemRandom};
 
-use crate::own;
+use crate::rounds;
 use harness::{Figures, Outcome, Plan, Progress, Table, observe};
 
 /// As many as DBOS opens unless it is told otherwise.
@@ -46,7 +46,7 @@ fn table(url: &Arc<str>, workflows: usize, files: f64, server: Option<f64>) -> T
     table = table.contender(FILES, move |plan, directory| async move {
         let store = own::open(&directory, Tier::Power)?;
         let shared = Arc::clone(&store) as _;
-        let figures = own::steps(plan, shared, workflows, true, || None).await?;
+        let figures = rounds::steps(plan, shared, workflows, true, || None).await?;
         store.close().await?;
         Ok(figures)
     });
@@ -70,7 +70,7 @@ async fn own_steps(
     options.schema = "bench_steps".to_owned();
     let store = Arc::new(PostgresStore::open(options).await?);
     let shared = Arc::clone(&store) as _;
-    let figures = own::steps(plan, shared, workflows, retry_safe, || None).await?;
+    let figures = rounds::steps(plan, shared, workflows, retry_safe, || None).await?;
     store.close().await?;
     Ok(figures)
 }

@@ -7,23 +7,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use runtime::core::{
-    EffectCommand, EffectEnvelope, EffectKind, ReplayKey, Resolution, WaitIdentity, WaitSource,
-};
-use runtime::effects::{EffectHost as _, StoreEffectHost};
 use runtime::store::{MemoryStore, Store};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::own;
 use harness::{Figures, Outcome, Table};
 
 /// How many of those that wait are resolved, one after another.
 const RESOLVED: usize = 100;
 /// Until everybody waits, and has been quiet for a while.
 const SETTLE: Duration = Duration::from_millis(20);
-
-const WAIT_MAX: Duration = Duration::from_secs(600);
 
 pub(super) fn tables() -> Vec<Table> {
     let tables = [RESOLVED, 10_000].map(|waiting| {
@@ -69,7 +62,7 @@ async fn promises(waiting: usize) -> Outcome<Figures> {
         own::start(&*store, &own::scope(turn)?).await?;
         let (host, asleep) = (host.clone(), Arc::clone(&asleep));
         let task = tokio::spawn(async move {
-            let mut wait = Box::pin(wait(&host, turn));
+            let mut wait = Box::pin(own::promise::wait(&host, turn));
             // Over memory nothing but the wait itself is ever not ready.
             let first = futures_util::poll!(&mut wait);
             asleep.fetch_add(1, Ordering::Relaxed);
@@ -84,45 +77,12 @@ async fn promises(waiting: usize) -> Outcome<Figures> {
         tokio::time::sleep(SETTLE).await;
     }
     tokio::time::sleep(SETTLE).await;
-    let promises = host.await_events().await?;
     let mut total = Duration::ZERO;
     for (turn, woken) in waits.iter_mut().enumerate().take(RESOLVED) {
-        let value = serde_json::json!("yes");
         let started = Instant::now();
-        promises
-            .resolve_identity(
-                &own::scope(turn)?,
-                &identity(),
-                Resolution::Ok { value },
-                None,
-            )
-            .await?;
+        own::promise::resolve(&host, turn).await?;
         total += woken.await??.duration_since(started);
     }
     waits.iter().for_each(JoinHandle::abort);
     Ok(wakings(total))
-}
-
-fn identity() -> WaitIdentity {
-    WaitIdentity::Custom {
-        key: "answer".to_owned(),
-    }
-}
-
-async fn wait(host: &StoreEffectHost, turn: usize) -> Outcome<Instant> {
-    let scope = own::scope(turn)?;
-    // Nobody parks here: what is measured is a wake-up, not a resumption.
-    let controller = host.scoped(own::opening(&scope).parking_after(WAIT_MAX))?;
-    let sources = vec![WaitSource::Promise {
-        identity: identity(),
-        call: None,
-        tool: None,
-        asks: None,
-    }];
-    let key = ReplayKey::turn(1, EffectKind::AwaitEvent, 0);
-    let command = EffectCommand::AwaitEvent { sources };
-    controller
-        .wait_any(EffectEnvelope::new(scope, key, command)?)
-        .await?;
-    Ok(Instant::now())
 }

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use runtime::core::{Clock as _, EventDraft, EventId, EventKind, Random as _, Tier, Topic};
+use runtime::core::{EventDraft, Tier, Topic};
 use runtime::events::{EventHub, StreamItem};
 use runtime::fs_store::FsStore;
-use runtime::store::{Commit, NewEvent, Page, Position, Store, SystemClock, SystemRandom};
+use runtime::store::{Page, Position, Store, SystemClock, SystemRandom};
 use rusqlite::{Connection, params};
 use tokio::task::JoinSet;
 
@@ -49,7 +49,7 @@ pub(super) async fn tables(plan: Plan) -> Outcome<Vec<Table>> {
 impl History {
     async fn make(events: u64) -> Outcome<Self> {
         let directory = harness::scratch()?;
-        let store = crate::own::open(directory.path(), Tier::Crash)?;
+        let store = own::open(directory.path(), Tier::Crash)?;
         let sqlite = Connection::open(directory.path().join("sqlite"))?;
         sqlite.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA cache_size = -65536;
@@ -64,18 +64,15 @@ impl History {
             let mut running = JoinSet::new();
             for number in first..events.min(first + GROUP) {
                 let session = if number < SHORT { "short" } else { "long" };
-                let draft = draft(session)?;
+                let draft = own::draft(session)?;
                 let body = draft.to_bytes();
                 raw.write_all(&body)?;
                 event_bytes = body.len();
                 sqlite
                     .prepare_cached("INSERT INTO events (stream, body) VALUES (?1, ?2)")?
                     .execute(params![format!("session/{session}"), body])?;
-                let (now, store) = (SystemClock::new().now(), Arc::clone(&store));
-                let event =
-                    NewEvent::from_draft(EventId::generate(now, SystemRandom.ten()), &draft);
-                let commit = Commit::fresh(&*store, &SystemClock::new(), &SystemRandom);
-                running.spawn(async move { store.commit(commit.event(event)).await });
+                let store = Arc::clone(&store);
+                running.spawn(async move { own::tell(&*store, &draft).await });
             }
             while let Some(done) = running.join_next().await {
                 done??;
@@ -103,12 +100,6 @@ impl History {
             place
         }
     }
-}
-
-fn draft(session: &str) -> Outcome<EventDraft> {
-    let text = "t".repeat(200);
-    let draft = EventDraft::new(EventKind::EffectFinished).in_session(session.parse()?);
-    Ok(draft.with_payload(serde_json::json!({ "key": "bench", "outcome": text })))
 }
 
 fn pages(history: &Rc<History>) -> Table {

@@ -10,7 +10,7 @@ use runtime::fs_store::FsStore;
 use runtime::store::{Page, Position, Store as _};
 
 use super::open::fill_ours;
-use crate::own;
+use crate::rounds;
 use harness::{Outcome, Plan, Table, repeat};
 
 const PAGE: usize = 100;
@@ -64,7 +64,7 @@ fn appends(histories: &[Rc<History>]) -> Table {
             async move {
                 let round = history.rounds.replace(history.rounds.get() + 1);
                 let first = FRESH + round * WRITERS as u64;
-                own::append(plan, Arc::clone(&history.store), first, WRITERS).await
+                rounds::append(plan, Arc::clone(&history.store), first, WRITERS).await
             }
         });
     }

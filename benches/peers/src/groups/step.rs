@@ -8,7 +8,7 @@ use runtime::store::Store as _;
 
 use super::duroxide_steps;
 use crate::engines::{self, Kind};
-use crate::own;
+use crate::rounds;
 use harness::Table;
 
 const OURS: &str = "this runtime, Power, 1 write";
@@ -41,8 +41,8 @@ fn table(name: &str, turns: usize, of_floor: f64, of_duroxide: Option<f64>) -> T
         table = table.contender(name, move |plan, directory| async move {
             let store = own::open(&directory, tier)?;
             let shared = Arc::clone(&store) as _;
-            let written = || own::written(&store);
-            let figures = own::steps(plan, shared, turns, retry_safe, written).await?;
+            let written = || rounds::written(&store);
+            let figures = rounds::steps(plan, shared, turns, retry_safe, written).await?;
             store.close().await?;
             Ok(figures)
         });

@@ -1,4 +1,5 @@
-//! The paths. Each is prepared once and gives what is repeated.
+//! Single-threaded pure paths. Each is prepared once and gives what is repeated; nothing here depends
+//! on the clock, on chance, or on other threads.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -20,13 +21,15 @@ use runtime_store::{
 use runtime_turn::{ContextMark, Next, TurnMachine, TurnStart};
 use serde_json::{Value, json};
 
-use crate::Outcome;
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-type Act = Box<dyn FnMut() -> Outcome<()>>;
+pub type Act = Box<dyn FnMut() -> Outcome<()>>;
 
-pub(crate) const PATHS: &[(&str, fn() -> Outcome<Act>)] = &[
+/// A path by its name, and what prepares it.
+pub type Path = (&'static str, fn() -> Outcome<Act>);
+
+pub const PATHS: &[Path] = &[
     ("identity", identity),
-    ("identity-slower", identity_slower),
     ("event-encode", event_encode),
     ("event-decode", event_decode),
     ("turn", turn),
@@ -34,6 +37,9 @@ pub(crate) const PATHS: &[(&str, fn() -> Outcome<Act>)] = &[
     ("token-verify", token_verify),
     ("cursor-decode", cursor_decode),
 ];
+
+/// A planted regression of `identity`.
+pub const PLANTED: Path = ("identity-slower", identity_slower);
 
 fn scope() -> Outcome<ExecutionScope> {
     Ok(ExecutionScope::Turn {
@@ -68,7 +74,7 @@ fn identity() -> Outcome<Act> {
     }))
 }
 
-/// A planted regression of `identity`: its JSON is copied once more. The guard must find it.
+/// Its JSON is copied once more. The guard must find it.
 fn identity_slower() -> Outcome<Act> {
     let envelope = envelope()?;
     Ok(Box::new(move || {

@@ -1,4 +1,10 @@
-//! What this runtime is measured with, shared by the groups.
+//! What this runtime does, prepared to be measured: alone by `benches/own.rs`, and beside others by
+//! the package `peers`.
+
+pub mod discovery;
+pub mod lease;
+pub mod promise;
+pub mod turn;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +14,7 @@ use runtime::core::{
     EventDraft, EventId, EventKind, ExecutionScope, Random, ReplayKey, ScopeId, StreamKey, Tier,
 };
 use runtime::effects::{
-    EffectHost, EffectLimits, LocalExecutor, Projection, Projector, ScopeOpening, StoreEffectHost,
+    EffectLimits, LocalExecutor, Projection, Projector, ScopeOpening, StoreEffectHost,
 };
 use runtime::fs_store::{FsStore, FsStoreOptions};
 use runtime::store::{
@@ -16,26 +22,18 @@ use runtime::store::{
 };
 use serde_json::{Value, json};
 
-use harness::{Figures, Outcome, Plan, Progress, Written, observe};
+pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-pub(crate) const EVENT_BYTES: usize = 300;
-pub(crate) const ROW_BYTES: usize = 16;
+pub const EVENT_BYTES: usize = 300;
+pub const ROW_BYTES: usize = 16;
 
-pub(crate) fn open(parent: &Path, tier: Tier) -> Outcome<Arc<FsStore>> {
+pub fn open(parent: &Path, tier: Tier) -> Outcome<Arc<FsStore>> {
     let options = FsStoreOptions::new(parent.join("store")).tier(tier);
     Ok(Arc::new(FsStore::open(&options)?))
 }
 
-pub(crate) fn written(store: &FsStore) -> Option<Written> {
-    let written = store.written();
-    Some(Written {
-        syncs: written.syncs,
-        bytes: Some(written.bytes),
-    })
-}
-
 /// Commits of a guard, a row and an event of one writer: the row goes from a version to the next.
-pub(crate) struct Appends {
+pub struct Appends {
     stream: StreamKey,
     key: RowKey,
     body: Payload,
@@ -43,7 +41,7 @@ pub(crate) struct Appends {
 }
 
 impl Appends {
-    pub(crate) fn of(writer: u64) -> Outcome<Self> {
+    pub fn of(writer: u64) -> Outcome<Self> {
         let scope = ScopeId::new(format!("turn/bench/{writer}"))?;
         Ok(Self {
             stream: StreamKey::new(format!("session/bench-{writer}"))?,
@@ -54,7 +52,7 @@ impl Appends {
     }
 
     /// The commit that puts the row over its `version`-th.
-    pub(crate) fn commit(&self, version: u64) -> Commit {
+    pub fn commit(&self, version: u64) -> Commit {
         let now = SystemClock::new().now();
         let guard = match version {
             0 => Guard::Absent(self.key.clone()),
@@ -73,64 +71,7 @@ impl Appends {
     }
 }
 
-/// So many writers append to a store, each waiting for one commit before the next. Their streams
-/// are numbered from `first` on: a row is put under its version, which starts anew.
-pub(crate) async fn append(
-    plan: Plan,
-    store: Arc<FsStore>,
-    first: u64,
-    writers: usize,
-) -> Outcome<Figures> {
-    let progress = Arc::new(Progress::default());
-    let tasks = (first..first + writers as u64).map(|writer| {
-        let (store, progress) = (Arc::clone(&store), Arc::clone(&progress));
-        tokio::spawn(async move {
-            let appends = Appends::of(writer)?;
-            for version in 0.. {
-                store.commit(appends.commit(version)).await?;
-                if !progress.count() {
-                    break;
-                }
-            }
-            Ok(())
-        })
-    });
-    let tasks = tasks.collect();
-    observe(plan, &progress, tasks, || written(&store)).await
-}
-
-/// Steps of so many turns, each running one after another.
-pub(crate) async fn steps(
-    plan: Plan,
-    store: Arc<dyn Store>,
-    turns: usize,
-    retry_safe: bool,
-    written: impl Fn() -> Option<Written>,
-) -> Outcome<Figures> {
-    let host = host(&store);
-    let progress = Arc::new(Progress::default());
-    let tasks = (0..turns).map(|turn| {
-        let (store, host) = (Arc::clone(&store), host.clone());
-        let progress = Arc::clone(&progress);
-        tokio::spawn(async move {
-            let scope = scope(turn)?;
-            start(&*store, &scope).await?;
-            let controller = host.scoped(opening(&scope))?;
-            for occurrence in 0.. {
-                let envelope = step(&scope, occurrence)?.retry_safe(retry_safe);
-                controller.execute_effect(envelope, executor()).await?;
-                if !progress.count() {
-                    break;
-                }
-            }
-            Ok(())
-        })
-    });
-    let tasks = tasks.collect();
-    observe(plan, &progress, tasks, written).await
-}
-
-pub(crate) fn host(store: &Arc<dyn Store>) -> StoreEffectHost {
+pub fn host(store: &Arc<dyn Store>) -> StoreEffectHost {
     StoreEffectHost::new(
         Arc::clone(store),
         Arc::new(SystemClock::new()),
@@ -139,19 +80,19 @@ pub(crate) fn host(store: &Arc<dyn Store>) -> StoreEffectHost {
     )
 }
 
-pub(crate) fn scope(turn: usize) -> Outcome<ExecutionScope> {
+pub fn scope(turn: usize) -> Outcome<ExecutionScope> {
     Ok(ExecutionScope::Turn {
         session: format!("bench-{turn}").parse()?,
         turn: "1".parse()?,
     })
 }
 
-pub(crate) fn opening(scope: &ExecutionScope) -> ScopeOpening {
+pub fn opening(scope: &ExecutionScope) -> ScopeOpening {
     ScopeOpening::new(scope.clone(), Epoch(1), Arc::new(OneEvent))
 }
 
 /// Puts the first epoch of a scope, as whoever starts a turn does.
-pub(crate) async fn start(store: &dyn Store, scope: &ExecutionScope) -> Outcome<()> {
+pub async fn start(store: &dyn Store, scope: &ExecutionScope) -> Outcome<()> {
     let key = RowKey::epoch(scope.scope_id());
     let commit = Commit::fresh(store, &SystemClock::new(), &SystemRandom)
         .guard(Guard::Absent(key.clone()))
@@ -160,7 +101,7 @@ pub(crate) async fn start(store: &dyn Store, scope: &ExecutionScope) -> Outcome<
     Ok(())
 }
 
-pub(crate) fn step(scope: &ExecutionScope, occurrence: u32) -> Outcome<EffectEnvelope> {
+pub fn step(scope: &ExecutionScope, occurrence: u32) -> Outcome<EffectEnvelope> {
     let command = EffectCommand::DurableStep {
         name: "bench".to_owned(),
         input: None,
@@ -170,13 +111,13 @@ pub(crate) fn step(scope: &ExecutionScope, occurrence: u32) -> Outcome<EffectEnv
 }
 
 /// What a step does: nothing, with an outcome of 200 bytes of JSON.
-pub(crate) fn executor<'a>() -> LocalExecutor<'a> {
+pub fn executor<'a>() -> LocalExecutor<'a> {
     LocalExecutor::new(EffectKind::DurableStep, |_| async {
         Ok(EffectOutput::DurableStep { value: outcome() })
     })
 }
 
-pub(crate) fn outcome() -> Value {
+pub fn outcome() -> Value {
     json!({ "text": "o".repeat(200 - r#"{"text":""}"#.len()) })
 }
 
@@ -199,4 +140,19 @@ fn told(effect: &EffectEnvelope, kind: EventKind) -> Projection {
         carrier: EventDraft::new(kind).in_scope(effect.scope()),
         further: Vec::new(),
     }
+}
+
+/// An event as an effect tells it, with a payload of about 200 bytes.
+pub fn draft(session: &str) -> Outcome<EventDraft> {
+    let draft = EventDraft::new(EventKind::EffectFinished).in_session(session.parse()?);
+    Ok(draft.with_payload(json!({ "key": "bench", "outcome": "t".repeat(200) })))
+}
+
+/// Appends one event.
+pub async fn tell(store: &dyn Store, draft: &EventDraft) -> Outcome<()> {
+    let id = EventId::generate(SystemClock::new().now(), SystemRandom.ten());
+    let commit = Commit::fresh(store, &SystemClock::new(), &SystemRandom);
+    let event = NewEvent::from_draft(id, draft);
+    store.commit(commit.event(event)).await?;
+    Ok(())
 }
