@@ -105,6 +105,10 @@ enum Command {
         /// How long a store is under load (R20).
         #[arg(long, default_value_t = 120)]
         minutes: u32,
+        /// The number of this run: each draws cases that no other has, so that the runs of many
+        /// nights add up.
+        #[arg(long, default_value_t = 0)]
+        run: u32,
     },
     /// The models of concurrent protocols, under a schedule checker.
     Schedules,
@@ -179,7 +183,15 @@ fn run(command: Command) -> anyhow::Result<()> {
             kind: None,
             times,
             minutes,
-        } => soak::run(&shell, soak::Scale { times, minutes }),
+            run,
+        } => soak::run(
+            &shell,
+            soak::Scale {
+                times,
+                minutes,
+                run,
+            },
+        ),
         Command::Schedules => schedules::run(&shell),
         Command::Conformance { suite } => conformance::run(&shell, suite),
         Command::McpServers => mcp_servers::run(&shell),

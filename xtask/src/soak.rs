@@ -58,6 +58,8 @@ pub(crate) struct Scale {
     pub(crate) times: u32,
     /// How long a store is under load (R20).
     pub(crate) minutes: u32,
+    /// Which run this is: drawn cases differ from those of every other.
+    pub(crate) run: u32,
 }
 
 /// Runs the rows of the store, then those over simulated files, and prints each line as it comes.
@@ -87,6 +89,7 @@ fn rows(features: &[&str], scale: Scale, lines: &mut Vec<String>) -> Result<bool
         .args(reliability::filters())
         .env("FS_STORE_TIMES", scale.times.to_string())
         .env("FS_STORE_MINUTES", scale.minutes.to_string())
+        .env("FS_STORE_RUN", scale.run.to_string())
         .current_dir(workspace::root())
         .stdout(Stdio::piped());
     if scale.times > 1 {

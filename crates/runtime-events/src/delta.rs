@@ -178,6 +178,18 @@ mod tests {
         }
     }
 
+    fn message_committed(turn: &str, position: u64) -> RuntimeEvent {
+        let mut draft = EventDraft::new(EventKind::MessageCommitted);
+        draft.turn = Some(TurnId::new(turn).expect("a turn id"));
+        RuntimeEvent {
+            position,
+            seq: Some(2),
+            id: EventId::generate(Timestamp::from_millis(1), [0; 10]),
+            time: Timestamp::from_millis(1),
+            draft,
+        }
+    }
+
     #[test]
     fn v3_a_new_attempt_voids_the_deltas_of_the_earlier_one() {
         let mut filter = DeltaFilter::default();
@@ -190,17 +202,36 @@ mod tests {
     #[test]
     fn v3_the_committed_message_voids_what_was_published_before_it() {
         let mut filter = DeltaFilter::default();
-        let mut draft = EventDraft::new(EventKind::MessageCommitted);
-        draft.turn = Some(TurnId::new("1").expect("a turn id"));
-        filter.event(&RuntimeEvent {
-            position: 4,
-            seq: Some(2),
-            id: EventId::generate(Timestamp::from_millis(1), [0; 10]),
-            time: Timestamp::from_millis(1),
-            draft,
-        });
+        filter.event(&message_committed("1", 4));
         assert!(!filter.passes(&delta(1, 9), Position(3)));
         assert!(filter.passes(&delta(1, 0), Position(4)));
+    }
+
+    #[test]
+    fn v3_a_turn_that_said_its_message_forgets_its_attempts_and_no_others() {
+        let mut filter = DeltaFilter::default();
+        let other = |attempt, index| Delta {
+            turn: TurnId::new("2").expect("a turn id"),
+            ..delta(attempt, index)
+        };
+        assert!(filter.passes(&delta(2, 0), Position(3)));
+        assert!(filter.passes(&other(2, 0), Position(3)));
+        filter.event(&message_committed("1", 4));
+        assert!(filter.passes(&delta(1, 0), Position(4)));
+        assert!(!filter.passes(&other(1, 0), Position(4)));
+        assert!(filter.passes(&other(2, 1), Position(3)));
+    }
+
+    #[test]
+    fn v3_only_the_text_is_part_of_the_answer() {
+        let of = |target| Delta {
+            target,
+            ..delta(1, 0)
+        };
+        let call = CallId::new("a").expect("a call id");
+        assert_eq!(of(DeltaTarget::Text).answer_text(), "x");
+        assert_eq!(of(DeltaTarget::Reasoning).answer_text(), "");
+        assert_eq!(of(DeltaTarget::ToolArguments { call }).answer_text(), "");
     }
 
     #[test]

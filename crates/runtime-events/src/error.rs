@@ -286,6 +286,13 @@ impl Classified for ConsumerError {
             Self::Commit(error) => error.class(),
         }
     }
+
+    fn details(&self) -> Option<Value> {
+        match self {
+            Self::Cursor(error) => error.details(),
+            _ => None,
+        }
+    }
 }
 
 /// How a bridge ended before its source did.

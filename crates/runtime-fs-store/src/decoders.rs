@@ -14,10 +14,14 @@ use crate::segment::{BaseHeader, SegmentHeader, scan};
 use crate::table::Table;
 use crate::{checkpoint, hint, inbox, keys};
 
+/// What an environment variable of soak runs says, or what is so without one.
+fn variable(name: &str, ordinary: u64) -> u64 {
+    std::env::var(name).map_or(ordinary, |text| text.parse().expect("a number"))
+}
+
 /// As many for each decoder, or `FS_STORE_TIMES` as many.
 fn cases() -> u64 {
-    let times = std::env::var("FS_STORE_TIMES").ok();
-    100_000 * times.and_then(|text| text.parse().ok()).unwrap_or(1)
+    100_000 * variable("FS_STORE_TIMES", 1)
 }
 
 const TAG: StoreTag = StoreTag(*b"store-01");
@@ -52,7 +56,7 @@ fn bytes(random: &SeededRandom, whole: &[u8]) -> Vec<u8> {
 /// Gives many inputs to a decoder, and prints the row.
 fn feed(name: &str, whole: &[u8], decode: impl Fn(&[u8])) {
     let started = std::time::Instant::now();
-    let random = SeededRandom::new(13);
+    let random = SeededRandom::new(13 + variable("FS_STORE_RUN", 0));
     let cases = cases();
     for _ in 0..cases {
         decode(&bytes(&random, whole));

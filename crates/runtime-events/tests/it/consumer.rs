@@ -50,8 +50,11 @@ async fn v9_acknowledging_never_goes_back_or_ahead() {
     assert!(consumer.acknowledge(at(4)).await.expect("acknowledged"));
     assert!(!consumer.acknowledge(at(2)).await.expect("nothing to do"));
     assert_eq!(consumer.cursor().await.expect("a place"), Some(at(4)));
+    assert!(consumer.acknowledge(at(5)).await.expect("all there is"));
     let future = consumer.acknowledge(at(6)).await.expect_err("a refusal");
     assert_eq!(future.code(), "cursor_future");
+    let details = serde_json::json!({ "position": 6, "head": 5 });
+    assert_eq!(future.details(), Some(details));
     let foreign = Bench::new().hub.cursor_from_start();
     let foreign = consumer.acknowledge(foreign).await.expect_err("a refusal");
     assert_eq!(foreign.code(), "cursor_other_lineage");

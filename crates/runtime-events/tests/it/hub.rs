@@ -40,6 +40,22 @@ async fn v4_replay_then_live_is_one_stream() {
 }
 
 #[tokio::test]
+async fn v4_a_hub_that_is_dropped_without_close_leaves_no_task() {
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let bench = Bench::new();
+    let mut stream = bench
+        .hub
+        .subscribe(Topic::Runtime, bench.hub.cursor_from_start());
+    assert_idle(&mut stream).await;
+    assert_eq!(tasks.num_alive_tasks(), 1, "one follows the store");
+    // The store goes on: its end is not what ends the task.
+    let _store = bench.store.clone();
+    drop((stream, bench));
+    settle().await;
+    assert_eq!(tasks.num_alive_tasks(), 0);
+}
+
+#[tokio::test]
 async fn v4_a_live_event_needs_no_read_of_the_log() {
     let bench = Bench::new();
     let mut stream = bench

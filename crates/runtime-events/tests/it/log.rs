@@ -22,6 +22,8 @@ async fn v1_appending_again_gives_the_stored_events() {
         log.event(draft(EventKind::TurnStarted, "desk", "1")),
         log.event(draft(EventKind::MessageCommitted, "desk", "1")),
     ]);
+    assert_eq!((batch.len(), batch.is_empty()), (2, false));
+    assert!(EventBatch::new([]).is_empty());
     let first = log.append(batch.clone()).await.expect("appended");
     assert!(!first.repeated);
     let seqs: Vec<_> = first.events.iter().map(|event| event.seq).collect();

@@ -60,7 +60,7 @@ fn r5_truncation_anywhere_leaves_a_prefix() {
     let lengths = (64..whole.len()).step_by(step);
     let lengths: Vec<usize> = lengths.chain([whole.len()]).collect();
     let parts: Vec<&[usize]> = lengths.chunks(1_000 / step).collect();
-    let events: Vec<Vec<u64>> = on_all_cores(parts.len() as u64, |part| {
+    let events: Vec<Vec<u64>> = on_all_cores(0..parts.len() as u64, |part| {
         let work = in_memory();
         let opened = options(work.path(), 6);
         copy(&template.directory, &opened.directory);
@@ -120,7 +120,7 @@ fn r6_flipped_bits_are_found() {
     let whole = fs::read(segment(&template, 1)).unwrap();
     let step = step(7);
     let parts = (whole.len() * 8).div_ceil(5_000) as u64;
-    let torn: usize = on_all_cores(parts, |part| {
+    let torn: usize = on_all_cores(0..parts, |part| {
         let work = in_memory();
         let opened = options(work.path(), 6);
         copy(&template.directory, &opened.directory);

@@ -39,7 +39,7 @@ fn r7_a_failed_call_stops_the_store_and_loses_nothing() {
     }
     let started = Instant::now();
     let cases = cases();
-    let results = on_all_cores(cases.len() as u64, |case| {
+    let results = on_all_cores(0..cases.len() as u64, |case| {
         let case = cases[usize::try_from(case).unwrap()];
         fail(case).map_err(|broken| format!("{case:?}: {broken}"))
     });

@@ -8,7 +8,7 @@ use runtime_testkit::SeededRandom;
 
 use crate::lives::{self, Fault, Found, Place};
 use crate::strace;
-use crate::support::{in_memory, on_all_cores, print_row, times};
+use crate::support::{in_memory, on_all_cores, print_row, seeds};
 
 const SIGKILL: i32 = 9;
 /// Lives in one directory, one after another.
@@ -61,8 +61,8 @@ fn r3_a_killed_process_loses_nothing_acknowledged() {
         return;
     }
     let started = Instant::now();
-    let places = 50 * u64::from(times());
-    let results = on_all_cores(places, |seed| lives_killed(seed, LIVES, None));
+    let results = on_all_cores(seeds(50), |seed| lives_killed(seed, LIVES, None));
+    let kills = results.len() as u64 * LIVES;
     let mut sum = Found::default();
     for result in results {
         sum.add(result.unwrap());
@@ -70,17 +70,17 @@ fn r3_a_killed_process_loses_nothing_acknowledged() {
     // Otherwise the kills did not meet what they are for.
     println!("R3 met {sum:?}");
     assert!(
-        sum.recorded > places * LIVES && sum.in_doubt > 20 && sum.again > 20,
+        sum.recorded > kills && sum.in_doubt > 20 && sum.again > 20,
         "{sum:?}"
     );
-    print_row("R3", usize::try_from(places * LIVES).unwrap(), started);
+    print_row("R3", usize::try_from(kills).unwrap(), started);
 }
 
 /// R3, planted: each of the faults is found within a few kills.
 #[test]
 fn r3_each_planted_fault_is_found() {
     for fault in [Fault::TellsEarly, Fault::Forgets, Fault::RunsAgain] {
-        let results = on_all_cores(4, |seed| lives_killed(seed, LIVES, Some(fault)));
+        let results = on_all_cores(0..4, |seed| lives_killed(seed, LIVES, Some(fault)));
         assert!(
             results.iter().any(Result::is_err),
             "{fault:?} was not found"
@@ -100,7 +100,7 @@ fn r3_a_process_killed_at_any_call_loses_nothing_acknowledged() {
         .into_iter()
         .flat_map(|call| (1..=200).map(move |nth| (call, nth)))
         .collect();
-    let results = on_all_cores(cases.len() as u64, |case| {
+    let results = on_all_cores(0..cases.len() as u64, |case| {
         let (call, nth) = cases[usize::try_from(case).unwrap()];
         let place = in_memory();
         killed_at(Place::tiny(place.path()), call, nth)

@@ -49,6 +49,11 @@ runtime_testkit::store_laws!(Files::new());
 fn r12_any_sequence_reads_as_the_model_says() {
     let cases = 2_000 * crate::support::times();
     let started = std::time::Instant::now();
-    runtime_testkit::check_against_model(cases, 12, || Files::inside(crate::support::in_memory()));
+    let seed = 12 + crate::support::number_of_run();
+    runtime_testkit::check_against_model(
+        cases,
+        seed,
+        || Files::inside(crate::support::in_memory()),
+    );
     crate::support::print_row("R12-files", cases as usize, started);
 }

@@ -17,8 +17,8 @@ use turmoil_fs::Fs;
 use turmoil_fs::shim::std::fs as simulated;
 
 use crate::support::{
-    commit, commit_id, number, numbers, on_all_cores, print_row, random, read_events, run, stream,
-    times,
+    commit, commit_id, number, numbers, on_all_cores, print_row, random, read_events, run, seeds,
+    stream, times,
 };
 
 pub(crate) const LIVES: u64 = 4;
@@ -310,16 +310,12 @@ async fn work(
     Ok(())
 }
 
-/// The quick count, or as many times as many as `FS_STORE_TIMES` says.
-pub(crate) fn count(quick: u64) -> u64 {
-    quick * u64::from(times())
-}
-
 /// R1: whatever is lost with the power, nothing acknowledged is, and nothing comes twice.
 #[test]
 fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
     let started = std::time::Instant::now();
-    let seeds = count(5_000);
+    let seeds = seeds(5_000);
+    let lives = seeds.end - seeds.start;
     let mut sum = Met::default();
     for met in on_all_cores(seeds, |seed| {
         run(live(seed, None)).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"))
@@ -327,7 +323,7 @@ fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
         sum.add(&met);
     }
     assert!(
-        sum.crashes == seeds * LIVES && sum.acknowledged > seeds,
+        sum.crashes == lives * LIVES && sum.acknowledged > lives,
         "{sum:?}"
     );
     // Otherwise the run did not meet what it is for.
@@ -343,7 +339,7 @@ fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
             sum.checkpoints
         ]
         .iter()
-        .all(|met| *met > seeds / 100),
+        .all(|met| *met > lives / 100),
         "{sum:?}"
     );
     print_row("R1", usize::try_from(sum.crashes).unwrap(), started);
@@ -355,7 +351,7 @@ fn r1_no_loss_of_power_loses_an_acknowledged_commit() {
 #[test]
 fn r2_a_missing_sync_is_found() {
     let started = std::time::Instant::now();
-    let runs = count(1_250);
+    let runs = 1_250 * u64::from(times());
     let mut crashes = 0;
     for fault in [
         Fault::NoFileSync,
@@ -374,8 +370,8 @@ fn r2_a_missing_sync_is_found() {
 fn runs_until_found(fault: Fault, runs_max: u64) -> u64 {
     const AT_ONCE: u64 = 16;
     for first in (0..runs_max).step_by(usize::try_from(AT_ONCE).unwrap()) {
-        let broken = on_all_cores(AT_ONCE, |seed| {
-            run(live(first + seed, Some(fault))).is_err()
+        let broken = on_all_cores(first..first + AT_ONCE, |seed| {
+            run(live(seed, Some(fault))).is_err()
         });
         if broken.contains(&true) {
             return first + AT_ONCE;
@@ -453,15 +449,15 @@ async fn relapse(seed: u64, always: Option<Fault>) -> Result<(), String> {
 #[test]
 fn r2_a_missing_incarnation_is_found() {
     let started = std::time::Instant::now();
-    let runs = count(5_000);
+    let runs = seeds(5_000);
     let broken = |fault: Option<Fault>| {
-        let broken = on_all_cores(runs, |seed| run(relapse(seed, fault)).err());
+        let broken = on_all_cores(runs.clone(), |seed| run(relapse(seed, fault)).err());
         broken.into_iter().flatten().collect::<Vec<_>>()
     };
     assert_eq!(broken(None), Vec::<String>::new());
     let found = broken(Some(Fault::NoIncarnation));
     assert!(!found.is_empty(), "no discarded frame came back");
-    print_row("R2-incarnation", usize::try_from(runs).unwrap(), started);
+    print_row("R2-incarnation", runs.count(), started);
 }
 
 /// One operation fails while a store is opened and used; says what broke, or whether the
@@ -535,13 +531,13 @@ fn r7_a_failed_operation_stops_the_store_and_loses_nothing() {
             Operation::Rename => 5,
             Operation::Open => 14,
         };
-        cases.extend((0..count(700)).map(|case| Failure {
+        cases.extend(seeds(700).map(|case| Failure {
             operation,
             after: u32::try_from(case % places).unwrap(),
             error: if case % 2 == 0 { EIO } else { ENOSPC },
         }));
     }
-    let results = on_all_cores(cases.len() as u64, |seed| {
+    let results = on_all_cores(0..cases.len() as u64, |seed| {
         let failure = cases[usize::try_from(seed).unwrap()];
         let failed = run(survive(seed, failure));
         failed.unwrap_or_else(|broken| panic!("{failure:?}: {broken}"))
@@ -562,7 +558,7 @@ fn r7_a_failed_operation_stops_the_store_and_loses_nothing() {
 /// has read it is told by a new lineage.
 #[test]
 fn v6_lost_positions_renew_the_lineage_at_tier_crash() {
-    let lost = on_all_cores(count(300), |seed| {
+    let lost = on_all_cores(seeds(300), |seed| {
         let disk = disk(seed);
         let _entered = disk.enter();
         plant(None);

@@ -6,8 +6,8 @@ use runtime_store::Store;
 use runtime_testkit::SeededRandom;
 use turmoil_fs::shim::std::fs as simulated;
 
-use crate::power::{Expected, LIVES, Met, count, disk, live, make_parent, options};
-use crate::support::{on_all_cores, print_row, run};
+use crate::power::{Expected, LIVES, Met, disk, live, make_parent, options};
+use crate::support::{on_all_cores, print_row, run, seeds};
 
 /// Loses the power at tier Crash, where only what was sealed is durable; says what broke. What a
 /// checkpoint was asked for is there, and what is there is a prefix of what was submitted.
@@ -58,15 +58,16 @@ async fn buffered(seed: u64, always: Option<Fault>) -> Result<u64, String> {
 #[test]
 fn r1_at_tier_crash_a_prefix_with_the_checkpoint_is_left() {
     let started = std::time::Instant::now();
-    let seeds = count(1_000);
-    let checkpoints = on_all_cores(seeds, |seed| {
+    let seeds = seeds(1_000);
+    let checkpoints = on_all_cores(seeds.clone(), |seed| {
         run(buffered(seed, None)).unwrap_or_else(|broken| panic!("seed {seed}: {broken}"))
     });
-    assert!(checkpoints.into_iter().sum::<u64>() > seeds);
+    let lives = checkpoints.len() as u64;
+    assert!(checkpoints.into_iter().sum::<u64>() > lives);
     let planted = Some(Fault::SealsUnsynced);
     let broken = on_all_cores(seeds, |seed| run(buffered(seed, planted)).is_err());
     assert!(broken.contains(&true), "sealing unsynced was not found");
-    let crashes = usize::try_from(seeds * LIVES).unwrap();
+    let crashes = usize::try_from(lives * LIVES).unwrap();
     print_row("R1-buffered", crashes, started);
 }
 
@@ -76,12 +77,11 @@ fn r1_at_tier_crash_a_prefix_with_the_checkpoint_is_left() {
 fn r1_checkpoints_that_are_not_synced_lose_nothing() {
     let started = std::time::Instant::now();
     // What is never synced stays in the simulation's queue, which makes these runs long.
-    let seeds = count(10);
-    on_all_cores(seeds, |seed| {
+    let lives = on_all_cores(seeds(10), |seed| {
         run(live(seed, Some(Fault::NoCacheSync)))
             .unwrap_or_else(|broken| panic!("seed {seed}: {broken}"))
     });
-    let crashes = usize::try_from(seeds * LIVES).unwrap();
+    let crashes = lives.len() * usize::try_from(LIVES).unwrap();
     print_row("R1-caches", crashes, started);
 }
 

@@ -5,6 +5,7 @@
     expect(dead_code, reason = "the simulation makes stores of its own")
 )]
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -105,6 +106,18 @@ pub(crate) fn times() -> u32 {
     std::env::var("FS_STORE_TIMES").map_or(1, |text| text.parse().unwrap())
 }
 
+/// Which run this is, so that no two draw the same cases: what `FS_STORE_RUN` says.
+pub(crate) fn number_of_run() -> u64 {
+    std::env::var("FS_STORE_RUN").map_or(0, |text| text.parse().unwrap())
+}
+
+/// The seeds of this run: so many times as many as in the quick run.
+pub(crate) fn seeds(quick: u64) -> Range<u64> {
+    let count = quick * u64::from(times());
+    let first = number_of_run() * count;
+    first..first + count
+}
+
 /// A directory in memory where there is one: syncs cost nothing there, and whoever uses it does
 /// not lose power.
 pub(crate) fn in_memory() -> tempfile::TempDir {
@@ -112,13 +125,13 @@ pub(crate) fn in_memory() -> tempfile::TempDir {
 }
 
 /// Runs every case, on as many threads as there are cores.
-pub(crate) fn on_all_cores<T: Send>(cases: u64, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+pub(crate) fn on_all_cores<T: Send>(cases: Range<u64>, work: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     std::thread::scope(|scope| {
-        let work = &work;
+        let (work, cases) = (&work, &cases);
         let threads: Vec<_> = (0..cores)
             .map(|core| {
-                let cases = (core..cases).step_by(usize::try_from(cores).unwrap());
+                let cases = (cases.start + core as u64..cases.end).step_by(cores);
                 scope.spawn(move || cases.map(work).collect::<Vec<_>>())
             })
             .collect();
