@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use runtime_core::{Clock, Digest};
@@ -17,6 +17,8 @@ use crate::layout::{ATTACHMENTS, Layout};
 pub(crate) struct Attachments {
     root: PathBuf,
     clock: Arc<dyn Clock>,
+    /// Many put at once; while nobody does, what is old is removed.
+    removal: RwLock<()>,
 }
 
 impl Attachments {
@@ -24,6 +26,7 @@ impl Attachments {
         Self {
             root: layout.path(ATTACHMENTS),
             clock,
+            removal: RwLock::default(),
         }
     }
 
@@ -42,6 +45,7 @@ impl Attachments {
         let digest = Digest::of_bytes(bytes);
         let (directory, name) = self.place(&digest);
         let path = directory.join(&name);
+        let _putting = self.removal.read().unwrap_or_else(PoisonError::into_inner);
         if self.has(&digest)? {
             // Whoever put it may have been killed before its name was durable.
             fs::sync_directory(&directory)?;
@@ -74,61 +78,92 @@ impl Attachments {
 
     /// Returns all names.
     pub(crate) fn digests(&self) -> io::Result<Vec<Digest>> {
-        let mut digests = Vec::new();
-        for directory in fs::names(&self.root)? {
-            let directory = self.root.join(directory);
-            if fs::kind(&directory)? == Some(fs::Kind::Directory) {
-                let names = fs::names(&directory)?;
-                digests.extend(names.iter().filter_map(|name| name.parse::<Digest>().ok()));
-            }
-        }
-        Ok(digests)
+        let files = files(&self.root)?;
+        let names = files.iter().map(|(_, name)| name);
+        Ok(names.filter_map(|name| name.parse().ok()).collect())
     }
 
-    pub(crate) fn sweep(
+    /// Returns those that were put so long ago.
+    pub(crate) fn aged(&self, min_age: Duration) -> io::Result<Vec<Digest>> {
+        let mut aged = Vec::new();
+        for (directory, name) in files(&self.root)? {
+            if let Ok(digest) = name.parse()
+                && self.is_aged(&directory.join(name), min_age)?
+            {
+                aged.push(digest);
+            }
+        }
+        Ok(aged)
+    }
+
+    /// Removes what puts that were killed left half-written.
+    pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
+        for (directory, name) in files(&self.root)? {
+            if !fs::temporary_of(&name).is_some_and(|name| name.parse::<Digest>().is_ok()) {
+                continue;
+            }
+            let path = directory.join(name);
+            let _alone = self.alone();
+            // Its put may have ended meanwhile.
+            if fs::kind(&path)?.is_some() {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes those of them that nobody has put again since; returns which.
+    pub(crate) fn remove(
         &self,
-        live: &(dyn for<'a> Fn(&'a Digest) -> bool + Sync),
+        digests: Vec<Digest>,
         min_age: Duration,
     ) -> io::Result<HashSet<Digest>> {
         let mut removed = HashSet::new();
-        for directory in fs::names(&self.root)? {
-            let directory = self.root.join(directory);
-            if fs::kind(&directory)? != Some(fs::Kind::Directory) {
-                continue;
-            }
-            for name in fs::names(&directory)? {
-                let Ok(digest) = name.parse::<Digest>() else {
-                    continue;
-                };
-                let path = directory.join(&name);
-                let put = fs::modified(&path)?;
-                let now = Duration::from_millis(self.clock.now().as_millis());
-                if now.saturating_sub(put) >= min_age && !live(&digest) {
-                    fs::remove_file(&path)?;
-                    removed.insert(digest);
-                }
+        for digest in digests {
+            let (directory, name) = self.place(&digest);
+            let path = directory.join(name);
+            let _alone = self.alone();
+            if fs::kind(&path)?.is_some() && self.is_aged(&path, min_age)? {
+                fs::remove_file(&path)?;
+                removed.insert(digest);
             }
         }
         Ok(removed)
     }
+
+    fn is_aged(&self, path: &Path, min_age: Duration) -> io::Result<bool> {
+        let now = Duration::from_millis(self.clock.now().as_millis());
+        Ok(now.saturating_sub(fs::modified(path)?) >= min_age)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.removal.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every file in the directories of the attachments, with where it is.
+fn files(root: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
+    for directory in fs::names(root)? {
+        let directory = root.join(directory);
+        if fs::kind(&directory)? == Some(fs::Kind::Directory) {
+            let names = fs::names(&directory)?.into_iter();
+            files.extend(names.map(|name| (directory.clone(), name)));
+        }
+    }
+    Ok(files)
 }
 
 /// Reads every attachment and returns the files whose bytes are not those of their name.
 pub(crate) fn damaged(layout: &Layout) -> io::Result<Vec<String>> {
-    let root = layout.path(ATTACHMENTS);
     let mut damaged = Vec::new();
-    for directory in fs::names(&root)? {
-        if fs::kind(&root.join(&directory))? != Some(fs::Kind::Directory) {
+    for (directory, name) in files(&layout.path(ATTACHMENTS))? {
+        let Ok(digest) = name.parse::<Digest>() else {
             continue;
-        }
-        for name in fs::names(&root.join(&directory))? {
-            let Ok(digest) = name.parse::<Digest>() else {
-                continue;
-            };
-            let bytes = fs::read_all(&root.join(&directory).join(&name))?;
-            if Digest::of_bytes(&bytes) != digest {
-                damaged.push(format!("{ATTACHMENTS}/{directory}/{name}"));
-            }
+        };
+        if Digest::of_bytes(&fs::read_all(&directory.join(&name))?) != digest {
+            let digits = &name[..2];
+            damaged.push(format!("{ATTACHMENTS}/{digits}/{name}"));
         }
     }
     Ok(damaged)

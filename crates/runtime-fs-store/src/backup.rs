@@ -1,19 +1,25 @@
 //! Copying a store while it is written to (S7).
 
-use runtime_store::Progress;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use runtime_core::Random;
+use runtime_store::Progress;
 use serde::Serialize;
 
+use crate::error::OpenError;
 use crate::fs::{self, Kind};
-use crate::hint;
+use crate::hint::{self, Hint};
 use crate::layout::{ATTACHMENTS, KEYS, Layout, SEGMENTS};
+use crate::lock::{self, Holder};
 use crate::maintenance::MaintenanceError;
 use crate::segment::BASE;
 
 /// How often a copy begins again because a cleaning removed what it was about to copy.
 const ATTEMPTS_MAX: usize = 8;
+/// How long a writer that is still opening the store is waited for.
+const OPENING_MAX: Duration = Duration::from_secs(10);
+const OPENING_POLL: Duration = Duration::from_millis(10);
 
 /// What a backup copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -83,13 +89,22 @@ impl Copy<'_> {
     fn log_again_while_it_moves(&mut self) -> Result<(), MaintenanceError> {
         for _ in 1..ATTEMPTS_MAX {
             match self.log() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
                 Err(MaintenanceError::Io { source, .. })
                     if source.kind() == std::io::ErrorKind::NotFound => {}
-                result => return result,
+                Err(error) => return Err(error),
             }
             self.empty_log()?;
         }
-        self.log()
+        match self.log()? {
+            true => Ok(()),
+            false => Err(MaintenanceError::io(
+                "copy all of",
+                &self.from.path(SEGMENTS),
+                std::io::Error::other("its files are not complete, or change all the time"),
+            )),
+        }
     }
 
     fn empty_log(&self) -> Result<(), MaintenanceError> {
@@ -101,18 +116,23 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Copies the log up to what is durable. A base comes before the segments after it, and one
-    /// that is made meanwhile is seen because a segment is missing then.
-    fn log(&mut self) -> Result<(), MaintenanceError> {
+    /// Copies the log up to what is durable; says whether that is all of it. It is not if a base
+    /// was made or a writer has come meanwhile.
+    fn log(&mut self) -> Result<bool, MaintenanceError> {
         self.report = BackupReport::default();
-        // Without the hint there is no writer that could be in the middle of a frame.
-        let hint = hint::read(self.from);
+        let published = self.published()?;
+        // Segments first: a base that is made in between then leaves a gap that is seen.
+        let mut numbers = self.from.segments()?;
         let base = self.from.base()?;
         let first = base.map_or(1, |base| base + 1);
-        let mut numbers = self.from.segments()?;
         numbers.retain(|number| *number >= first);
-        if let Some(hint) = hint {
+        if let Some(hint) = published {
             numbers.retain(|number| *number <= hint.end.segment);
+        }
+        let last = published.map_or(numbers.last().copied(), |hint| Some(hint.end.segment));
+        let all = last.map(|last| (first..=last).collect());
+        if all.as_ref() != Some(&numbers) {
+            return Ok(false);
         }
         let files: Vec<u32> = base
             .map(|base| base | BASE)
@@ -126,14 +146,45 @@ impl Copy<'_> {
             self.total += length.map_err(|e| MaintenanceError::io("read", &path, e))?;
         }
         for number in files {
-            let end = hint.filter(|hint| hint.end.segment == number);
+            let end = published.filter(|hint| hint.end.segment == number);
             let end = end.map_or(u64::MAX, |hint| hint.end.offset);
             let name = Layout::segment_name(number);
             let path = self.from.segment_path(number);
             self.file(&path, &self.to.path(SEGMENTS), &name, end)?;
             self.report.segments += 1;
         }
-        Ok(())
+        Ok(published.is_some() || self.holder()?.is_none())
+    }
+
+    /// Returns up to where the log is durable beside a writer; none without one: then everything
+    /// that is there is what the next one goes on from.
+    ///
+    /// What a writer before published proves nothing: the hint is never synced, so after a loss of
+    /// power it is older than the log. It is the writer's if it is younger than its lock.
+    fn published(&self) -> Result<Option<Hint>, MaintenanceError> {
+        let until = Instant::now() + OPENING_MAX;
+        loop {
+            let holder = self.holder()?;
+            if holder.is_none() {
+                return Ok(None);
+            }
+            if hint::is_younger_than_lock(self.from)
+                && let Some(hint) = hint::read(self.from)
+            {
+                return Ok(Some(hint));
+            }
+            if Instant::now() > until {
+                return Err(MaintenanceError::Open(OpenError::Busy {
+                    directory: self.from.directory.clone(),
+                    holder,
+                }));
+            }
+            std::thread::sleep(OPENING_POLL);
+        }
+    }
+
+    fn holder(&self) -> Result<Option<Holder>, MaintenanceError> {
+        Ok(lock::holder(&self.from.directory)?)
     }
 
     fn attachments(&mut self) -> Result<(), MaintenanceError> {

@@ -2,6 +2,7 @@
 //! more and lets the index lie on what it wrote. A failure costs nothing but time on opening.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::checkpoint::{Checkpoint, Sealed};
@@ -16,9 +17,11 @@ use crate::sidecar::Sidecar;
 /// Bytes of the log that are folded in memory before a checkpoint is written on the way.
 const FOLD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Work on sealed files: one at a time.
+/// Work on files that commits do not touch: one at a time, and none after the lock of the
+/// directory is given back.
 #[derive(Debug, Default)]
 pub(crate) struct Maintenance {
+    has_ended: bool,
     /// After a failed cleaning none follows: a base may have its name then that nothing looks
     /// into, and whether it is durable is not known.
     pub(crate) cleaning_failed: bool,
@@ -32,6 +35,8 @@ pub(crate) struct Checkpoints {
     bytes_min: u64,
     shared: Arc<Shared>,
     maintenance: Mutex<Maintenance>,
+    /// Set when the store is closed, so that a long work ends early.
+    ends: AtomicBool,
 }
 
 impl Checkpoints {
@@ -49,18 +54,41 @@ impl Checkpoints {
             bytes_min: limits.checkpoint_bytes,
             shared,
             maintenance: Mutex::default(),
+            ends: AtomicBool::new(false),
         }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Maintenance> {
+    /// Begins a work; an error once the store is closed.
+    pub(crate) fn lock(&self) -> io::Result<MutexGuard<'_, Maintenance>> {
         let lock = self.maintenance.lock();
-        lock.unwrap_or_else(PoisonError::into_inner)
+        let maintenance = lock.unwrap_or_else(PoisonError::into_inner);
+        match maintenance.has_ended {
+            true => Err(closed()),
+            false => Ok(maintenance),
+        }
+    }
+
+    /// Says whether a long work may go on: an error once the store is being closed.
+    pub(crate) fn go_on(&self) -> io::Result<()> {
+        match self.ends.load(Ordering::Acquire) {
+            true => Err(closed()),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits for the end of the work under way; none begins any more.
+    pub(crate) fn end(&self) {
+        self.ends.store(true, Ordering::Release);
+        let lock = self.maintenance.lock();
+        lock.unwrap_or_else(PoisonError::into_inner).has_ended = true;
     }
 
     /// Writes a checkpoint up to a segment that has been sealed, if enough of the log is not in
     /// one yet. What is written is never more than what was sealed meanwhile.
     pub(crate) fn sealed(&self, through: u32) {
-        let maintenance = self.lock();
+        let Ok(maintenance) = self.lock() else {
+            return;
+        };
         if maintenance.cleaning_failed {
             return;
         }
@@ -96,6 +124,10 @@ impl Checkpoints {
         self.shared.history.forget();
         Ok(checkpoint)
     }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the store is closed")
 }
 
 /// Folds sealed segments from the disk, writes their sidecars and a checkpoint, and opens it.

@@ -81,6 +81,10 @@ pub(crate) fn clean<P: FnMut(Progress)>(
     };
     let survey = snapshot.survey(remembered)?;
     drop(snapshot);
+    if sealed.buffered {
+        // What the survey calls dead may be so because of commits that only the page cache holds.
+        sync_from(layout, sealed.current, shared)?;
+    }
     let mut cleaning = Cleaning {
         layout,
         shared,
@@ -97,6 +101,16 @@ pub(crate) fn clean<P: FnMut(Progress)>(
         cleaning.drop_aside()?;
     }
     Ok(cleaning.report)
+}
+
+/// Syncs the segments from that one on.
+fn sync_from(layout: &Layout, first: u32, shared: &Shared) -> io::Result<()> {
+    let numbers = layout.segments().map_err(io::Error::other)?;
+    for number in numbers.into_iter().filter(|number| *number >= first) {
+        shared.written.add_sync();
+        fs::sync_data(&fs::open_write(&layout.segment_path(number))?)?;
+    }
+    Ok(())
 }
 
 impl<P: FnMut(Progress)> Cleaning<'_, P> {
@@ -130,9 +144,11 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
         Ok(())
     }
 
-    fn step(&mut self, bytes: usize) {
+    /// Tells of a file that is done with; an error if no other may be touched.
+    fn step(&mut self, bytes: usize) -> io::Result<()> {
         self.done.done += bytes as u64;
         (self.progress)(self.done);
+        self.checkpoints.go_on()
     }
 
     fn header(&self, number: u32) -> io::Result<Option<SegmentHeader>> {
@@ -214,7 +230,7 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
                 return Ok(before);
             }
             freed += source.bytes.len() as u64;
-            self.step(source.bytes.len());
+            self.step(source.bytes.len())?;
         }
         self.keep_state(&next, &mut writer);
         let (bytes, moves) = writer.finish(BaseHeader {
@@ -350,7 +366,7 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
         let Some(source) = self.source(number)? else {
             return Ok(());
         };
-        self.step(source.bytes.len());
+        self.step(source.bytes.len())?;
         // What was cut is kept aside; here it only takes room.
         let mut changed = source.end < source.bytes.len();
         let mut out = source.bytes[..source.end].to_vec();

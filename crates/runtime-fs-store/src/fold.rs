@@ -26,6 +26,8 @@ pub(crate) struct Fold {
     pub(crate) buffered: bool,
     pub(crate) frames: u64,
     pub(crate) commits: u64,
+    /// Up to here the last segment is known to be synced.
+    pub(crate) synced: u64,
     /// Frames are missing before the next one, so its number may be any later one.
     after_hole: bool,
 }
@@ -69,6 +71,7 @@ impl Fold {
             buffered: false,
             frames: 0,
             commits: 0,
+            synced: 0,
             after_hole: false,
         }
     }
@@ -155,6 +158,9 @@ impl Fold {
             Trust::Sealed => u64::MAX,
             Trust::Tail | Trust::Published(_) => last_mark(&items),
         };
+        if trust == Trust::Tail {
+            self.synced = mark;
+        }
         let published = match trust {
             Trust::Published(offset) => offset.max(mark),
             Trust::Sealed | Trust::Tail => u64::MAX,

@@ -5,6 +5,8 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+#[cfg(not(feature = "simulation"))]
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(not(feature = "simulation"))]
 use std::fs as alias;
@@ -53,14 +55,6 @@ pub(crate) fn open_write(path: &Path) -> io::Result<File> {
 
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
     open(options().read(true).write(true).create(true), path)
-}
-
-pub(crate) fn create_empty(path: &Path) -> io::Result<File> {
-    let mut options = options();
-    open(
-        options.read(true).write(true).create(true).truncate(true),
-        path,
-    )
 }
 
 /// Creates a directory unless it exists; says whether it did.
@@ -183,39 +177,105 @@ pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
 /// Writes a file so that its name stands for all of the bytes or for what was there before, and
 /// for all of them once this has returned.
 pub(crate) fn write_whole(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary_path(directory, name);
-    let file = create_empty(&temporary)?;
-    write_all_at(&file, bytes, 0)?;
-    name_whole(&file, &temporary, directory, name)
+    let file = Temporary::create(directory, name)?;
+    file.write_all_at(bytes, 0)?;
+    file.name_whole()
 }
 
-/// Gives a file that was written whole under a temporary name its own.
-pub(crate) fn name_whole(
-    file: &File,
-    temporary: &Path,
-    directory: &Path,
-    name: &str,
-) -> io::Result<()> {
-    #[cfg(feature = "simulation")]
-    if fault::is(fault::Fault::NoRenameSync) {
-        return rename(temporary, &directory.join(name));
+/// A file that gets its name once it is whole. Dropped before, it is removed; a process that is
+/// killed leaves it, which [`temporary_of`] tells.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    file: File,
+    path: PathBuf,
+    directory: PathBuf,
+    name: String,
+    is_named: bool,
+}
+
+impl Temporary {
+    /// Creates it under a name that nobody else writes under, in this process or another.
+    pub(crate) fn create(directory: &Path, name: &str) -> io::Result<Self> {
+        loop {
+            let path = directory.join(format!("{name}.{}.new", next_temporary()));
+            let mut options = options();
+            let options = options.read(true).write(true).create_new(true);
+            let file = match open(options, &path) {
+                // Left by one that was killed, or of a process of another machine.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                file => file?,
+            };
+            return Ok(Self {
+                file,
+                path,
+                directory: directory.to_owned(),
+                name: name.to_owned(),
+                is_named: false,
+            });
+        }
     }
-    sync_data(file)?;
-    rename(temporary, &directory.join(name))?;
-    sync_directory(directory)
+
+    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        write_all_at(&self.file, bytes, offset)
+    }
+
+    /// Syncs it, gives it its name, and makes that durable.
+    pub(crate) fn name_whole(self) -> io::Result<()> {
+        #[cfg(feature = "simulation")]
+        if fault::is(fault::Fault::NoRenameSync) {
+            return self.name_unsynced();
+        }
+        sync_data(&self.file)?;
+        let directory = self.directory.clone();
+        self.name_unsynced()?;
+        sync_directory(&directory)
+    }
+
+    /// Gives it its name, and no more.
+    pub(crate) fn name_unsynced(mut self) -> io::Result<()> {
+        rename(&self.path, &self.directory.join(&self.name))?;
+        self.is_named = true;
+        Ok(())
+    }
 }
 
-/// The name under which a file is written before it gets its own.
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_named
+            && let Err(error) = remove_file(&self.path)
+        {
+            // Whoever holds the store removes it later.
+            tracing::warn!(path = %self.path.display(), %error, "a half-written file is left");
+        }
+    }
+}
+
 #[cfg(not(feature = "simulation"))]
-pub(crate) fn temporary_path(directory: &Path, name: &str) -> PathBuf {
-    directory.join(format!("{name}.new"))
+fn next_temporary() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{number}", std::process::id())
 }
 
-/// The simulation tells files by their paths: one that has been renamed, but not durably, would
-/// get the bytes of the next one that is written under the same temporary name.
+/// The simulation tells files by their paths, so no number comes twice on a thread: a file that
+/// has been renamed, but not durably, would get the bytes of the next one.
 #[cfg(feature = "simulation")]
-pub(crate) fn temporary_path(directory: &Path, name: &str) -> PathBuf {
-    directory.join(format!("{name}.{}.new", fault::next_temporary()))
+fn next_temporary() -> String {
+    fault::next_temporary().to_string()
+}
+
+/// Returns the name that a temporary file was to get; none for any other file.
+pub(crate) fn temporary_of(name: &str) -> Option<&str> {
+    let name = name.strip_suffix(".new")?;
+    let is_number = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'-')
+    };
+    match name.rsplit_once('.') {
+        Some((name, number)) if is_number(number) => Some(name),
+        // Without a number, as earlier versions wrote it.
+        _ => Some(name),
+    }
 }
 
 /// Sets and reads the time of a file, by which attachments age.

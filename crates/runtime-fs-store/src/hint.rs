@@ -7,7 +7,7 @@ use std::io;
 use crate::bytes::Bytes;
 use crate::frame::Place;
 use crate::fs::{self, File};
-use crate::layout::{DURABLE, Layout};
+use crate::layout::{DURABLE, LOCK, Layout};
 
 const MAGIC: [u8; 4] = *b"ARDu";
 const HINT_BYTES: u64 = 28;
@@ -41,6 +41,12 @@ impl HintFile {
 pub(crate) fn read(layout: &Layout) -> Option<Hint> {
     let file = fs::open_read(&layout.path(DURABLE)).ok()?;
     decode(&fs::read_range(&file, 0, HINT_BYTES).ok()?)
+}
+
+/// Says whether the hint was published since somebody last took the lock of the directory.
+pub(crate) fn is_younger_than_lock(layout: &Layout) -> bool {
+    let modified = |name| fs::modified(&layout.path(name)).ok();
+    modified(DURABLE) >= modified(LOCK)
 }
 
 pub(crate) fn encode(hint: Hint) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use runtime_core::{CommitId, Timestamp};
@@ -18,6 +19,8 @@ use crate::segments::unavailable;
 pub const INBOX_COMMANDS_MAX: usize = 1024;
 /// The longest command: an input of 1 MiB with its envelope.
 pub const INBOX_COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// After this a half-written command is left over from a sender that was killed.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3_600);
 const MAGIC: [u8; 4] = *b"ARCm";
 
 /// Leaves a command for whoever holds the store in `directory`, or opens it next. When it
@@ -68,6 +71,10 @@ pub(crate) fn command_id(name: &str) -> Option<CommitId> {
     (id.to_string() == name).then_some(id)
 }
 
+fn is_temporary(name: &str) -> bool {
+    fs::temporary_of(name).is_some_and(|name| command_id(name).is_some())
+}
+
 pub(crate) fn seal(id: CommitId, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 8);
     out.extend(MAGIC);
@@ -105,10 +112,7 @@ impl Inbox {
         let mut commands = Vec::new();
         let mut foreign = Vec::new();
         for name in fs::names(&self.directory)? {
-            if name
-                .strip_suffix(".new")
-                .is_some_and(|name| command_id(name).is_some())
-            {
+            if is_temporary(&name) {
                 // Still being written, or its sender was killed.
                 continue;
             }
@@ -122,6 +126,19 @@ impl Inbox {
             (command.id.timestamp().map(Timestamp::as_millis), command.id)
         });
         Ok((commands, foreign))
+    }
+
+    /// Removes what senders that were killed left half-written, so long ago that none of them can
+    /// be at it still.
+    pub(crate) fn remove_leftovers(&self, now: Timestamp) -> io::Result<()> {
+        let now = Duration::from_millis(now.as_millis());
+        for name in fs::names(&self.directory)? {
+            let path = self.directory.join(&name);
+            if is_temporary(&name) && now.saturating_sub(fs::modified(&path)?) >= LEFTOVER_AGE {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn read_command(&self, name: &str) -> io::Result<Option<InboxCommand>> {

@@ -24,7 +24,7 @@ pub(crate) const ASIDE: &str = "aside";
 /// Checkpoints and sidecars; it may be missing.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const DURABLE: &str = "durable";
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 const DIRECTORIES: [&str; 4] = [SEGMENTS, ATTACHMENTS, INBOX, ASIDE];
 const FILES: [&str; 4] = [FORMAT, KEYS, DURABLE, LOCK];
 
@@ -360,6 +360,21 @@ impl Layout {
         Ok(removed)
     }
 
+    /// Removes what a process that was killed left half-written beside the identity and the log;
+    /// it may have what was removed or purged since. The lock must be held.
+    pub(crate) fn remove_leftovers(&self) -> std::io::Result<()> {
+        let remove = |directory: &Path, is_ours: fn(&str) -> bool| {
+            for name in fs::names(directory)? {
+                if fs::temporary_of(&name).is_some_and(is_ours) {
+                    fs::remove_file(&directory.join(name))?;
+                }
+            }
+            std::io::Result::Ok(())
+        };
+        remove(&self.directory, |name| FILES.contains(&name))?;
+        remove(&self.path(SEGMENTS), is_of_log)
+    }
+
     /// Returns the names of checkpoints and sidecars.
     pub(crate) fn caches(&self) -> std::io::Result<Vec<String>> {
         match fs::names(&self.path(CHECKPOINTS)) {
@@ -425,10 +440,7 @@ impl Layout {
         let segments = names(&self.path(SEGMENTS))?.into_iter();
         foreign.extend(
             segments
-                .filter(|name| {
-                    let name = name.strip_suffix(".new").unwrap_or(name);
-                    segment_number(name).is_none() && base_number(name).is_none()
-                })
+                .filter(|name| !is_of_log(fs::temporary_of(name).unwrap_or(name)))
                 .map(|name| format!("{SEGMENTS}/{name}")),
         );
         Ok(foreign)
@@ -436,8 +448,12 @@ impl Layout {
 }
 
 fn is_own(name: &str) -> bool {
-    let base = name.strip_suffix(".new").unwrap_or(name);
-    FILES.contains(&base) || DIRECTORIES.contains(&name) || name == CHECKPOINTS
+    let file = fs::temporary_of(name).unwrap_or(name);
+    FILES.contains(&file) || DIRECTORIES.contains(&name) || name == CHECKPOINTS
+}
+
+fn is_of_log(name: &str) -> bool {
+    segment_number(name).is_some() || base_number(name).is_some()
 }
 
 fn checkpoint_number(name: &str) -> Option<u32> {

@@ -85,6 +85,8 @@ pub(crate) struct LogStart {
     pub(crate) shared: Arc<Shared>,
     pub(crate) lock: Lock,
     pub(crate) end: Place,
+    /// Up to here the segment is known to be synced.
+    pub(crate) synced: u64,
     pub(crate) number: u64,
     pub(crate) incarnation: u64,
     pub(crate) read_only: Option<String>,
@@ -153,8 +155,7 @@ impl Log {
         if fs::fault::is(fs::fault::Fault::NoIncarnation) {
             log.incarnation = 1;
         }
-        // A killed predecessor may have left whole frames that only the page cache holds.
-        log.sync_file()?;
+        log.make_durable(start.synced)?;
         if start.was_cut && !overwrites_cut_tails() {
             log.begin_segment()?;
         }
@@ -164,6 +165,20 @@ impl Log {
         };
         log.write_mark(flag::OPENED | buffered)?;
         Ok(log)
+    }
+
+    /// Makes what was read durable. A predecessor that was killed may have left whole frames that
+    /// only the page cache holds; and after a sync that failed the cache may hold frames as written
+    /// that the disk never got, so that to sync them again would do nothing. So they are written
+    /// again first.
+    fn make_durable(&self, synced: u64) -> std::io::Result<()> {
+        let from = synced.max(SEGMENT_HEADER_BYTES as u64);
+        if from < self.end.offset {
+            let bytes = fs::read_range(&self.file, from, self.end.offset)?;
+            self.shared.written.add_bytes(bytes.len());
+            fs::write_all_at(&self.file, &bytes, from)?;
+        }
+        self.sync_file()
     }
 
     /// Says why nothing more is written.

@@ -10,6 +10,7 @@ use crate::frame::{Place, StoreTag};
 use crate::fs::{self, Kind};
 use crate::hint::{self, Hint};
 use crate::history::History;
+use crate::inbox::Inbox;
 use crate::layout::{ASIDE, Format, KEYS, Layout, hex};
 use crate::lock::{Holder, Lock};
 use crate::log::{Log, LogStart};
@@ -48,6 +49,10 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
         layout
             .sync_names()
             .map_err(|e| OpenError::io("sync", &layout.directory, e))?;
+        layout
+            .remove_leftovers()
+            .and_then(|()| Inbox::new(&layout).remove_leftovers(options.clock.now()))
+            .map_err(|e| OpenError::io("remove what was left in", &layout.directory, e))?;
         if let Some(base) = replay.base {
             // A cleaning was cut off before it could remove what its base stands for.
             layout
@@ -180,6 +185,7 @@ fn start_log(
     let segments = Segments::new(layout.clone(), tag, limits.open_segments_max);
     let history = History::new(layout.clone(), tag, limits.open_segments_max, true);
     let (number, incarnation) = (replay.fold.number, replay.fold.incarnation);
+    let synced = replay.fold.synced;
     let shared = Arc::new(Shared::new(replay.fold.index, segments, history));
     let log = Log::start(LogStart {
         layout: layout.clone(),
@@ -190,6 +196,7 @@ fn start_log(
         shared: Arc::clone(&shared),
         lock,
         end: replay.end,
+        synced,
         number,
         incarnation,
         read_only: report.read_only.clone(),

@@ -426,13 +426,28 @@ impl AttachmentStore for FsStore {
             reason: error.to_string(),
             source: None,
         })?;
-        let gone = self
-            .attachments
-            .sweep(&|digest| live(digest) || named.contains(digest), min_age)
-            .map_err(|error| attachments::unavailable("sweep", error))?;
-        if let View::Owner { shared, .. } = &self.view
-            && !gone.is_empty()
-        {
+        let View::Owner {
+            shared,
+            checkpoints,
+            ..
+        } = &self.view
+        else {
+            return Ok(0);
+        };
+        let failed = |error| attachments::unavailable("sweep", error);
+        let attachments = Arc::clone(&self.attachments);
+        let mut aged = blocking(move || attachments.aged(min_age))
+            .await
+            .map_err(failed)?;
+        aged.retain(|digest| !live(digest) && !named.contains(digest));
+        let (attachments, checkpoints) = (Arc::clone(&self.attachments), Arc::clone(checkpoints));
+        let gone = blocking(move || {
+            let _maintenance = checkpoints.lock()?;
+            attachments.remove_leftovers()?;
+            attachments.remove(aged, min_age)
+        });
+        let gone = gone.await.map_err(failed)?;
+        if !gone.is_empty() {
             shared.write_index().forget_attachments(&gone);
         }
         Ok(gone.len())

@@ -2,11 +2,11 @@
 //! block has a checksum of its own, so that a page is read, and checked, without the rest.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::bytes::Bytes;
 use crate::frame::{Place, StoreTag};
-use crate::fs::{self, File};
+use crate::fs::{self, File, Temporary};
 
 /// Room for the header of such a file; blocks follow.
 pub(crate) const CACHE_HEADER_BYTES: usize = 128;
@@ -69,32 +69,17 @@ impl BlockAt {
 #[derive(Debug)]
 pub(crate) struct CacheWriter {
     /// None for one that stays in memory.
-    target: Option<Target>,
+    target: Option<Temporary>,
     seed: Seed,
     /// What is written, without what waits in the buffer.
     written: u64,
     buffer: Vec<u8>,
 }
 
-#[derive(Debug)]
-struct Target {
-    directory: PathBuf,
-    name: String,
-    temporary: PathBuf,
-    file: File,
-}
-
 impl CacheWriter {
     pub(crate) fn create(directory: &Path, name: &str, seed: Seed) -> io::Result<Self> {
-        let temporary = fs::temporary_path(directory, name);
-        let target = Target {
-            file: fs::create_empty(&temporary)?,
-            temporary,
-            directory: directory.to_owned(),
-            name: name.to_owned(),
-        };
         Ok(Self {
-            target: Some(target),
+            target: Some(Temporary::create(directory, name)?),
             ..Self::in_memory(seed)
         })
     }
@@ -124,7 +109,7 @@ impl CacheWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         if let Some(target) = &self.target {
-            fs::write_all_at(&target.file, &self.buffer, self.written)?;
+            target.write_all_at(&self.buffer, self.written)?;
             self.written += self.buffer.len() as u64;
             self.buffer.clear();
         }
@@ -139,18 +124,11 @@ impl CacheWriter {
             self.buffer[..CACHE_HEADER_BYTES].copy_from_slice(&header);
             return Ok(self.buffer);
         };
-        fs::write_all_at(&target.file, &header, 0)?;
-        let Target {
-            directory,
-            name,
-            temporary,
-            file,
-        } = target;
-        if is_named_unsynced() {
-            fs::rename(&temporary, &directory.join(&name))?;
-            return Ok(Vec::new());
+        target.write_all_at(&header, 0)?;
+        match is_named_unsynced() {
+            true => target.name_unsynced()?,
+            false => target.name_whole()?,
         }
-        fs::name_whole(&file, &temporary, &directory, &name)?;
         Ok(Vec::new())
     }
 }

@@ -47,7 +47,7 @@ impl Writer {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
-        let checkpointer = Checkpointer::start(checkpoints)?;
+        let checkpointer = Checkpointer::start(Arc::clone(&checkpoints))?;
         let closing = Arc::clone(&in_order);
         let thread = std::thread::Builder::new()
             .name("fs-store".to_owned())
@@ -60,7 +60,8 @@ impl Writer {
                     // Dropped without `close`: the next opening says so.
                     Ok(())
                 };
-                // What it writes is the holder's, so it ends before another one can be.
+                // What these write is the holder's, so they end before another one can be.
+                checkpoints.end();
                 drop(checkpointer);
                 // The lock goes first, so that whoever waits for the end can open again.
                 drop(log);

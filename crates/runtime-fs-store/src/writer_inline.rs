@@ -14,6 +14,7 @@ use crate::log::{Answer, Log, Sealed, Submission};
 #[derive(Debug)]
 pub(crate) struct Writer {
     log: Mutex<Option<Log>>,
+    checkpoints: Arc<Checkpoints>,
     checkpointer: Checkpointer,
 }
 
@@ -26,7 +27,8 @@ impl Writer {
     ) -> io::Result<Self> {
         Ok(Self {
             log: Mutex::new(Some(log)),
-            checkpointer: Checkpointer::start(checkpoints)?,
+            checkpointer: Checkpointer::start(Arc::clone(&checkpoints))?,
+            checkpoints,
         })
     }
 
@@ -69,6 +71,7 @@ impl Writer {
 
     #[expect(clippy::unused_async, reason = "the same signature as the thread's")]
     pub(crate) async fn close(&self) -> Result<(), String> {
+        self.checkpoints.end();
         self.lock().take().map_or(Ok(()), |mut log| log.close())
     }
 

@@ -39,7 +39,7 @@ impl FsStore {
         let (layout, shared) = (self.layout.clone(), Arc::clone(shared));
         let checkpoints = Arc::clone(checkpoints);
         blocking(move || {
-            let mut maintenance = checkpoints.lock();
+            let mut maintenance = checkpoints.lock()?;
             if maintenance.cleaning_failed && !cleans_on() {
                 return Err(io::Error::other(
                     "an earlier cleaning failed; reopen the store",
@@ -66,7 +66,7 @@ impl FsStore {
         let sealed = writer.seal().await.map_err(|reason| refused(&reason))?;
         let checkpoints = Arc::clone(checkpoints);
         blocking(move || {
-            let maintenance = checkpoints.lock();
+            let maintenance = checkpoints.lock()?;
             if maintenance.cleaning_failed {
                 return Err(io::Error::other(
                     "an earlier cleaning failed; reopen the store",

@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 /// Segments of 4 to 8 KiB, so that there are many.
-fn small(parent: &Path, seed: u64) -> FsStoreOptions {
+pub(crate) fn small(parent: &Path, seed: u64) -> FsStoreOptions {
     FsStoreOptions {
         fs_limits: FsLimits {
             segment_bytes_first: 4 * 1024,
@@ -31,13 +31,13 @@ fn small(parent: &Path, seed: u64) -> FsStoreOptions {
     }
 }
 
-async fn fill(store: &FsStore, numbers: std::ops::Range<u64>) {
+pub(crate) async fn fill(store: &FsStore, numbers: std::ops::Range<u64>) {
     for number in numbers {
         store.commit(commit(number)).await.unwrap();
     }
 }
 
-fn removal(number: u64, removal: Removal) -> Commit {
+pub(crate) fn removal(number: u64, removal: Removal) -> Commit {
     let time = runtime_core::Timestamp::from_millis(number);
     Commit::new(commit_id(number), time).remove(removal)
 }
@@ -177,9 +177,9 @@ async fn s6_the_log_is_bounded_by_what_is_alive() {
 }
 
 /// A text that may be nowhere once it is purged.
-const CANARY: &[u8] = b"canary-5c8e1f";
+pub(crate) const CANARY: &[u8] = b"canary-5c8e1f";
 
-fn holds_canary(directory: &Path) -> Vec<String> {
+pub(crate) fn holds_canary(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

@@ -43,6 +43,8 @@ mod processes;
 #[cfg(not(feature = "simulation"))]
 mod strace;
 mod support;
+#[cfg(not(feature = "simulation"))]
+mod upkeep;
 
 #[cfg(not(feature = "simulation"))]
 mod allocations {
