@@ -26,36 +26,34 @@ pub(crate) struct Fold {
     pub(crate) buffered: bool,
     pub(crate) frames: u64,
     pub(crate) commits: u64,
-    /// Up to here the last segment is known to be synced.
-    pub(crate) synced: u64,
     /// Frames are missing before the next one, so its number may be any later one.
     after_hole: bool,
 }
 
-/// What does not follow on: damage if its bytes had been synced, else the torn tail.
+/// What does not follow on: damage if it cannot be torn, else the torn tail.
 struct Bad {
     damage: Damage,
     header: Option<Header>,
-}
-
-impl Bad {
-    fn with_header(damage: Damage, header: Header) -> Box<Self> {
-        Box::new(Self {
-            damage,
-            header: Some(header),
-        })
-    }
+    /// Both checksums hold: it was written like this, perhaps by a later version, which may have
+    /// acknowledged it.
+    is_as_written: bool,
 }
 
 /// How far a segment can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trust {
+pub(crate) struct Trust {
+    /// What is bad before this offset is damage; a bad frame after it begins the torn tail.
+    pub(crate) synced: u64,
+    /// Nothing is read beyond this offset.
+    pub(crate) readable: u64,
+}
+
+impl Trust {
     /// All of it was synced before the next segment was begun.
-    Sealed,
-    /// Up to the last mark in it; after that a bad frame begins the torn tail.
-    Tail,
-    /// As [`Tail`](Trust::Tail), but nothing is read beyond this offset unless a mark covers it.
-    Published(u64),
+    pub(crate) const SEALED: Self = Self {
+        synced: u64::MAX,
+        readable: u64::MAX,
+    };
 }
 
 impl Fold {
@@ -71,7 +69,6 @@ impl Fold {
             buffered: false,
             frames: 0,
             commits: 0,
-            synced: 0,
             after_hole: false,
         }
     }
@@ -142,7 +139,7 @@ impl Fold {
             segment: header.number | BASE,
             offset: SEGMENT_HEADER_BYTES as u64,
         };
-        self.take(start, frames, Trust::Sealed);
+        self.take(start, scan(self.tag, start, frames), Trust::SEALED);
         self.index.skip_to(header.last_position.saturating_add(1));
         self.number = header.last_frame;
         self.incarnation = header.incarnation;
@@ -150,31 +147,19 @@ impl Fold {
         self.closed = false;
     }
 
-    /// Takes the frames in `bytes`, which stand at `start`. Returns where it stopped: at their
-    /// end, at the torn tail, or where nothing more is published.
-    pub(crate) fn take(&mut self, start: Place, bytes: &[u8], trust: Trust) -> u64 {
-        let items = scan(self.tag, start, bytes);
-        let mark = match trust {
-            Trust::Sealed => u64::MAX,
-            Trust::Tail | Trust::Published(_) => last_mark(&items),
-        };
-        if trust == Trust::Tail {
-            self.synced = mark;
-        }
-        let published = match trust {
-            Trust::Published(offset) => offset.max(mark),
-            Trust::Sealed | Trust::Tail => u64::MAX,
-        };
+    /// Takes what was found at `start`. Returns where it stopped: at the end, at the torn tail, or
+    /// where nothing more is readable.
+    pub(crate) fn take(&mut self, start: Place, items: Vec<Item<'_>>, trust: Trust) -> u64 {
         let mut end = start.offset;
         for item in items {
-            if item.end() > published {
+            if item.end() > trust.readable {
                 return end;
             }
             end = item.end();
             let offset = item.offset();
             match self.take_item(start.segment, item) {
                 Ok(()) => {}
-                Err(bad) if offset < mark => self.take_damage(*bad),
+                Err(bad) if bad.is_as_written || offset < trust.synced => self.take_damage(*bad),
                 Err(_) => return offset,
             }
         }
@@ -197,19 +182,23 @@ impl Fold {
                     offset: payload_at,
                 };
                 self.take_frame(&header, at, payload).map_err(|bad| {
-                    let damage = bad_payload(segment, bytes, bad, &header);
-                    Bad::with_header(damage, header)
+                    Box::new(Bad {
+                        damage: bad_payload(segment, bytes, bad, &header),
+                        header: Some(header),
+                        is_as_written: true,
+                    })
                 })
             }
-            Item::BadPayload { header, .. } if self.follows(&header) => {
-                let damage = bad_payload(segment, bytes, BadPayload::Malformed, &header);
-                Err(Bad::with_header(damage, header))
-            }
+            Item::BadPayload { header, .. } if self.follows(&header) => Err(Box::new(Bad {
+                damage: bad_payload(segment, bytes, BadPayload::Malformed, &header),
+                header: Some(header),
+                is_as_written: false,
+            })),
             Item::Frame { .. } | Item::BadPayload { .. } | Item::Hole { .. } => {
-                let damage = Damage::Header { segment, bytes };
                 Err(Box::new(Bad {
-                    damage,
+                    damage: Damage::Header { segment, bytes },
                     header: None,
+                    is_as_written: false,
                 }))
             }
         }
@@ -266,7 +255,7 @@ impl Fold {
         self.after_hole = false;
     }
 
-    fn take_damage(&mut self, Bad { damage, header }: Bad) {
+    fn take_damage(&mut self, Bad { damage, header, .. }: Bad) {
         match header {
             Some(header) => {
                 self.index.skip_to(header.end_position());
@@ -323,12 +312,58 @@ fn bad_payload(
     }
 }
 
-/// The last offset that any header says was synced. A header that is whole is believed even if
-/// its payload is not.
-fn last_mark(items: &[Item<'_>]) -> u64 {
-    let mark = |item: &Item<'_>| match item {
-        Item::Frame { header, .. } | Item::BadPayload { header, .. } => header.durable_mark,
-        Item::Hole { .. } => 0,
-    };
-    items.iter().map(mark).max().unwrap_or_default()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::sealed_record;
+
+    const TAG: StoreTag = StoreTag(*b"store-01");
+
+    /// Takes a whole frame with one record of a kind, which no mark covers.
+    fn take_unmarked(kind: u8) -> (Fold, bool) {
+        let start = Place {
+            segment: 1,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
+        let header = Header::new(0, 1, 1, 1);
+        let at = Place {
+            offset: start.offset + header.encoded_bytes() as u64,
+            ..start
+        };
+        let mut payload = sealed_record(TAG, at, kind, &[7; 4]);
+        payload.resize(payload.len().next_multiple_of(8), 0);
+        let mut bytes = Vec::new();
+        header.write(TAG, start, &payload, &mut bytes);
+        let mut fold = Fold::new(TAG, 0);
+        let nothing_marked = Trust {
+            synced: 0,
+            readable: u64::MAX,
+        };
+        let end = fold.take(start, scan(TAG, start, &bytes), nothing_marked);
+        (fold, end == start.offset + bytes.len() as u64)
+    }
+
+    /// S4: a later version has written and acknowledged it, and was killed before a mark.
+    #[test]
+    fn s4_an_unknown_record_after_the_last_mark_is_no_torn_tail() {
+        let (fold, counts) = take_unmarked(200);
+        assert!(counts, "it is not cut");
+        assert!(
+            matches!(fold.damage[..], [Damage::UnknownRecord { record: 200, .. }]),
+            "{:?}",
+            fold.damage
+        );
+        assert!(fold.read_only().is_some());
+    }
+
+    #[test]
+    fn s4_malformed_content_that_was_written_so_is_no_torn_tail() {
+        let (fold, counts) = take_unmarked(1);
+        assert!(counts, "it is not cut");
+        assert!(
+            matches!(fold.damage[..], [Damage::Payload { .. }]),
+            "{:?}",
+            fold.damage
+        );
+    }
 }

@@ -185,7 +185,7 @@ fn start_log(
     let segments = Segments::new(layout.clone(), tag, limits.open_segments_max);
     let history = History::new(layout.clone(), tag, limits.open_segments_max, true);
     let (number, incarnation) = (replay.fold.number, replay.fold.incarnation);
-    let synced = replay.fold.synced;
+    let synced = replay.synced;
     let shared = Arc::new(Shared::new(replay.fold.index, segments, history));
     let log = Log::start(LogStart {
         layout: layout.clone(),

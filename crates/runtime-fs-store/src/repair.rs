@@ -14,9 +14,9 @@ use crate::layout::{ASIDE, ATTACHMENTS, KEYS, Layout, SEGMENTS};
 use crate::maintenance::MaintenanceError;
 use crate::open::lock;
 use crate::record::read_commit;
-use crate::replay::{Reader, Start, replay_with_progress};
+use crate::replay::{Reader, Start, frames_of, replay_with_progress, sealed_end};
 use crate::report::Damage;
-use crate::segment::{BASE, Item, SEGMENT_HEADER_BYTES, SegmentHeader, scan};
+use crate::segment::{BASE, BaseHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, scan};
 use crate::{attachments, keys};
 
 /// One thing that a repair does, or would do.
@@ -171,60 +171,68 @@ impl Repair<'_> {
             position: 1,
             incarnation: 0,
         };
-        if let Some(header) = self.header(segment)? {
+        if let Some(bytes) = self.bytes(segment)?
+            && let Some(header) = SegmentHeader::from_bytes(self.tag, segment, &bytes)
+        {
             return Ok(Known {
                 number: header.first_frame - 1,
                 position: header.first_position,
                 incarnation: header.incarnation,
             });
         }
-        let before = segment & !BASE;
-        if before <= 1 {
+        if segment & BASE != 0 || segment <= 1 {
             return Ok(nothing);
         }
-        let path = self.layout.segment_path(before - 1);
-        let Ok(bytes) = fs::read_all(&path) else {
+        let before = segment - 1;
+        let Some(bytes) = self.bytes(before)? else {
             return Ok(nothing);
         };
-        let mut known = nothing;
-        for item in scan(
-            self.tag,
-            place(before - 1),
-            &bytes[SEGMENT_HEADER_BYTES.min(bytes.len())..],
-        ) {
-            if let Item::Frame { header, .. } | Item::BadPayload { header, .. } = item {
-                known = after(&header);
-            }
-        }
-        Ok(known)
+        let end = as_index(sealed_end(self.layout, self.tag, before)?);
+        let frames = bytes.get(SEGMENT_HEADER_BYTES..end.min(bytes.len()));
+        let items = scan(self.tag, frames_of(before), frames.unwrap_or_default());
+        let last = items.iter().rev().find_map(Item::header);
+        Ok(last.map_or(nothing, after))
     }
 
-    fn header(&self, number: u32) -> Result<Option<SegmentHeader>, MaintenanceError> {
-        if number & BASE != 0 {
-            return Ok(None);
-        }
-        let path = self.layout.segment_path(number);
+    fn bytes(&self, segment: u32) -> Result<Option<Vec<u8>>, MaintenanceError> {
+        let path = self.layout.segment_path(segment);
         match fs::read_all(&path) {
-            Ok(bytes) => Ok(SegmentHeader::from_bytes(self.tag, number, &bytes)),
+            Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(MaintenanceError::io("read", &path, error)),
         }
+    }
+
+    /// What a segment begins with, by its header or else by its first frame.
+    fn first_of(&self, segment: u32) -> Result<Option<Known>, MaintenanceError> {
+        let Some(bytes) = self.bytes(segment)? else {
+            return Ok(None);
+        };
+        if let Some(header) = SegmentHeader::from_bytes(self.tag, segment, &bytes) {
+            return Ok(Some(Known {
+                number: header.first_frame,
+                position: header.first_position,
+                incarnation: header.incarnation,
+            }));
+        }
+        let frames = bytes.get(SEGMENT_HEADER_BYTES..).unwrap_or_default();
+        let first = Header::read(self.tag, frames_of(segment), frames);
+        Ok(first.ok().map(|(first, _)| of(&first)))
     }
 
     fn plan_segment(&mut self, segment: u32, end: Place) -> Result<(), MaintenanceError> {
         let path = self.layout.segment_path(segment);
         let bytes = fs::read_all(&path).map_err(|e| MaintenanceError::io("read", &path, e))?;
         let is_base = segment & BASE != 0;
-        let next = if is_base {
-            None
-        } else {
-            self.header(segment + 1)?
+        let next = match is_base {
+            true => None,
+            false => self.first_of(segment + 1)?,
         };
         // What counts of it: the torn tail of the last segment is not for us.
-        let counted = match (&next, end.segment == segment) {
-            (Some(next), _) => next.previous_bytes,
-            (None, true) => end.offset,
-            (None, false) => bytes.len() as u64,
+        let counted = match BaseHeader::from_bytes(self.tag, segment & !BASE, &bytes) {
+            Some(header) => (SEGMENT_HEADER_BYTES as u64).saturating_add(header.bytes),
+            None if next.is_none() && end.segment == segment => end.offset,
+            None => sealed_end(self.layout, self.tag, segment)?,
         };
         let mut out = bytes.clone();
         let counted = as_index(counted).max(SEGMENT_HEADER_BYTES);
@@ -237,7 +245,7 @@ impl Repair<'_> {
         let frames = out[SEGMENT_HEADER_BYTES..].to_vec();
         let mut run: Option<Range<u64>> = None;
         let mut lost: Vec<Header> = Vec::new();
-        for item in scan(self.tag, place(segment), &frames) {
+        for item in scan(self.tag, frames_of(segment), &frames) {
             match item {
                 Item::Frame {
                     header,
@@ -247,13 +255,8 @@ impl Repair<'_> {
                     ..
                 } if self.is_whole(segment, &header, payload, payload_at) => {
                     if let Some(bytes) = run.take() {
-                        let next = Known {
-                            number: header.number,
-                            position: header.first_position,
-                            incarnation: header.incarnation,
-                        };
                         debug_assert_eq!(bytes.end, offset, "runs end where frames begin");
-                        self.give_up(segment, bytes, known, next, &mut lost, &mut out);
+                        self.give_up(segment, bytes, known, of(&header), &mut lost, &mut out);
                     }
                     known = after(&header);
                 }
@@ -277,12 +280,8 @@ impl Repair<'_> {
         }
         if let Some(bytes) = run {
             let by_headers = lost.iter().map(after).max_by_key(|known| known.number);
-            let next = match (&next, by_headers) {
-                (Some(next), _) => Known {
-                    number: next.first_frame,
-                    position: next.first_position,
-                    incarnation: known.incarnation,
-                },
+            let next = match (next, by_headers) {
+                (Some(next), _) => next,
                 (None, Some(last)) => Known {
                     number: last.number + 1,
                     ..last
@@ -311,21 +310,14 @@ impl Repair<'_> {
 
     fn renew_header(&mut self, segment: u32, out: &mut [u8]) -> Result<(), MaintenanceError> {
         let file = file_name(segment);
-        let frames = scan(self.tag, place(segment), &out[SEGMENT_HEADER_BYTES..]);
-        let first = frames.iter().find_map(|item| match item {
-            Item::Frame { header, .. } => Some(header.clone()),
-            Item::BadPayload { .. } | Item::Hole { .. } => None,
-        });
-        let Some(first) = first else {
+        let frames = scan(self.tag, frames_of(segment), &out[SEGMENT_HEADER_BYTES..]);
+        let Some(first) = frames.iter().find_map(Item::header) else {
             return Err(MaintenanceError::Unrepairable { what: file });
         };
         let previous_bytes = match segment {
             1 => 0,
-            _ => {
-                let path = self.layout.segment_path(segment - 1);
-                let length = fs::open_read(&path).and_then(|file| fs::length(&file));
-                length.unwrap_or_default()
-            }
+            _ if self.bytes(segment - 1)?.is_none() => 0,
+            _ => sealed_end(self.layout, self.tag, segment - 1)?,
         };
         let header = SegmentHeader {
             number: segment,
@@ -451,10 +443,12 @@ fn file_name(segment: u32) -> String {
     format!("{SEGMENTS}/{}", Layout::segment_name(segment))
 }
 
-fn place(segment: u32) -> Place {
-    Place {
-        segment,
-        offset: SEGMENT_HEADER_BYTES as u64,
+/// What is known where a frame begins.
+fn of(header: &Header) -> Known {
+    Known {
+        number: header.number,
+        position: header.first_position,
+        incarnation: header.incarnation,
     }
 }
 

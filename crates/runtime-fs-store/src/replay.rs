@@ -12,7 +12,9 @@ use crate::fs;
 use crate::hint::Hint;
 use crate::layout::{CHECKPOINTS, Layout, SEGMENTS};
 use crate::record::read_commit_id;
-use crate::segment::{BASE, BaseHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::segment::{
+    BASE, BaseHeader, Item, SEGMENT_HEADER_BYTES, SegmentHeader, end_by_frames, last_mark, scan,
+};
 use runtime_store::Progress;
 
 /// The log as far as it has been read.
@@ -21,6 +23,8 @@ pub(crate) struct Replay {
     pub(crate) fold: Fold,
     /// The end of what counts.
     pub(crate) end: Place,
+    /// Up to here the last segment is known to be synced.
+    pub(crate) synced: u64,
     /// The length of the last segment file without what fills it ahead; beyond `end` there is a
     /// tail that does not count.
     pub(crate) file_bytes: u64,
@@ -49,14 +53,12 @@ pub(crate) enum Reader {
 }
 
 impl Reader {
-    fn trust(self, segment: u32) -> Trust {
+    /// How far the last segment is read if no mark reaches further.
+    fn readable(self, segment: u32) -> u64 {
         match self {
-            Self::Owner => Trust::Tail,
-            Self::Beside(Some(hint)) if hint.end.segment > segment => Trust::Sealed,
-            Self::Beside(Some(hint)) if hint.end.segment == segment => {
-                Trust::Published(hint.end.offset)
-            }
-            Self::Beside(_) => Trust::Published(0),
+            Self::Owner => u64::MAX,
+            Self::Beside(Some(hint)) if hint.end.segment == segment => hint.end.offset,
+            Self::Beside(_) => 0,
         }
     }
 }
@@ -99,11 +101,10 @@ pub(crate) fn replay_with_progress(
     }
     told.total = lengths.iter().sum();
     for (index, (&number, length)) in numbers.iter().zip(lengths).enumerate() {
-        let sealed_at = match numbers.get(index + 1) {
-            Some(&next) => Some(previous_bytes(layout, tag, next)?),
-            None => None,
-        };
-        replay.take_segment(layout, tag, number, sealed_at, reader)?;
+        match numbers.get(index + 1) {
+            Some(_) => replay.take_sealed(layout, tag, number)?,
+            None => replay.take_last(layout, tag, number, reader)?,
+        }
         told.done += length;
         progress(told);
     }
@@ -127,14 +128,13 @@ pub(crate) fn fold_sealed(
         if bytes >= bytes_max {
             break;
         }
-        let sealed = Some(previous_bytes(layout, tag, number + 1)?);
-        replay.take_segment(layout, tag, number, sealed, Reader::Owner)?;
+        replay.take_sealed(layout, tag, number)?;
         bytes += replay.file_bytes;
         end = number;
     }
     replay.end = Place {
         segment: end,
-        offset: previous_bytes(layout, tag, end + 1)?,
+        offset: sealed_end(layout, tag, end)?,
     };
     Ok(replay)
 }
@@ -151,8 +151,7 @@ pub(crate) fn fold_alone(layout: &Layout, tag: StoreTag, segment: u32) -> Result
             .fold
             .begin_at(header.first_frame, header.first_position);
     }
-    let sealed = Some(previous_bytes(layout, tag, segment + 1)?);
-    replay.take_segment(layout, tag, segment, sealed, Reader::Owner)?;
+    replay.take_sealed(layout, tag, segment)?;
     Ok(replay.fold)
 }
 
@@ -261,10 +260,60 @@ fn check_complete(first: u32, numbers: &[u32], hint: Option<Hint>) -> Result<(),
     }
 }
 
-/// Says where the segment before `number` ends; the greatest number if that cannot be read.
-fn previous_bytes(layout: &Layout, tag: StoreTag, number: u32) -> Result<u64, OpenError> {
-    let header = header(layout, tag, number)?;
-    Ok(header.map_or(u64::MAX, |header| header.previous_bytes))
+/// Says where a segment that another one follows ends.
+pub(crate) fn sealed_end(layout: &Layout, tag: StoreTag, number: u32) -> Result<u64, OpenError> {
+    if let Some(next) = header(layout, tag, number + 1)? {
+        return Ok(next.previous_bytes);
+    }
+    let bytes = read_segment(layout, number)?;
+    let next = read_segment(layout, number + 1)?;
+    let next = scan(tag, frames_of(number + 1), frames_in(&next));
+    let items = scan_without_fill(tag, frames_of(number), frames_in(&bytes));
+    let header = SegmentHeader::from_bytes(tag, number, &bytes);
+    Ok(end_by_frames(header, &items, &next))
+}
+
+fn read_segment(layout: &Layout, number: u32) -> Result<Vec<u8>, OpenError> {
+    let path = layout.segment_path(number);
+    fs::read_all(&path).map_err(|e| OpenError::io("read", &path, e))
+}
+
+/// Where the frames of a segment begin.
+pub(crate) const fn frames_of(segment: u32) -> Place {
+    Place {
+        segment,
+        offset: SEGMENT_HEADER_BYTES as u64,
+    }
+}
+
+/// The bytes behind the header of a segment file.
+fn frames_in(bytes: &[u8]) -> &[u8] {
+    bytes.get(SEGMENT_HEADER_BYTES..).unwrap_or_default()
+}
+
+/// Finds the frames of a segment that nothing may follow yet: where no frame begins and the rest
+/// is filled ahead, it ends.
+fn scan_without_fill(tag: StoreTag, start: Place, bytes: &[u8]) -> Vec<Item<'_>> {
+    let mut items = scan(tag, start, bytes);
+    let _fill = items.pop_if(|item| {
+        let at = Place {
+            offset: item.offset(),
+            ..start
+        };
+        item.header().is_none()
+            && fill::is_all_of(tag, at, &bytes[as_index(at.offset - start.offset)..])
+    });
+    items
+}
+
+/// What is bad before the last mark is damage only if it was read after the mark: the pages of a
+/// file are not read at one moment, and a writer beside may have filled one that was read early
+/// and marked it in one that was read late.
+fn must_be_read_again(items: &[Item<'_>], mark: u64) -> bool {
+    let is_bad = |item: &Item<'_>| !matches!(item, Item::Frame { .. });
+    items
+        .iter()
+        .any(|item| item.offset() < mark && is_bad(item))
 }
 
 fn header(layout: &Layout, tag: StoreTag, number: u32) -> Result<Option<SegmentHeader>, OpenError> {
@@ -284,6 +333,7 @@ impl Replay {
                 segment: first,
                 offset: SEGMENT_HEADER_BYTES as u64,
             },
+            synced: 0,
             file_bytes: 0,
             base,
             unusable: Vec::new(),
@@ -347,50 +397,74 @@ impl Replay {
         Ok(())
     }
 
-    fn take_segment(
+    /// Takes a segment that another one follows: all of it was synced.
+    fn take_sealed(
         &mut self,
         layout: &Layout,
         tag: StoreTag,
         number: u32,
-        sealed_at: Option<u64>,
+    ) -> Result<(), OpenError> {
+        let end = sealed_end(layout, tag, number)?;
+        let bytes = read_segment(layout, number)?;
+        self.file_bytes = bytes.len() as u64;
+        self.take_segment_header(tag, number, &bytes);
+        let start = frames_of(number);
+        let there = bytes.len().min(as_index(end));
+        let items = scan(tag, start, frames_in(&bytes[..there]));
+        let offset = self.fold.take(start, items, Trust::SEALED);
+        if end > self.file_bytes {
+            self.fold.take_missing(number, self.file_bytes..end);
+        }
+        self.end = Place { offset, ..start };
+        Ok(())
+    }
+
+    /// Takes the last segment, which a writer may be writing to.
+    fn take_last(
+        &mut self,
+        layout: &Layout,
+        tag: StoreTag,
+        number: u32,
         reader: Reader,
     ) -> Result<(), OpenError> {
-        let path = layout.segment_path(number);
-        let bytes = fs::read_all(&path).map_err(|e| OpenError::io("read", &path, e))?;
-        let file_bytes = bytes.len() as u64;
-        self.file_bytes = file_bytes;
-        let start = Place {
-            segment: number,
-            offset: SEGMENT_HEADER_BYTES as u64,
+        let readable = reader.readable(number);
+        self.take_last_read(tag, number, readable, || read_segment(layout, number))
+    }
+
+    fn take_last_read<E>(
+        &mut self,
+        tag: StoreTag,
+        number: u32,
+        readable: u64,
+        mut read: impl FnMut() -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        let start = frames_of(number);
+        let mut bytes = read()?;
+        let mut items = scan_without_fill(tag, start, frames_in(&bytes));
+        let mark = last_mark(&items);
+        if must_be_read_again(&items, mark) {
+            drop(items);
+            bytes = read()?;
+            items = scan_without_fill(tag, start, frames_in(&bytes));
+        }
+        self.take_segment_header(tag, number, &bytes);
+        let trust = Trust {
+            synced: mark,
+            readable: readable.max(mark),
         };
-        if SegmentHeader::from_bytes(tag, number, &bytes).is_none() {
+        self.synced = mark;
+        let offset = self.fold.take(start, items, trust);
+        let rest = Place { offset, ..start };
+        let after = bytes.get(as_index(offset)..);
+        self.file_bytes = after.map_or(bytes.len() as u64, |after| fill::begins(tag, rest, after));
+        self.end = rest;
+        Ok(())
+    }
+
+    fn take_segment_header(&mut self, tag: StoreTag, number: u32, bytes: &[u8]) {
+        if SegmentHeader::from_bytes(tag, number, bytes).is_none() {
             self.fold.take_bad_segment_header(number);
         }
-        let (end, trust) = match sealed_at {
-            // The next segment's header is damaged too, or this is the last one.
-            Some(u64::MAX) => (file_bytes, Trust::Sealed),
-            Some(sealed) => (sealed, Trust::Sealed),
-            None => (file_bytes, reader.trust(number)),
-        };
-        let there = end.min(file_bytes).max(start.offset.min(file_bytes));
-        let from = start.offset.min(there);
-        let frames = &bytes[as_index(from)..as_index(there)];
-        let offset = self.fold.take(start, frames, trust);
-        if end > file_bytes {
-            self.fold.take_missing(number, file_bytes..end);
-        }
-        if sealed_at.is_none() && offset <= file_bytes {
-            let rest = Place {
-                segment: number,
-                offset,
-            };
-            self.file_bytes = fill::begins(tag, rest, &bytes[as_index(offset)..]);
-        }
-        self.end = Place {
-            segment: number,
-            offset: offset.max(start.offset),
-        };
-        Ok(())
     }
 
     /// Reads on up to what is published now.
@@ -401,18 +475,25 @@ impl Replay {
         hint: Hint,
     ) -> Result<(), OpenError> {
         while self.end.segment < hint.end.segment {
-            let next = self.end.segment + 1;
-            let sealed_at = previous_bytes(layout, tag, next)?;
-            self.follow_to(layout, sealed_at, Trust::Sealed)?;
-            self.end = Place {
-                segment: next,
-                offset: SEGMENT_HEADER_BYTES as u64,
-            };
+            let sealed_at = sealed_end(layout, tag, self.end.segment)?;
+            self.follow_to(layout, tag, sealed_at, |_| u64::MAX)?;
+            if self.end.offset < sealed_at {
+                let missing = self.end.offset..sealed_at;
+                self.fold.take_missing(self.end.segment, missing);
+            }
+            self.end = frames_of(self.end.segment + 1);
         }
-        self.follow_to(layout, hint.end.offset, Trust::Published(hint.end.offset))
+        self.follow_to(layout, tag, hint.end.offset, last_mark)
     }
 
-    fn follow_to(&mut self, layout: &Layout, to: u64, trust: Trust) -> Result<(), OpenError> {
+    /// Reads on up to an offset, which was published before; nothing there is being written.
+    fn follow_to(
+        &mut self,
+        layout: &Layout,
+        tag: StoreTag,
+        to: u64,
+        synced: impl Fn(&[Item<'_>]) -> u64,
+    ) -> Result<(), OpenError> {
         if to <= self.end.offset {
             return Ok(());
         }
@@ -421,11 +502,96 @@ impl Replay {
         let bytes = fs::length(&file)
             .and_then(|length| fs::read_range(&file, self.end.offset, to.min(length)))
             .map_err(|e| OpenError::io("read", &path, e))?;
-        self.end.offset = self.fold.take(self.end, &bytes, trust);
+        let items = scan(tag, self.end, &bytes);
+        let trust = Trust {
+            synced: synced(&items),
+            readable: to,
+        };
+        self.end.offset = self.fold.take(self.end, items, trust);
         Ok(())
     }
 }
 
 fn as_index(offset: u64) -> usize {
     usize::try_from(offset).expect("a segment fits in memory while it is read")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::frame::{Header, flag};
+    use crate::report::Damage;
+
+    const TAG: StoreTag = StoreTag(*b"store-01");
+
+    /// A segment whose frames have a mark each that covers those before; what is filled ahead
+    /// stands at the places of some.
+    fn segment_with(frames: u64, not_yet: &[u64]) -> Vec<u8> {
+        let header = SegmentHeader {
+            number: 1,
+            incarnation: 1,
+            previous_bytes: 0,
+            first_frame: 1,
+            first_position: 1,
+        };
+        let mut bytes = header.to_bytes(TAG).to_vec();
+        for number in 1..=frames {
+            let at = Place {
+                segment: 1,
+                offset: bytes.len() as u64,
+            };
+            if not_yet.contains(&number) {
+                bytes.extend(fill::bytes(TAG, at, at.offset + 64));
+                continue;
+            }
+            let mut header = Header::new(flag::MARK, 1, number, 1);
+            header.durable_mark = at.offset;
+            header.write(TAG, at, &[], &mut bytes);
+        }
+        let end = Place {
+            segment: 1,
+            offset: bytes.len() as u64,
+        };
+        bytes.extend(fill::bytes(TAG, end, end.offset + 4096));
+        bytes
+    }
+
+    /// Takes a last segment that is read as these bytes, one after another.
+    fn taken(readable: u64, reads: &[Vec<u8>]) -> (u64, Vec<Damage>) {
+        let mut replay = Replay::of(Fold::new(TAG, 0), 1, None);
+        let mut reads = reads.iter();
+        let read = || Ok::<_, Infallible>(reads.next().expect("it is read twice at most").clone());
+        let Ok(()) = replay.take_last_read(TAG, 1, readable, read);
+        (replay.end.offset, replay.fold.damage)
+    }
+
+    /// S4, S8: the pages of a file are read one after another. A writer that fills one behind the
+    /// reader, and marks it in one before the reader, has damaged nothing.
+    #[test]
+    fn s4_a_group_that_is_written_while_it_is_read_is_no_damage() {
+        let at = |frame: u64| 64 * frame;
+        // Without a hint, with one, and for whoever reads everything.
+        for readable in [0, at(1), at(2), u64::MAX] {
+            let torn = segment_with(3, &[2]);
+            let later = taken(readable, &[torn.clone(), segment_with(3, &[])]);
+            let all = if readable == u64::MAX { at(4) } else { at(3) };
+            assert_eq!(later, (all, vec![]), "readable to {readable}");
+            // The second reading has met the writer as well, further on.
+            let again = taken(readable, &[torn.clone(), segment_with(5, &[4])]);
+            let all = if readable == u64::MAX { at(4) } else { at(3) };
+            assert_eq!(again, (all, vec![]), "readable to {readable}");
+            // Nobody writes: what was marked is gone.
+            let (_, damage) = taken(readable, &[torn.clone(), torn]);
+            let bytes = at(2)..at(3);
+            assert_eq!(damage, [Damage::Header { segment: 1, bytes }]);
+        }
+    }
+
+    #[test]
+    fn s4_a_whole_segment_is_read_once() {
+        let (end, damage) = taken(u64::MAX, &[segment_with(3, &[])]);
+        assert_eq!((end, damage), (64 * 4, vec![]));
+    }
 }

@@ -1,7 +1,6 @@
 //! Segment files: a header, then frames.
 
 use crate::bytes::Bytes;
-use crate::fill;
 use crate::frame::{FRAME_BYTES_MAX, Header, Place, StoreTag};
 
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
@@ -170,37 +169,40 @@ impl Item<'_> {
             Self::Frame { end, .. } | Self::BadPayload { end, .. } | Self::Hole { end, .. } => *end,
         }
     }
+
+    /// A header that is whole, which is believed even if its payload is not.
+    pub(crate) const fn header(&self) -> Option<&Header> {
+        match self {
+            Self::Frame { header, .. } | Self::BadPayload { header, .. } => Some(header),
+            Self::Hole { .. } => None,
+        }
+    }
 }
 
-/// Finds the frames in `bytes`, which stand at `start` of a segment, up to where it is filled
-/// ahead. It has no opinion on what may be torn; that is decided with the marks of all of them.
+/// Finds the frames in `bytes`, which stand at `start` of a segment. It has no opinion on what may
+/// be torn, or filled ahead; that is decided with the marks of all of them.
 pub(crate) fn scan(tag: StoreTag, start: Place, bytes: &[u8]) -> Vec<Item<'_>> {
     let mut items = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
-        let Some(item) = item_at(tag, start, bytes, at) else {
-            break;
-        };
+        let item = item_at(tag, start, bytes, at);
         at = usize::try_from(item.end() - start.offset).expect("it lies in the same bytes");
         items.push(item);
     }
     items
 }
 
-/// What is at a place; nothing if the rest is filled ahead.
-fn item_at(tag: StoreTag, start: Place, bytes: &[u8], at: usize) -> Option<Item<'_>> {
+fn item_at(tag: StoreTag, start: Place, bytes: &[u8], at: usize) -> Item<'_> {
     let place = at_offset(start, at);
     let Ok((header, header_bytes)) = Header::read(tag, place, &bytes[at..]) else {
-        let offset = place.offset;
-        let hole = || Item::Hole {
-            offset,
+        return Item::Hole {
+            offset: place.offset,
             end: at_offset(start, next_header(tag, start, bytes, at)).offset,
         };
-        return (!fill::is_all_of(tag, place, &bytes[at..])).then(hole);
     };
     let payload_start = at + header_bytes;
     let payload_end = payload_start + header.payload_bytes as usize;
-    Some(match bytes.get(payload_start..payload_end) {
+    match bytes.get(payload_start..payload_end) {
         Some(payload) if header.accepts(tag, place, payload) => Item::Frame {
             offset: place.offset,
             end: at_offset(start, payload_end).offset,
@@ -213,7 +215,7 @@ fn item_at(tag: StoreTag, start: Place, bytes: &[u8], at: usize) -> Option<Item<
             end: at_offset(start, payload_end.min(bytes.len())).offset,
             header,
         },
-    })
+    }
 }
 
 const fn at_offset(start: Place, at: usize) -> Place {
@@ -221,6 +223,44 @@ const fn at_offset(start: Place, at: usize) -> Place {
         segment: start.segment,
         offset: start.offset + at as u64,
     }
+}
+
+/// Where a segment ends if the header of the next one, which says so, is lost: with the last frame
+/// before those of the next one. What follows there was cut, and may be whole frames.
+pub(crate) fn end_by_frames(
+    header: Option<SegmentHeader>,
+    items: &[Item<'_>],
+    next: &[Item<'_>],
+) -> u64 {
+    let start = SEGMENT_HEADER_BYTES as u64;
+    let end = items.last().map_or(start, Item::end);
+    let Some(first) = next.iter().find_map(Item::header) else {
+        return end;
+    };
+    let before = header.map(|header| (header.first_frame.saturating_sub(1), start));
+    let frames = items
+        .iter()
+        .filter_map(|item| Some((item.header()?.number, item.end())));
+    let known = before.into_iter().chain(frames);
+    let last = known.filter(|(number, _)| *number < first.number).last();
+    let Some((number, last_end)) = last else {
+        return start;
+    };
+    let begins_whole = next.first().is_some_and(|item| item.header().is_some());
+    if !begins_whole || number + 1 == first.number {
+        return last_end;
+    }
+    // Frames are missing between the two, so what is no frame here was some.
+    let mut after = items.iter().filter(|item| item.offset() >= last_end);
+    let cut = after.find(|item| item.header().is_some());
+    cut.map_or(end, Item::offset)
+}
+
+/// The last offset that any header says was synced.
+pub(crate) fn last_mark(items: &[Item<'_>]) -> u64 {
+    let headers = items.iter().filter_map(Item::header);
+    let marks = headers.map(|header| header.durable_mark);
+    marks.max().unwrap_or_default()
 }
 
 /// Frames start at multiples of eight, so only those are tried.
@@ -259,6 +299,62 @@ mod tests {
                 None,
                 "bit {bit} was not seen"
             );
+        }
+    }
+
+    const TAG: StoreTag = StoreTag(*b"store-01");
+
+    /// The frames of these numbers, each of 64 bytes; nothing stands where there is none.
+    fn frames(segment: u32, numbers: &[Option<u64>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for number in numbers {
+            let at = Place {
+                segment,
+                offset: 64 + bytes.len() as u64,
+            };
+            match number {
+                Some(number) => Header::new(1, 1, *number, 1).write(TAG, at, &[], &mut bytes),
+                None => bytes.resize(bytes.len() + 64, 7),
+            }
+        }
+        bytes
+    }
+
+    /// S4: what was cut stays cut without the header that says so, and what is missing before the
+    /// next segment is not taken for something that was cut.
+    #[test]
+    fn s4_a_segment_ends_before_the_frames_of_the_next() {
+        let cases: [(&[Option<u64>], &[Option<u64>], u64); 8] = [
+            (&[Some(9), Some(10)], &[Some(11)], 2),
+            (
+                &[Some(9), Some(10), None, Some(12)],
+                &[Some(11), Some(12)],
+                2,
+            ),
+            (&[Some(9), Some(10), None, Some(12)], &[None, Some(12)], 2),
+            (&[Some(9), None], &[Some(11)], 2),
+            (&[Some(9), None, Some(11)], &[Some(11)], 2),
+            (&[None, Some(10)], &[Some(9)], 0),
+            (&[None], &[Some(10)], 1),
+            (&[Some(9), None], &[None], 2),
+        ];
+        for (numbers, next, counted) in cases {
+            let header = SegmentHeader {
+                number: 2,
+                incarnation: 1,
+                previous_bytes: 64,
+                first_frame: 9,
+                first_position: 1,
+            };
+            let [bytes, after] = [frames(2, numbers), frames(3, next)];
+            let place = |segment| Place {
+                segment,
+                offset: 64,
+            };
+            let items = scan(TAG, place(2), &bytes);
+            let next_items = scan(TAG, place(3), &after);
+            let end = end_by_frames(Some(header), &items, &next_items);
+            assert_eq!(end, 64 + 64 * counted, "{numbers:?} before {next:?}");
         }
     }
 }
