@@ -241,8 +241,8 @@ pub(crate) fn end_by_frames(
     let frames = items
         .iter()
         .filter_map(|item| Some((item.header()?.number, item.end())));
-    let known = before.into_iter().chain(frames);
-    let last = known.filter(|(number, _)| *number < first.number).last();
+    let mut known = before.into_iter().chain(frames);
+    let last = known.rfind(|(number, _)| *number < first.number);
     let Some((number, last_end)) = last else {
         return start;
     };
@@ -303,9 +303,10 @@ mod tests {
     }
 
     const TAG: StoreTag = StoreTag(*b"store-01");
+    const NONE: u64 = 0;
 
-    /// The frames of these numbers, each of 64 bytes; nothing stands where there is none.
-    fn frames(segment: u32, numbers: &[Option<u64>]) -> Vec<u8> {
+    /// The frames of these numbers, each of 64 bytes; no frame stands where there is none.
+    fn frames(segment: u32, numbers: &[u64]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for number in numbers {
             let at = Place {
@@ -313,8 +314,8 @@ mod tests {
                 offset: 64 + bytes.len() as u64,
             };
             match number {
-                Some(number) => Header::new(1, 1, *number, 1).write(TAG, at, &[], &mut bytes),
-                None => bytes.resize(bytes.len() + 64, 7),
+                &NONE => bytes.resize(bytes.len() + 64, 7),
+                number => Header::new(1, 1, *number, 1).write(TAG, at, &[], &mut bytes),
             }
         }
         bytes
@@ -324,19 +325,15 @@ mod tests {
     /// next segment is not taken for something that was cut.
     #[test]
     fn s4_a_segment_ends_before_the_frames_of_the_next() {
-        let cases: [(&[Option<u64>], &[Option<u64>], u64); 8] = [
-            (&[Some(9), Some(10)], &[Some(11)], 2),
-            (
-                &[Some(9), Some(10), None, Some(12)],
-                &[Some(11), Some(12)],
-                2,
-            ),
-            (&[Some(9), Some(10), None, Some(12)], &[None, Some(12)], 2),
-            (&[Some(9), None], &[Some(11)], 2),
-            (&[Some(9), None, Some(11)], &[Some(11)], 2),
-            (&[None, Some(10)], &[Some(9)], 0),
-            (&[None], &[Some(10)], 1),
-            (&[Some(9), None], &[None], 2),
+        let cases: [(&[u64], &[u64], u64); 8] = [
+            (&[9, 10], &[11], 2),
+            (&[9, 10, NONE, 12], &[11, 12], 2),
+            (&[9, 10, NONE, 12], &[NONE, 12], 2),
+            (&[9, NONE], &[11], 2),
+            (&[9, NONE, 11], &[11], 2),
+            (&[NONE, 10], &[9], 0),
+            (&[NONE], &[10], 1),
+            (&[9, NONE], &[NONE], 2),
         ];
         for (numbers, next, counted) in cases {
             let header = SegmentHeader {

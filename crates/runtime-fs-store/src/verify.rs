@@ -16,8 +16,9 @@ use crate::report::{Damage, OpenReport};
 use crate::sidecar::Sidecar;
 use crate::{attachments, fs, keys};
 
-/// Reads the whole log of a store, its checkpoints and its attachments, and checks every checksum. It changes nothing and takes no
-/// lock; beside a writer it may report the tail that is just being written as torn.
+/// Reads the whole log of a store, its checkpoints and its attachments, and checks every checksum.
+/// It changes nothing and takes no lock; beside a writer it may report the tail that is just being
+/// written as torn, but not as damage.
 ///
 /// It blocks on the disk for as long as reading the log takes.
 ///

@@ -1,9 +1,11 @@
 //! Caring for a store: cleaning, purge, export and import, backup, repair (S6, S7).
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use runtime_core::Tier;
 use runtime_fs_store::{
     CleanOptions, CleanReport, Damage, ExportError, FsLimits, FsStore, FsStoreOptions,
     MaintenanceError, RepairAction, backup, export, import, repair, verify,
@@ -627,4 +629,161 @@ async fn s7_a_repair_reaches_keys_and_attachments() {
     let store = FsStore::open(&options).unwrap();
     assert!(store.attachment(&digest).await.is_err());
     assert_eq!(verify(&options.directory).unwrap().damage, []);
+}
+
+/// The places of the frames in a file of the log, one after another.
+fn frames(bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut frames = Vec::new();
+    let mut at = 64;
+    while bytes.get(at..at + 4) == Some(b"ARFr") {
+        let header = u16::from_le_bytes(bytes[at + 6..at + 8].try_into().unwrap());
+        let payload = u32::from_le_bytes(bytes[at + 40..at + 44].try_into().unwrap());
+        let end = at + usize::from(header) + usize::try_from(payload).unwrap();
+        frames.push(at..end);
+        at = end;
+    }
+    frames
+}
+
+/// S4, S7: what a cut has discarded stays discarded when the header that says so is damaged, and
+/// what came after the cut is not given up for it.
+#[tokio::test]
+async fn s4_discarded_frames_stay_discarded_without_the_header_that_says_so() {
+    let parent = in_memory();
+    // At this tier no frame has a mark that covers the one before.
+    let options = options(parent.path(), 79).tier(Tier::Crash);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..4).await;
+    drop(store);
+    flip(&options, b"worker/1");
+    let store = FsStore::open(&options).unwrap();
+    assert!(store.report().cut.is_some(), "{:?}", store.report());
+    fill(&store, 10..14).await;
+    let expected = [0, 10, 11, 12, 13];
+    assert_eq!(numbers(&store).await, expected);
+    store.close().await.unwrap();
+    drop(store);
+    let path = segment(&options, 2);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+
+    let store = FsStore::open(&options).unwrap();
+    let damage = &store.report().damage;
+    assert_eq!(*damage, [Damage::SegmentHeader { segment: 2 }]);
+    assert!(store.report().read_only.is_some());
+    assert_eq!(numbers(&store).await, expected);
+    drop(store);
+    let done = repair(&options, true).unwrap();
+    assert!(
+        matches!(done.actions[..], [RepairAction::RenewHeader { .. }]),
+        "{done:?}"
+    );
+    assert!(!done.lineage_renewed, "nothing is lost");
+    bytes[40] ^= 1;
+    assert_eq!(fs::read(&path).unwrap(), bytes, "it is as it was");
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.report().damage, []);
+    assert_eq!(numbers(&store).await, expected);
+    store.commit(commit(14)).await.unwrap();
+}
+
+/// S4, S7: a base that ends early is damage that can be repaired, also where a frame ends.
+#[tokio::test]
+async fn s7_a_base_that_was_cut_between_two_frames_can_be_repaired() {
+    let parent = in_memory();
+    let options = small(parent.path(), 80);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..64).await;
+    let through = Removal::Through(Position(60));
+    store.commit(removal(10_000, through)).await.unwrap();
+    clean(&store).await;
+    store.close().await.unwrap();
+    drop(store);
+    let entries = fs::read_dir(options.directory.join("segments")).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    let base = paths.find(|path| path.extension().unwrap() == "base");
+    let base = base.expect("a base was made");
+    let whole = fs::read(&base).unwrap();
+    let last = frames(&whole).pop().unwrap();
+    assert_eq!(last.end, whole.len());
+    fs::write(&base, &whole[..last.start]).unwrap();
+
+    assert!(
+        FsStore::open(&options)
+            .unwrap()
+            .report()
+            .read_only
+            .is_some()
+    );
+    let plan = repair(&options, false).unwrap();
+    let cut = last.start as u64..last.end as u64;
+    assert!(
+        matches!(&plan.actions[..], [RepairAction::GiveUp { bytes, .. }] if *bytes == cut),
+        "{plan:?}"
+    );
+    repair(&options, true).unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.report().read_only, None);
+    store.commit(commit(64)).await.unwrap();
+}
+
+/// S4, S7: in a segment that others follow nothing is filled ahead. Where it is still there, a
+/// write was lost, and a repair gives up that and nothing else.
+#[tokio::test]
+async fn s4_what_fills_a_sealed_segment_is_a_lost_write() {
+    let parent = in_memory();
+    let options = small(parent.path(), 81);
+    let store = FsStore::open(&options).unwrap();
+    store.commit(commit(0)).await.unwrap();
+    drop(store);
+    let path = segment(&options, 1);
+    let filled = fs::read(&path).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 1..60).await;
+    store.close().await.unwrap();
+    drop(store);
+    assert!(segment(&options, 3).exists());
+    let mut bytes = fs::read(&path).unwrap();
+    let last = frames(&bytes).pop().unwrap();
+    assert_eq!(last.end, bytes.len());
+    // A word that fills is the inverted offset and something that is the same in all of a segment.
+    let word = |at: usize| u64::from_le_bytes(filled[at..at + 8].try_into().unwrap());
+    let at = filled.len() - 8;
+    let salt = word(at) ^ !(at as u64);
+    assert_eq!(word(at - 8), salt ^ !(at as u64 - 8), "it is filled");
+    for at in last.clone().step_by(8) {
+        bytes[at..at + 8].copy_from_slice(&(salt ^ !(at as u64)).to_le_bytes());
+    }
+    fs::write(&path, bytes).unwrap();
+
+    let lost = last.start as u64..last.end as u64;
+    let found = verify(&options.directory).unwrap();
+    let damage = Damage::Header {
+        segment: 1,
+        bytes: lost.clone(),
+    };
+    assert_eq!(found.damage, [damage]);
+    assert!(found.read_only.is_some());
+    let plan = repair(&options, false).unwrap();
+    let [
+        RepairAction::GiveUp {
+            bytes, positions, ..
+        },
+    ] = &plan.actions[..]
+    else {
+        panic!("{plan:?}");
+    };
+    assert_eq!((bytes, positions.end - positions.start), (&lost, 1));
+    let gone = positions.start;
+    repair(&options, true).unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.report().read_only, None);
+    let rest = Page::after(Position(gone), 256);
+    let rest = store.events(None, rest).await.unwrap();
+    let rest: Vec<u64> = rest.events.iter().map(crate::support::number).collect();
+    assert_eq!(rest, (gone..60).collect::<Vec<_>>());
+    store.commit(commit(60)).await.unwrap();
 }
