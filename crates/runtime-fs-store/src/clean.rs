@@ -18,7 +18,7 @@ use crate::shared::Shared;
 use crate::snapshot::Survey;
 
 /// A base grows no further than this; what comes after waits for a later one.
-const BASE_BYTES_MAX: usize = 1 << 31;
+const BASE_BYTES_MAX: u64 = 1 << 31;
 /// Streams in one frame.
 const STREAMS_PER_FRAME: usize = 4_096;
 
@@ -194,41 +194,25 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
     /// segment that it stands for. What is damaged stays where it is.
     fn condense(&mut self, base: Option<u32>, pruned: &[u32]) -> io::Result<u32> {
         let before = base.unwrap_or_default();
-        let mut sources = Vec::new();
-        if let Some(base) = base {
-            let Some(source) = self.base_source(base)? else {
-                return Ok(before);
-            };
-            sources.push(source);
-        }
-        let mut last = before;
-        let mut size: usize = sources.iter().map(|source| source.end).sum();
-        for &number in pruned {
-            let source = self.source(number)?;
-            let Some(source) = source.filter(|source| self.is_sound(source)) else {
-                break;
-            };
-            size += source.end;
-            if size > BASE_BYTES_MAX {
-                break;
-            }
-            last = number;
-            sources.push(source);
-        }
-        if last == before {
+        let condensable = self.condensable(base, pruned)?;
+        let Some(&last) = condensable.last() else {
             return Ok(before);
-        }
+        };
         let Some(next) = self.header(last + 1)? else {
             return Ok(before);
         };
         // Frames of what follows are of this incarnation or a later one.
         let mut writer = BaseWriter::new(self.tag, last, next.incarnation);
         let mut freed = 0;
-        for source in sources {
-            if self.keep_alive(&source, &mut writer).is_none() {
-                // Only a base that is damaged inside gets here; it stays as it is.
+        for number in base.map(|base| base | BASE).into_iter().chain(condensable) {
+            // One at a time is in memory, beside what is kept of them all.
+            let source = self.source(number)?;
+            let kept = source.filter(|source| self.keep_alive(source, &mut writer).is_some());
+            let Some(source) = kept else {
+                // A base that is damaged, or a file that was sound a moment ago; all stays as it
+                // is.
                 return Ok(before);
-            }
+            };
             freed += source.bytes.len() as u64;
             self.step(source.bytes.len())?;
         }
@@ -259,6 +243,31 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
         self.shared.segments.forget_files();
         self.report.bytes_after = self.report.bytes_after - freed + bytes.len() as u64;
         Ok(last)
+    }
+
+    /// Returns which of the pruned segments go into a base: the first ones, as long as they are
+    /// sound and it does not grow too large with the base before. Each is read, and let go of.
+    fn condensable(&self, base: Option<u32>, pruned: &[u32]) -> io::Result<Vec<u32>> {
+        let mut size = match base {
+            Some(base) => {
+                let file = fs::open_read(&self.layout.segment_path(base | BASE))?;
+                fs::length(&file)?
+            }
+            None => 0,
+        };
+        let mut condensable = Vec::new();
+        for &number in pruned {
+            let source = self.source(number)?;
+            let Some(source) = source.filter(|source| self.is_sound(source)) else {
+                break;
+            };
+            size += source.end as u64;
+            if size > BASE_BYTES_MAX {
+                break;
+            }
+            condensable.push(number);
+        }
+        Ok(condensable)
     }
 
     /// Says whether all of a segment can be read, and says itself what version its rows have.

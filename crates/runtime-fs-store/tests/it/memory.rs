@@ -1,9 +1,14 @@
 //! What a store holds in memory, counted byte by byte (S6). Each count is made in a process of its
 //! own, so that no other test is counted with it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use runtime_core::{EventId, Timestamp};
-use runtime_fs_store::{FsLimits, FsStore, FsStoreOptions};
-use runtime_store::{Commit, Limits, NewEvent, RowChange, RowKey, Store};
+use runtime_fs_store::{CleanOptions, FsLimits, FsStore, FsStoreOptions};
+use runtime_store::{
+    Commit, Limits, NewEvent, Position, Progress, Removal, RowChange, RowKey, Store,
+};
 
 use crate::allocations::allocated_bytes;
 use crate::support::{commit_id, in_memory, options, print_row, random, run, scope, stream};
@@ -175,4 +180,38 @@ fn s6_an_open_turn_holds_at_most_2_kib() {
     assert!(each <= 2 * 1024 + 64 * EFFECTS, "{each} bytes");
     drop(store);
     print_row("S6-turn", usize::try_from(TURNS).unwrap(), started);
+}
+
+/// S6: a cleaning holds one segment at a time, and what it keeps of them, however many there are.
+#[test]
+fn s6_a_cleaning_holds_one_segment_at_a_time() {
+    const TURNS: u64 = 20_000;
+    if !is_alone("memory::s6_a_cleaning_holds_one_segment_at_a_time") {
+        return;
+    }
+    let started = std::time::Instant::now();
+    let parent = in_memory();
+    let options = small(parent.path());
+    let store = FsStore::open(&options).unwrap();
+    run(fill(&store, 0..TURNS, turn));
+    let through = Removal::Through(Position(TURNS));
+    let time = Timestamp::from_millis(TURNS);
+    let removal = Commit::new(commit_id(TURNS), time).remove(through);
+    run(store.commit(removal)).unwrap();
+    let before = allocated_bytes();
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    let look = move |_: Progress| {
+        seen.fetch_max(allocated_bytes(), Ordering::Relaxed);
+    };
+    let report = run(store.clean(CleanOptions::default(), look)).unwrap();
+    let most = most.load(Ordering::Relaxed) - before;
+    println!("S6-clean {most} bytes for {report:?}");
+    assert!(
+        report.segments_removed > 10 && report.bytes_before > 4 << 20,
+        "{report:?}"
+    );
+    assert!(most <= 2 * 256 * 1024, "{most} bytes for {report:?}");
+    drop(store);
+    print_row("S6-clean", usize::try_from(TURNS).unwrap(), started);
 }
