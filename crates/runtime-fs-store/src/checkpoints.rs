@@ -11,6 +11,7 @@ use crate::frame::StoreTag;
 use crate::fs;
 use crate::layout::{CHECKPOINTS, Layout};
 use crate::replay::{Replay, fold_sealed};
+use crate::segment::BASE;
 use crate::shared::Shared;
 use crate::sidecar::Sidecar;
 
@@ -104,16 +105,26 @@ impl Checkpoints {
     fn is_due(&self, through: u32) -> io::Result<bool> {
         let below = self.shared.read_index().below().cloned();
         let known = below.as_ref().map_or(0, |below| below.sealed.number);
-        let mut bytes = 0;
+        let base = self.layout.base().map_err(io::Error::other)?;
+        let covered = below.as_ref().map(|below| below.sealed.base);
+        let mut bytes = match base.filter(|base| covered != Some(*base)) {
+            // Without a checkpoint of it every opening reads all of it, as it does the log.
+            Some(base) => self.length_of(base | BASE)?,
+            None => 0,
+        };
         for number in self.layout.segments().map_err(io::Error::other)? {
             if (known + 1..=through).contains(&number) {
-                let file = fs::open_read(&self.layout.segment_path(number))?;
-                bytes += fs::length(&file)?;
+                bytes += self.length_of(number)?;
             }
         }
         // A large checkpoint is written for as much log as it is large, so that writing them
         // costs no more than writing the log.
         Ok(bytes >= self.bytes_min.max(below.map_or(0, |below| below.bytes())))
+    }
+
+    fn length_of(&self, number: u32) -> io::Result<u64> {
+        let file = fs::open_read(&self.layout.segment_path(number))?;
+        fs::length(&file)
     }
 
     /// Writes a checkpoint, and lets the index lie on it. The caller holds the lock.

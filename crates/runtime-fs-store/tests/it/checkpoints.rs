@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use runtime_fs_store::{CleanOptions, Damage, FsLimits, FsStore, FsStoreOptions, verify};
+use runtime_fs_store::{
+    CleanOptions, Damage, FsLimits, FsStore, FsStoreOptions, export, import, verify,
+};
 use runtime_store::{
     Commit, Page, Position, Removal, RetentionUnit, Row, RowChange, RowKey, RowQuery, Store,
     StoredEvent,
@@ -381,6 +383,47 @@ async fn s6_a_checkpoint_of_another_log_is_not_believed() {
     let store = FsStore::open(&options).unwrap();
     assert!(!store.report().unusable_checkpoints.is_empty());
     assert_eq!(told(&store, 0..100).await, expected);
+}
+
+/// S6: a base that is in no checkpoint counts as log that is in none: without one every opening
+/// would read all of it.
+#[tokio::test]
+async fn s6_a_large_base_is_soon_in_a_checkpoint() {
+    const CHECKPOINT_BYTES: u64 = 64 * 1024;
+    let parent = in_memory();
+    let from = small(&parent.path().join("from"), 97);
+    fs::create_dir(parent.path().join("from")).unwrap();
+    let store = FsStore::open(&from).unwrap();
+    fill(&store, 0..400).await;
+    let mut lines = Vec::new();
+    export(&from.directory, &mut lines, &mut |_| ()).unwrap();
+    let to = small(parent.path(), 98);
+    let to = FsStoreOptions {
+        fs_limits: FsLimits {
+            checkpoint_bytes: CHECKPOINT_BYTES,
+            ..to.fs_limits
+        },
+        ..to
+    };
+    import(&mut &lines[..], &to, None, &mut |_| ()).unwrap();
+    let base = to.directory.join("segments/0000000001.base");
+    assert!(fs::metadata(base).unwrap().len() > CHECKPOINT_BYTES);
+    let store = FsStore::open(&to).unwrap();
+    assert!(store.report().commits >= 400, "all of the base was read");
+    // Two segments, far less than a checkpoint is written for.
+    fill(&store, 400..430).await;
+    let expected = told(&store, 0..430).await;
+    store.close().await.unwrap();
+    drop(store);
+    assert!(caches(&to).iter().any(|path| is_checkpoint(path)));
+    let store = FsStore::open(&to).unwrap();
+    assert!(store.report().commits <= 30, "{:?}", store.report());
+    assert_eq!(told(&store, 0..430).await, expected);
+    // What is in a checkpoint counts no more.
+    let written = caches(&to);
+    fill(&store, 430..460).await;
+    store.close().await.unwrap();
+    assert_eq!(caches(&to), written);
 }
 
 fn copy_all(from: &Path, to: &Path) {
