@@ -340,9 +340,7 @@ impl Log {
         self.filled = self.end.offset + fill.len() as u64;
         match fs::write_all_at(&self.file, &fill, self.end.offset) {
             // There may be room for what has to be written.
-            Err(error) if error.kind() == ErrorKind::StorageFull => {
-                fs::cut(&self.file, self.end.offset)
-            }
+            Err(error) if is_no_room(error.kind()) => fs::cut(&self.file, self.end.offset),
             result => result,
         }
     }
@@ -518,6 +516,12 @@ impl Log {
     }
 }
 
+/// Says whether the disk, the user's share of it, or the file is full.
+fn is_no_room(error: ErrorKind) -> bool {
+    use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error, StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 /// Only under a planted fault a cut tail is written over in place.
 #[cfg(feature = "simulation")]
 fn overwrites_cut_tails() -> bool {
@@ -538,4 +542,26 @@ fn seals_unsynced() -> bool {
 #[cfg(not(feature = "simulation"))]
 const fn seals_unsynced() -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn s5_a_full_disk_quota_or_file_is_no_room() {
+        for (error, expected) in [
+            (Errno::NOSPC, true),
+            (Errno::DQUOT, true),
+            (Errno::FBIG, true),
+            (Errno::IO, false),
+        ] {
+            let error = Error::from(error);
+            assert_eq!(is_no_room(error.kind()), expected, "{error}");
+        }
+    }
 }

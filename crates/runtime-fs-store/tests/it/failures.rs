@@ -13,6 +13,9 @@ const THIS: &str = "failures::r7_a_failed_call_stops_the_store_and_loses_nothing
 /// Enough to reach every case.
 const STEPS: u64 = 150;
 
+/// The disk, the user's share of it, or the file is full: each is no room.
+const NO_ROOM: [&str; 3] = ["ENOSPC", "EDQUOT", "EFBIG"];
+
 /// A call, which of them, and the error.
 type Case = (&'static str, u32, &'static str);
 
@@ -22,12 +25,18 @@ fn cases() -> Vec<Case> {
         ("fdatasync", &[1, 2, 3, 4, 8, 20, 60]),
         ("/^rename", &[1, 2, 3, 9, 30]),
     ];
-    let places = places.into_iter();
-    let places = places.flat_map(|(call, places)| places.iter().map(move |nth| (call, *nth)));
-    let failing = |(call, nth)| ["EIO", "ENOSPC"].map(|error| (call, nth, error));
+    let each = places.into_iter();
+    let each = each.flat_map(|(call, places)| places.iter().map(move |nth| (call, *nth)));
+    let failing = |(call, nth)| ["EIO", NO_ROOM[0]].map(|error| (call, nth, error));
+    // What counts as no room is tried where ENOSPC is.
+    let writes = places[0].1.iter();
+    let full = writes.flat_map(|nth| NO_ROOM[1..].iter().map(|error| ("pwrite64", *nth, *error)));
     // Nothing has failed if the call is only to be made again.
     let interrupted = [2, 5, 20].map(|nth| ("pwrite64", nth, "EINTR"));
-    places.flat_map(failing).chain(interrupted).collect()
+    each.flat_map(failing)
+        .chain(full)
+        .chain(interrupted)
+        .collect()
 }
 
 /// R7, S5: whatever fails, the error is typed, nothing is written or synced again, the store takes
@@ -76,7 +85,7 @@ fn fail((call, nth, error): Case) -> Result<Found, String> {
     let failed = calls.next().ok_or("the call was not reached")?;
     // No frame and no header of a segment: what it is filled ahead with.
     let fills = failed.contains("/segments/") && !failed.contains("\"AR");
-    let unfilled = error == "ENOSPC" && call == "pwrite64" && fills;
+    let unfilled = NO_ROOM.contains(&error) && call == "pwrite64" && fills;
     UNFILLED.fetch_add(unfilled.into(), Ordering::Relaxed);
     let harmless = error == "EINTR" || failed.contains("/store/durable>") || unfilled;
     if harmless {
