@@ -77,16 +77,13 @@ impl Segments {
         at: Extent,
         (position, event_at): (u64, Extent),
     ) -> Result<(Payload, StoredEvent), ReadError> {
-        if !are_neighbours(at, event_at) {
+        let Some(both) = together(at, event_at) else {
             return Ok((self.read_row(key, at)?, self.read(position, event_at)?));
-        }
-        let bytes = self.bytes(Extent {
-            bytes: event_at.offset + event_at.bytes - at.offset,
-            ..at
-        })?;
-        let event = &bytes[(event_at.offset - at.offset) as usize..];
-        let row = self.row_body(key, at, &bytes[..at.bytes as usize])?;
-        Ok((row, self.event(position, event_at, event)?))
+        };
+        let bytes = self.bytes(both)?;
+        let of = |one: Extent| &bytes[(one.offset - both.offset) as usize..][..one.bytes as usize];
+        let row = self.row_body(key, at, of(at))?;
+        Ok((row, self.event(position, event_at, of(event_at))?))
     }
 
     fn row_body(&self, key: &RowKey, at: Extent, bytes: &[u8]) -> Result<Payload, ReadError> {
@@ -135,6 +132,19 @@ fn are_neighbours(one: Extent, next: Extent) -> bool {
     one.segment == next.segment && (end..=end.saturating_add(GAP_BYTES_MAX)).contains(&next.offset)
 }
 
+/// Returns what holds both, if they are neighbours, whichever of them comes first: a commit writes
+/// its events before its rows.
+fn together(one: Extent, other: Extent) -> Option<Extent> {
+    let (first, last) = match one.offset <= other.offset {
+        true => (one, other),
+        false => (other, one),
+    };
+    are_neighbours(first, last).then(|| Extent {
+        bytes: last.offset + last.bytes - first.offset,
+        ..first
+    })
+}
+
 fn place(at: Extent) -> String {
     format!("{} byte {}", Layout::segment_name(at.segment), at.offset)
 }
@@ -160,7 +170,13 @@ pub(crate) fn unavailable(action: &str, error: io::Error) -> ReadError {
 
 #[cfg(test)]
 mod tests {
+    use runtime_core::{CommitId, EventId, ScopeId, Timestamp};
+    use runtime_store::{Commit, NewEvent, Position, RowChange};
+
     use super::*;
+    use crate::frame::Place;
+    use crate::record::{Kept, KeptPut, RowEdit, Taken, write_commit, write_kept};
+    use crate::segment::BASE;
 
     #[test]
     fn neighbours_lie_behind_each_other_and_near_in_one_file() {
@@ -180,6 +196,71 @@ mod tests {
             (at(2, 1_100), false),
         ] {
             assert_eq!(are_neighbours(one, next), expected, "{next:?}");
+        }
+    }
+    /// S6: one read serves a row and its event where one commit wrote both, in a segment and in a
+    /// base.
+    #[test]
+    fn s6_a_row_and_its_event_are_read_at_once() {
+        let tag = StoreTag([7; 8]);
+        let at = |segment| Place {
+            segment,
+            offset: 128,
+        };
+        let key = || RowKey::new("state", ScopeId::new("worker/1").unwrap(), "row");
+        let time = Timestamp::from_millis(5);
+        let event = NewEvent {
+            id: EventId::generate(time, [1; 10]),
+            streams: Vec::new(),
+            closes: false,
+            body: [3; 900].into(),
+        };
+        let put = RowChange::Put {
+            key: key(),
+            body: [4; 50].into(),
+            event: Some(0),
+            due: None,
+        };
+        let id = CommitId::generate(time, [2; 10]);
+        let commit = Commit::new(id, time).event(event).row(put);
+        let taken = Taken {
+            places: vec![Vec::new()],
+            versions: vec![1],
+        };
+        let content = commit.content_digest();
+        let (_, applied) = write_commit(tag, at(1), commit, content, 9, taken);
+        let [RowEdit::Put { at: row_at, .. }] = applied.rows[..] else {
+            panic!("{applied:?}");
+        };
+        let in_segment = (row_at, applied.events[0].at);
+
+        let event = StoredEvent {
+            position: Position(9),
+            id: applied.events[0].id,
+            time,
+            places: Vec::new(),
+            closes: false,
+            erased: false,
+            body: [3; 900].into(),
+        };
+        let put = KeptPut {
+            key: key(),
+            version: 1,
+            event: Some(9),
+            due: None,
+            body: [4; 50].into(),
+        };
+        let kept = Kept {
+            rows: vec![put],
+            events: vec![event],
+            ..Kept::nothing()
+        };
+        let (_, rows, events) = write_kept(tag, at(1 | BASE), &kept);
+        for (row_at, event_at) in [in_segment, (rows[0], events[0])] {
+            let both = together(row_at, event_at).expect("one read holds both");
+            assert_eq!(together(event_at, row_at), Some(both));
+            assert_eq!(both.offset, row_at.offset.min(event_at.offset));
+            assert_eq!(both.bytes, row_at.bytes + event_at.bytes);
         }
     }
 }
