@@ -252,7 +252,20 @@ impl Layout {
                 }
             }
         }
-        Ok(())
+        self.check_caches()
+    }
+
+    /// The directory of the caches may be missing, but nothing else may stand there: files are
+    /// removed from it.
+    fn check_caches(&self) -> Result<(), OpenError> {
+        let path = self.path(CHECKPOINTS);
+        match fs::kind(&path).map_err(|e| OpenError::io("look at", &path, e))? {
+            Some(Kind::Directory) | None => Ok(()),
+            Some(Kind::Symlink) => Err(OpenError::Symlink { path }),
+            Some(Kind::File) => Err(OpenError::Missing {
+                file: CHECKPOINTS.to_owned(),
+            }),
+        }
     }
 
     /// Creates everything but the log and the identity.
@@ -375,7 +388,7 @@ impl Layout {
         remove(&self.path(SEGMENTS), is_of_log)
     }
 
-    /// Returns the names of checkpoints and sidecars.
+    /// Returns the names in the directory of the checkpoints and sidecars.
     pub(crate) fn caches(&self) -> std::io::Result<Vec<String>> {
         match fs::names(&self.path(CHECKPOINTS)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -408,7 +421,7 @@ impl Layout {
                 (Some(number), _) => !kept.contains(&number),
                 (None, Some(segment)) if segment & BASE != 0 => segment & !BASE != base,
                 (None, Some(segment)) => segment <= base,
-                (None, None) => name.ends_with(".new"),
+                (None, None) => is_unfinished_cache(&name),
             };
             if is_stale {
                 fs::remove_file(&directory.join(name))?;
@@ -417,10 +430,11 @@ impl Layout {
         Ok(())
     }
 
-    /// Removes all checkpoints and sidecars.
+    /// Removes all checkpoints and sidecars, whole or not; nothing else that is there.
     pub(crate) fn remove_caches(&self) -> std::io::Result<()> {
         let directory = self.path(CHECKPOINTS);
-        let names = self.caches()?;
+        let mut names = self.caches()?;
+        names.retain(|name| is_cache(name) || is_unfinished_cache(name));
         for name in &names {
             fs::remove_file(&directory.join(name))?;
         }
@@ -465,6 +479,19 @@ fn checkpoint_number(name: &str) -> Option<u32> {
 fn sidecar_segment(name: &str) -> Option<u32> {
     let file = name.strip_suffix(".sidecar")?;
     segment_number(file).or_else(|| base_number(file).map(|base| base | BASE))
+}
+
+fn is_cache(name: &str) -> bool {
+    checkpoint_number(name).is_some() || sidecar_segment(name).is_some()
+}
+
+/// Says whether it is what was cut off while a checkpoint or sidecar was written. A temporary name
+/// may have one more part before its end.
+fn is_unfinished_cache(name: &str) -> bool {
+    name.strip_suffix(".new").is_some_and(|name| {
+        let shorter = name.rsplit_once('.').map(|(shorter, _)| shorter);
+        is_cache(name) || shorter.is_some_and(is_cache)
+    })
 }
 
 fn base_number(name: &str) -> Option<u32> {

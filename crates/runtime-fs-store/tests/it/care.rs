@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use runtime_core::Tier;
+use runtime_core::{Classified, Tier};
 use runtime_fs_store::{
     CleanOptions, CleanReport, Damage, ExportError, FsLimits, FsStore, FsStoreOptions,
     MaintenanceError, RepairAction, backup, export, import, repair, verify,
@@ -786,4 +786,53 @@ async fn s4_what_fills_a_sealed_segment_is_a_lost_write() {
     let rest: Vec<u64> = rest.events.iter().map(crate::support::number).collect();
     assert_eq!(rest, (gone..60).collect::<Vec<_>>());
     store.commit(commit(60)).await.unwrap();
+
+/// S7: a repair clears checkpoints and sidecars, and no file that is not the store's.
+#[tokio::test]
+async fn s7_a_repair_leaves_foreign_files_alone() {
+    let parent = in_memory();
+    let options = small(parent.path(), 79);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..100).await;
+    store.checkpoint().await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let caches = options.directory.join("checkpoints");
+    let own = fs::read_dir(&caches).unwrap().count();
+    assert!(own > 1);
+    fs::write(caches.join("0000000001.checkpoint.new"), b"cut").unwrap();
+    fs::write(caches.join("0000000001.log.sidecar.new"), b"cut").unwrap();
+    let foreign = ["notes", "notes.new", "1.checkpoint", "0000000001.log"];
+    for name in foreign {
+        fs::write(caches.join(name), b"mine").unwrap();
+    }
+    // A repair that has something to do.
+    fs::write(options.directory.join("keys"), b"noise").unwrap();
+    assert!(repair(&options, true).unwrap().applied);
+    let mut left: Vec<_> = fs::read_dir(&caches)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    let mut expected = foreign.to_vec();
+    expected.sort_unstable();
+    assert_eq!(left, expected);
+    // Nor does a checkpoint that is written remove them.
+    let store = FsStore::open(&options).unwrap();
+    store.checkpoint().await.unwrap();
+    for name in foreign {
+        assert!(caches.join(name).exists(), "{name}");
+    }
+    store.close().await.unwrap();
+    drop(store);
+
+    // Files elsewhere are not removed either.
+    let elsewhere = parent.path().join("elsewhere");
+    fs::rename(&caches, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &caches).unwrap();
+    let there = fs::read_dir(&elsewhere).unwrap().count();
+    fs::write(options.directory.join("keys"), b"noise").unwrap();
+    let refused = repair(&options, true).unwrap_err();
+    assert_eq!(refused.code(), "store_symlink");
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), there);
 }

@@ -525,12 +525,16 @@ fn s7_symlinks_are_refused() {
         "lock",
         "segments",
         "inbox",
+        "checkpoints",
         "segments/0000000001.log",
         "keys",
     ] {
         let parent = tempfile::tempdir().unwrap();
         let options = options(parent.path(), 1);
         drop(FsStore::open(&options).unwrap());
+        if name == "checkpoints" {
+            fs::create_dir(options.directory.join(name)).unwrap();
+        }
         let path = options.directory.join(name);
         let moved = parent.path().join("moved");
         fs::rename(&path, &moved).unwrap();
