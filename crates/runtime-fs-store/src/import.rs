@@ -2,31 +2,37 @@
 
 use std::io::BufRead;
 use std::path::Path;
+use std::sync::Arc;
 
 use runtime_core::{Digest, Timestamp};
 use runtime_store::{
-    EXPORT_SCHEMA, ExportLine, ExportReader, ExportedEvent, ImportReport, KeyRing, Progress,
-    RowKey, StoredEvent,
+    Commit, EXPORT_SCHEMA, ExportLine, ExportReader, ExportedEvent, ImportReport, KeyRing, Limits,
+    NewEvent, Progress, RowChange, RowKey, StoredEvent,
 };
 
 use crate::attachments::Attachments;
 use crate::base::{BaseWriter, FramePlace, Origins};
 use crate::config::FsStoreOptions;
+use crate::frame::FRAME_BYTES_MAX;
 use crate::fs;
 use crate::layout::{Format, Layout};
 use crate::maintenance::MaintenanceError;
 use crate::open::lock;
+use crate::positions::Positions;
 use crate::record::{Kept, KeptPut, StreamEnd};
 use crate::segment::BaseHeader;
 
 const BASE_BYTES_MAX: usize = 1 << 31;
+/// Every event takes more than this beside its body.
+const EVENT_BYTES_MIN: usize = 32;
 
 /// Makes a store of what [`export`](crate::export) wrote, in a directory that does not exist yet.
 /// It is the same runtime with a new lineage: cursors of the exported store are not valid there.
 /// Nor are its tokens, unless its signing keys are given too.
 ///
-/// Its log, at most 2 GiB, is in memory until it is written. When it fails there is no store;
-/// what it left in the directory can be removed.
+/// Its log, at most 2 GiB, is in memory until it is written. No line is believed: names, places
+/// and positions are checked, and that no event is missing. When it fails there is no store; what
+/// it left in the directory can be removed.
 ///
 /// # Errors
 /// [`MaintenanceError`]; [`ExportError::Bad`](runtime_store::ExportError::Bad) names the line, also when the
@@ -57,6 +63,7 @@ pub fn import(
     else {
         return Err(lines.bad("it is no export of this version").into());
     };
+    let positions = Positions::new(head, pruned).map_err(|reason| lines.bad(&reason))?;
     layout.create_directory()?;
     let _lock = lock(options, &layout)?;
     let format = Format::fresh(Some(runtime), &*options.clock, &*options.random);
@@ -71,9 +78,8 @@ pub fn import(
     let tag = format.tag().expect("a fresh format has a tag");
     let mut import = Import {
         writer: BaseWriter::new(tag, 1, 1),
-        attachments: Attachments::new(&layout, std::sync::Arc::clone(&options.clock)),
-        head,
-        pruned,
+        attachments: Attachments::new(&layout, Arc::clone(&options.clock)),
+        positions,
         frames: 0,
         report: ImportReport::default(),
     };
@@ -103,8 +109,7 @@ pub fn import(
 struct Import {
     writer: BaseWriter,
     attachments: Attachments,
-    head: u64,
-    pruned: u64,
+    positions: Positions,
     frames: u64,
     report: ImportReport,
 }
@@ -123,6 +128,8 @@ impl Import {
                     let reason = format!("{count} lines were written, {before} are here");
                     return Err(lines.bad(&reason).into());
                 }
+                let checked = self.positions.check_end();
+                checked.map_err(|reason| lines.bad(&reason))?;
                 return Ok(false);
             }
             ExportLine::Commit {
@@ -135,17 +142,14 @@ impl Import {
                 attachments,
                 scopes,
             } => {
-                let mut events = Vec::new();
-                for _ in 0..following {
-                    match lines.next_line()? {
-                        Some(ExportLine::Event(event)) => events.push(self.event(event, lines)?),
-                        _ => {
-                            return Err(lines
-                                .bad("an event of the commit before is missing")
-                                .into());
-                        }
-                    }
+                let checked = self.positions.check_commit(first_position);
+                checked.map_err(|reason| lines.bad(&reason))?;
+                if scopes.len() > usize::from(u16::MAX) {
+                    return Err(lines.bad("a commit names too many scopes").into());
                 }
+                let events = self.following(following, lines)?;
+                let checked = self.positions.check_events(first_position, count, &events);
+                checked.map_err(|reason| lines.bad(&reason))?;
                 let time = events.first().map(|event| event.time);
                 let kept = Kept {
                     id,
@@ -183,6 +187,11 @@ impl Import {
                 let event = event
                     .map(|event| self.row_event(event, lines))
                     .transpose()?;
+                if version == u64::MAX {
+                    return Err(lines
+                        .bad("the version of a row leaves none after it")
+                        .into());
+                }
                 let put = KeptPut {
                     key: RowKey::new(&space, scope, name),
                     version,
@@ -198,16 +207,19 @@ impl Import {
                 last,
                 closed,
             } => {
+                let end = StreamEnd {
+                    stream,
+                    head,
+                    last,
+                    closed,
+                };
+                let checked = self.positions.check_stream(&end);
+                checked.map_err(|reason| lines.bad(&reason))?;
                 let kept = Kept {
-                    streams: vec![StreamEnd {
-                        stream,
-                        head,
-                        last,
-                        closed,
-                    }],
+                    streams: vec![end],
                     ..Kept::nothing()
                 };
-                self.keep(self.head + 1, 0, &kept, lines)?;
+                self.keep(self.positions.head + 1, 0, &kept, lines)?;
             }
             ExportLine::Attachment { digest, bytes } => {
                 let bytes = bytes
@@ -231,11 +243,33 @@ impl Import {
     ) -> Result<StoredEvent, MaintenanceError> {
         let event = event.event();
         let event = event.ok_or_else(|| lines.bad("the body of the event is damaged"))?;
-        if event.position.0 > self.head {
-            return Err(lines.bad("an event comes after the head").into());
-        }
-        self.report.events += u64::from(event.position.0 > self.pruned);
+        let taken = check_event(&event).and_then(|()| self.positions.take(&event));
+        taken.map_err(|reason| lines.bad(&reason))?;
+        self.report.events += u64::from(event.position.0 > self.positions.pruned);
         Ok(event)
+    }
+
+    /// Takes the events that follow a commit.
+    fn following(
+        &mut self,
+        count: u32,
+        lines: &mut ExportReader<'_>,
+    ) -> Result<Vec<StoredEvent>, MaintenanceError> {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        for _ in 0..count {
+            let Some(ExportLine::Event(event)) = lines.next_line()? else {
+                let reason = "an event of the commit before is missing";
+                return Err(lines.bad(reason).into());
+            };
+            let event = self.event(event, lines)?;
+            bytes += EVENT_BYTES_MIN + event.body.len();
+            if bytes > FRAME_BYTES_MAX {
+                return Err(lines.bad("a commit has over 4 MiB").into());
+            }
+            events.push(event);
+        }
+        Ok(events)
     }
 
     fn row_event(
@@ -244,7 +278,10 @@ impl Import {
         lines: &ExportReader<'_>,
     ) -> Result<StoredEvent, MaintenanceError> {
         let event = event.event();
-        Ok(event.ok_or_else(|| lines.bad("the body of the row's event is damaged"))?)
+        let event = event.ok_or_else(|| lines.bad("the body of the row's event is damaged"))?;
+        let checked = check_event(&event).and_then(|()| self.positions.check_row_event(&event));
+        checked.map_err(|reason| lines.bad(&reason))?;
+        Ok(event)
     }
 
     fn keep_row(
@@ -253,9 +290,10 @@ impl Import {
         event: Option<StoredEvent>,
         lines: &ExportReader<'_>,
     ) -> Result<(), MaintenanceError> {
+        check_row(&put).map_err(|reason| lines.bad(&reason))?;
         let first = event
             .as_ref()
-            .map_or(self.head + 1, |event| event.position.0);
+            .map_or(self.positions.head + 1, |event| event.position.0);
         let time = event
             .as_ref()
             .map_or(Timestamp::default(), |event| event.time);
@@ -291,4 +329,35 @@ impl Import {
         }
         Ok(())
     }
+}
+
+/// Checks what every store asks of a row.
+fn check_row(put: &KeptPut) -> Result<(), String> {
+    check(nothing_committed().row(RowChange::put(put.key.clone(), Arc::clone(&put.body))))
+}
+
+/// Checks what every store asks of an event.
+fn check_event(event: &StoredEvent) -> Result<(), String> {
+    let streams = event.places.iter().map(|place| place.stream.clone());
+    check(nothing_committed().event(NewEvent {
+        id: event.id,
+        streams: streams.collect(),
+        closes: event.closes,
+        body: Arc::clone(&event.body),
+    }))
+}
+
+fn nothing_committed() -> Commit {
+    let nothing = Kept::nothing();
+    Commit::new(nothing.id, nothing.time)
+}
+
+/// Whatever the limits of the store that was exported were, a frame holds no more.
+fn check(commit: Commit) -> Result<(), String> {
+    let limits = Limits {
+        commit_bytes_max: FRAME_BYTES_MAX,
+        ..Limits::default()
+    };
+    let checked = commit.check(&limits);
+    checked.map_err(|error| error.to_string())
 }

@@ -76,6 +76,7 @@ mod maintenance;
 mod memory;
 mod open;
 mod overlay;
+mod positions;
 mod record;
 mod repair;
 mod replay;

@@ -15,6 +15,7 @@ use runtime_store::{
     StoredEvent,
 };
 use runtime_testkit::SeededRandom;
+use serde_json::Value;
 
 use crate::support::{
     all_events, body, commit, commit_id, in_memory, numbers, options, read_events, scope, segment,
@@ -835,4 +836,207 @@ async fn s7_a_repair_leaves_foreign_files_alone() {
     let refused = repair(&options, true).unwrap_err();
     assert_eq!(refused.code(), "store_symlink");
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), there);
+}
+
+/// S7: what the lines of an export say is not believed: a name, a place or a position that no
+/// store has is refused with its line, nothing panics, and there is no store.
+#[tokio::test]
+async fn s7_an_import_believes_no_line() {
+    type Change = fn(&mut Vec<Value>, &Lines);
+    let parent = in_memory();
+    let from = small(parent.path(), 81);
+    let store = FsStore::open(&from).unwrap();
+    // Its own stream ends before what is served.
+    let mut alone = commit(0);
+    alone.events[0].streams[0] = stream("turn/a/1");
+    store.commit(alone).await.unwrap();
+    fill(&store, 1..6).await;
+    let through = Removal::Through(Position(2));
+    store.commit(removal(10_000, through)).await.unwrap();
+    let lines = exported(&from);
+    let lines: Vec<Value> = serde_json::Deserializer::from_slice(&lines)
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let first = |kind: &str| lines.iter().position(|line| line["type"] == kind).unwrap();
+    let served = |line: &Value| line["type"] == "event" && line["position"] == 4;
+    let at = Lines {
+        commit: first("commit"),
+        event: lines.iter().position(served).unwrap(),
+        row: first("row"),
+        stream: first("stream"),
+        end: lines.len() - 1,
+    };
+    let whole = |lines: &[Value]| {
+        let lines = lines.iter().map(|line| format!("{line}\n"));
+        lines.collect::<String>()
+    };
+    let attempt = |text: &str, seed| {
+        let other = tempfile::tempdir_in(parent.path()).unwrap();
+        let to = small(other.path(), seed);
+        let imported = import(&mut text.as_bytes(), &to, None, &mut |_| ());
+        let opened = FsStore::open_read_only(&to).is_ok();
+        (imported, opened)
+    };
+    let (imported, opened) = attempt(&whole(&lines), 82);
+    assert!(opened, "{imported:?}");
+    let changes: [(&str, fn(&Lines) -> usize, Change); 20] = [
+        (
+            "a long name",
+            |at| at.row,
+            |lines, at| {
+                lines[at.row]["name"] = "n".repeat(70_000).into();
+            },
+        ),
+        (
+            "a long space",
+            |at| at.row,
+            |lines, at| {
+                lines[at.row]["space"] = "s".repeat(65).into();
+            },
+        ),
+        (
+            "a blank space",
+            |at| at.row,
+            |lines, at| lines[at.row]["space"] = "".into(),
+        ),
+        (
+            "a long body",
+            |at| at.row,
+            |lines, at| {
+                lines[at.row]["body"] = "b".repeat(5 << 20).into();
+            },
+        ),
+        (
+            "the last version",
+            |at| at.row,
+            |lines, at| {
+                lines[at.row]["version"] = u64::MAX.into();
+            },
+        ),
+        (
+            "an event of a row after the head",
+            |at| at.row,
+            |lines, at| {
+                lines[at.row]["event"]["position"] = (1_u64 << 60).into();
+            },
+        ),
+        (
+            "an event of a row at 0",
+            |at| at.row,
+            |lines, at| {
+                lines[at.row]["event"]["position"] = 0.into();
+            },
+        ),
+        (
+            "many places",
+            |at| at.event,
+            |lines, at| {
+                let place = lines[at.event]["places"][0].clone();
+                let place = |number| {
+                    let mut place = place.clone();
+                    place["stream"] = format!("many/{number}").into();
+                    place
+                };
+                lines[at.event]["places"] = (0..300).map(place).collect();
+            },
+        ),
+        (
+            "a large number in a stream",
+            |at| at.event,
+            |lines, at| {
+                lines[at.event]["places"][0]["seq"] = u64::MAX.into();
+            },
+        ),
+        (
+            "an event after itself",
+            |at| at.event,
+            |lines, at| {
+                lines[at.event]["places"][0]["previous"] = 4.into();
+            },
+        ),
+        (
+            "an event twice",
+            |at| at.event,
+            |lines, at| {
+                lines[at.event]["position"] = 3.into();
+            },
+        ),
+        (
+            "an event that is not next",
+            |at| at.event,
+            |lines, at| {
+                lines[at.event]["position"] = 5.into();
+            },
+        ),
+        (
+            "an event after the head",
+            |at| at.event,
+            |lines, at| {
+                lines[at.event]["position"] = 7.into();
+            },
+        ),
+        (
+            "a head far away",
+            |at| at.end,
+            |lines, _| lines[0]["head"] = (1_u64 << 60).into(),
+        ),
+        (
+            "the last head",
+            |_| 0,
+            |lines, _| lines[0]["head"] = u64::MAX.into(),
+        ),
+        (
+            "more pruned than there was",
+            |_| 0,
+            |lines, _| lines[0]["pruned"] = 7.into(),
+        ),
+        (
+            "a commit at 0",
+            |at| at.commit,
+            |lines, at| {
+                lines[at.commit]["first_position"] = 0.into();
+            },
+        ),
+        (
+            "a commit far away",
+            |at| at.commit,
+            |lines, at| {
+                lines[at.commit]["first_position"] = (1_u64 << 60).into();
+            },
+        ),
+        (
+            "a commit of many events",
+            |at| at.commit + 1,
+            |lines, at| {
+                lines[at.commit]["events"] = u32::MAX.into();
+            },
+        ),
+        (
+            "a stream after the head",
+            |at| at.stream,
+            |lines, at| {
+                lines[at.stream]["last"] = (1_u64 << 60).into();
+            },
+        ),
+    ];
+    for (seed, (what, wrong, change)) in (83..).zip(changes) {
+        let mut changed = lines.clone();
+        change(&mut changed, &at);
+        let (imported, opened) = attempt(&whole(&changed), seed);
+        let Err(MaintenanceError::Export(ExportError::Bad { line, .. })) = imported else {
+            panic!("{what}: {imported:?}");
+        };
+        assert_eq!(line, wrong(&at) as u64 + 1, "{what}");
+        assert!(!opened, "{what}");
+    }
+}
+
+/// Where lines of an export are, from 0.
+struct Lines {
+    commit: usize,
+    event: usize,
+    row: usize,
+    stream: usize,
+    end: usize,
 }
