@@ -116,6 +116,7 @@ impl Fold {
             Damage::Payload { .. }
             | Damage::LostTail { .. }
             | Damage::Attachment { .. }
+            | Damage::Command { .. }
             | Damage::Cache { .. } => None,
         })
     }
@@ -284,7 +285,9 @@ fn place_of(damage: &Damage) -> String {
         Damage::LostTail {
             segment, offset, ..
         } => format!("{} after byte {offset}", segment_file(*segment)),
-        Damage::Attachment { file } | Damage::Cache { file } => file.clone(),
+        Damage::Attachment { file } | Damage::Command { file } | Damage::Cache { file } => {
+            file.clone()
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use runtime_core::{CommitId, Timestamp};
-use runtime_store::{CommandInbox, InboxCommand, ReadError};
+use runtime_store::{CommandInbox, InboxCommand, Payload, ReadError};
 
 use crate::bytes::Bytes;
 use crate::error::InboxError;
@@ -21,6 +21,9 @@ pub const INBOX_COMMANDS_MAX: usize = 1024;
 pub const INBOX_COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// After this a half-written command is left over from a sender that was killed.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3_600);
+/// One look takes no further command once it has so many bytes: four of the longest. Whoever takes
+/// them forgets them and looks again.
+const PAGE_BYTES: usize = 4 * INBOX_COMMAND_BYTES_MAX;
 const MAGIC: [u8; 4] = *b"ARCm";
 
 /// Leaves a command for whoever holds the store in `directory`, or opens it next. When it
@@ -107,24 +110,25 @@ impl Inbox {
         }
     }
 
-    /// Returns the waiting commands, and the names of the files that are none.
-    pub(crate) fn read(&self) -> io::Result<(Vec<InboxCommand>, Vec<String>)> {
+    /// Returns the first waiting commands, as many as one look takes, and the names of the files
+    /// before them that are none.
+    pub(crate) fn page(&self) -> io::Result<(Vec<InboxCommand>, Vec<String>)> {
+        let Waiting { ids, mut foreign } = self.waiting()?;
         let mut commands = Vec::new();
-        let mut foreign = Vec::new();
-        for name in fs::names(&self.directory)? {
-            if is_temporary(&name) {
-                // Still being written, or its sender was killed.
-                continue;
+        let mut bytes = 0;
+        for id in ids {
+            if commands.len() >= INBOX_COMMANDS_MAX || bytes >= PAGE_BYTES {
+                break;
             }
-            match self.read_command(&name)? {
-                Some(command) => commands.push(command),
-                None => foreign.push(name),
+            match self.read(id)? {
+                Found::Command(body) => {
+                    bytes += body.len();
+                    commands.push(InboxCommand { id, body });
+                }
+                Found::Damaged => foreign.push(id.to_string()),
+                Found::Gone => {}
             }
         }
-        // A derived id has no time and comes first; the ids of one time are in the order made.
-        commands.sort_by_key(|command: &InboxCommand| {
-            (command.id.timestamp().map(Timestamp::as_millis), command.id)
-        });
         Ok((commands, foreign))
     }
 
@@ -141,32 +145,90 @@ impl Inbox {
         Ok(())
     }
 
-    fn read_command(&self, name: &str) -> io::Result<Option<InboxCommand>> {
-        let path = self.directory.join(name);
-        let Some(id) = command_id(name) else {
-            return Ok(None);
-        };
-        if fs::kind(&path)? != Some(fs::Kind::File) {
-            return Ok(None);
+    /// Reads every command once; says which names are of damaged ones, and which of none.
+    pub(crate) fn check(&self) -> io::Result<Checked> {
+        let Waiting { ids, foreign } = self.waiting()?;
+        let mut damaged = Vec::new();
+        for id in ids {
+            if matches!(self.read(id)?, Found::Damaged) {
+                damaged.push(id.to_string());
+            }
         }
-        let file = fs::open_read(&path)?;
+        Ok(Checked { damaged, foreign })
+    }
+
+    fn waiting(&self) -> io::Result<Waiting> {
+        Ok(sort_names(fs::names(&self.directory)?))
+    }
+
+    fn read(&self, id: CommitId) -> io::Result<Found> {
+        let path = self.directory.join(id.to_string());
+        match fs::kind(&path)? {
+            Some(fs::Kind::File) => {}
+            // The holder has forgotten it since it was listed.
+            None => return Ok(Found::Gone),
+            Some(fs::Kind::Directory | fs::Kind::Symlink) => return Ok(Found::Damaged),
+        }
+        let file = match fs::open_read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            file => file?,
+        };
         let bytes = fs::length(&file)?;
         if bytes > INBOX_COMMAND_BYTES_MAX as u64 + 8 {
-            return Ok(None);
+            return Ok(Found::Damaged);
         }
         let bytes = fs::read_range(&file, 0, bytes)?;
-        Ok(unseal(id, &bytes).map(|body| InboxCommand {
-            id,
-            body: body.into(),
-        }))
+        Ok(match unseal(id, &bytes) {
+            Some(body) => Found::Command(body.into()),
+            None => Found::Damaged,
+        })
     }
+}
+
+/// What stands under the name of a command.
+enum Found {
+    Command(Payload),
+    /// It is none, or not whole any more.
+    Damaged,
+    Gone,
+}
+
+/// The names in the inbox.
+struct Waiting {
+    /// Of commands, in the order in which they are taken.
+    ids: Vec<CommitId>,
+    foreign: Vec<String>,
+}
+
+/// Files of the inbox that are no commands.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// They have the names of commands.
+    pub(crate) damaged: Vec<String>,
+    pub(crate) foreign: Vec<String>,
+}
+
+fn sort_names(names: Vec<String>) -> Waiting {
+    let mut ids = Vec::new();
+    let mut foreign = Vec::new();
+    for name in names {
+        match command_id(&name) {
+            Some(id) => ids.push(id),
+            // Still being written, or its sender was killed.
+            None if is_temporary(&name) => {}
+            None => foreign.push(name),
+        }
+    }
+    // A derived id has no time and comes first; the ids of one time are in the order made.
+    ids.sort_by_key(|id: &CommitId| (id.timestamp().map(Timestamp::as_millis), *id));
+    Waiting { ids, foreign }
 }
 
 #[async_trait]
 impl CommandInbox for Inbox {
     async fn commands(&self) -> Result<Vec<InboxCommand>, ReadError> {
         let (commands, foreign) = self
-            .read()
+            .page()
             .map_err(|error| unavailable("read the inbox", error))?;
         for name in foreign {
             tracing::warn!(%name, "a file in the inbox is no command; it is left there");

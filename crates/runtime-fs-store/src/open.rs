@@ -11,7 +11,7 @@ use crate::fs::{self, Kind};
 use crate::hint::{self, Hint};
 use crate::history::History;
 use crate::inbox::Inbox;
-use crate::layout::{ASIDE, Format, KEYS, Layout, hex};
+use crate::layout::{ASIDE, Format, INBOX, KEYS, Layout, hex};
 use crate::lock::{Holder, Lock};
 use crate::log::{Log, LogStart};
 use crate::replay::{Reader, Replay, replay};
@@ -131,11 +131,19 @@ pub(crate) fn report_of(
         offset: replay.end.offset,
         published: hint.head,
     });
+    let inbox = Inbox::new(layout).check();
+    let inbox = inbox.map_err(|e| OpenError::io("read", &layout.path(INBOX), e))?;
+    let in_inbox = |name: String| format!("{INBOX}/{name}");
+    let damaged = inbox.damaged.into_iter().map(in_inbox);
+    let damaged = damaged.map(|file| Damage::Command { file });
+    let damage = fold.damage.iter().cloned().chain(lost);
+    let mut foreign = layout.foreign()?;
+    foreign.extend(inbox.foreign.into_iter().map(in_inbox));
     Ok(OpenReport {
         closed_in_order: fold.closed,
-        damage: fold.damage.iter().cloned().chain(lost).collect(),
+        damage: damage.chain(damaged).collect(),
         read_only: fold.read_only(),
-        foreign: layout.foreign()?,
+        foreign,
         unusable_checkpoints: replay.unusable.clone(),
         frames: fold.frames,
         commits: fold.commits,

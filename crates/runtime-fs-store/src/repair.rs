@@ -153,7 +153,10 @@ impl Repair<'_> {
                         what: format!("{} of a later version", file_name(*segment)),
                     });
                 }
-                Damage::LostTail { .. } | Damage::Attachment { .. } | Damage::Cache { .. } => {}
+                Damage::LostTail { .. }
+                | Damage::Attachment { .. }
+                | Damage::Command { .. }
+                | Damage::Cache { .. } => {}
             }
         }
         segments.sort_unstable();

@@ -75,6 +75,12 @@ pub enum Damage {
         /// The file, inside the store.
         file: String,
     },
+    /// A command in the inbox, left there by another process, whose bytes are not those that were
+    /// written: it cannot be taken. Its sender has to leave it again; the file can be removed.
+    Command {
+        /// The file, inside the store.
+        file: String,
+    },
     /// An attachment whose bytes are not those of its name.
     Attachment {
         /// The file, inside the store.

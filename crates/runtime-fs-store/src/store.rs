@@ -201,9 +201,9 @@ impl FsStore {
     /// # Errors
     /// [`ReadError::Unavailable`].
     pub fn foreign_in_inbox(&self) -> Result<Vec<String>, ReadError> {
-        let read = self.inbox.read();
-        let (_, foreign) = read.map_err(|error| unavailable("read the inbox", error))?;
-        Ok(foreign)
+        let checked = self.inbox.check();
+        let checked = checked.map_err(|error| unavailable("read the inbox", error))?;
+        Ok([checked.damaged, checked.foreign].concat())
     }
 
     fn submission(&self, commit: Commit) -> Submission {

@@ -15,7 +15,9 @@ use runtime_store::{
 };
 use runtime_testkit::SimulatedClock;
 
-use crate::support::{all_events, commit, commit_id, numbers, options, print_row, segment};
+use crate::support::{
+    all_events, commit, commit_id, in_memory, numbers, options, print_row, segment,
+};
 
 const SEGMENT_HEADER_BYTES: u64 = 64;
 
@@ -468,6 +470,70 @@ async fn s8_commands_wait_for_the_holder() {
     inbox.forget(&commit_id(1)).await.unwrap();
     inbox.forget(&commit_id(1)).await.unwrap();
     assert_eq!(inbox.commands().await.unwrap().len(), 2);
+}
+
+/// S8: one look takes so many bytes, in the order made; whoever forgets what it took gets the
+/// rest by looking again, also behind damaged commands.
+#[tokio::test]
+async fn s8_a_look_into_the_inbox_is_bounded_and_nothing_starves() {
+    const COUNT: u64 = 12;
+    let parent = in_memory();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    let body = vec![7; runtime_fs_store::INBOX_COMMAND_BYTES_MAX];
+    for number in (0..COUNT).rev() {
+        submit_command(&options.directory, commit_id(number), &body).unwrap();
+    }
+    for number in [0, 5] {
+        let path = options.directory.join("inbox");
+        fs::write(path.join(commit_id(number).to_string()), b"ARCm????").unwrap();
+    }
+    let inbox = store.inbox().unwrap();
+    let mut taken = Vec::new();
+    loop {
+        let page = inbox.commands().await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        let bytes: usize = page.iter().map(|command| command.body.len()).sum();
+        assert!(bytes <= 8 * 1024 * 1024, "{bytes} bytes at once");
+        for command in page {
+            inbox.forget(&command.id).await.unwrap();
+            taken.push(command.id);
+        }
+    }
+    let whole = (0..COUNT).filter(|number| ![0, 5].contains(number));
+    assert_eq!(taken, whole.map(commit_id).collect::<Vec<_>>());
+}
+
+/// S8: a command that was acknowledged and is damaged now is named by verifying and by opening.
+#[tokio::test]
+async fn s8_a_damaged_command_is_reported() {
+    let parent = in_memory();
+    let options = options(parent.path(), 1);
+    drop(FsStore::open(&options).unwrap());
+    for number in [1, 2] {
+        submit_command(&options.directory, commit_id(number), b"approve").unwrap();
+    }
+    let inbox = options.directory.join("inbox");
+    fs::write(inbox.join("note.txt"), b"?").unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+    let path = inbox.join(commit_id(2).to_string());
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(path, bytes).unwrap();
+    let damage = Damage::Command {
+        file: format!("inbox/{}", commit_id(2)),
+    };
+    let verified = verify(&options.directory).unwrap();
+    let beside = FsStore::open_read_only(&options).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    for report in [&verified, beside.report(), store.report()] {
+        assert_eq!(report.damage, [damage.clone()]);
+        assert_eq!(report.foreign, ["inbox/note.txt"]);
+    }
+    // Nothing of the log is damaged.
+    store.commit(commit(1)).await.unwrap();
 }
 
 /// S8: the inbox is bounded.
