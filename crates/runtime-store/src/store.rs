@@ -175,7 +175,8 @@ pub struct InboxCommand {
 /// commit, which changes nothing.
 #[async_trait]
 pub trait CommandInbox: fmt::Debug + Send + Sync {
-    /// Returns the waiting commands, oldest first.
+    /// Returns the waiting commands, oldest first, or the first of them if they are many: whoever
+    /// forgets what was returned looks again.
     ///
     /// # Errors
     /// [`ReadError`]; a file that is no command is reported by name and left where it is.

@@ -843,6 +843,8 @@ async fn s7_a_repair_leaves_foreign_files_alone() {
 #[tokio::test]
 async fn s7_an_import_believes_no_line() {
     type Change = fn(&mut Vec<Value>, &Lines);
+    /// The line that is named, from 0.
+    type Wrong = fn(&Lines) -> usize;
     let parent = in_memory();
     let from = small(parent.path(), 81);
     let store = FsStore::open(&from).unwrap();
@@ -880,7 +882,7 @@ async fn s7_an_import_believes_no_line() {
     };
     let (imported, opened) = attempt(&whole(&lines), 82);
     assert!(opened, "{imported:?}");
-    let changes: [(&str, fn(&Lines) -> usize, Change); 20] = [
+    let changes: [(&str, Wrong, Change); 20] = [
         (
             "a long name",
             |at| at.row,

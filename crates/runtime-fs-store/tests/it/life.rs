@@ -529,7 +529,7 @@ async fn s8_a_damaged_command_is_reported() {
     let beside = FsStore::open_read_only(&options).unwrap();
     let store = FsStore::open(&options).unwrap();
     for report in [&verified, beside.report(), store.report()] {
-        assert_eq!(report.damage, [damage.clone()]);
+        assert_eq!(report.damage, std::slice::from_ref(&damage));
         assert_eq!(report.foreign, ["inbox/note.txt"]);
     }
     // Nothing of the log is damaged.
