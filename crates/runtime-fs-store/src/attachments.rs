@@ -99,7 +99,8 @@ impl Attachments {
     /// Removes what puts that were killed left half-written.
     pub(crate) fn remove_leftovers(&self) -> io::Result<()> {
         for (directory, name) in files(&self.root)? {
-            if !fs::temporary_of(&name).is_some_and(|name| name.parse::<Digest>().is_ok()) {
+            let target = fs::temporary_of(&name);
+            if target.is_none_or(|name| name.parse::<Digest>().is_err()) {
                 continue;
             }
             let path = directory.join(name);

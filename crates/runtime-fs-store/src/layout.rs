@@ -485,13 +485,9 @@ fn is_cache(name: &str) -> bool {
     checkpoint_number(name).is_some() || sidecar_segment(name).is_some()
 }
 
-/// Says whether it is what was cut off while a checkpoint or sidecar was written. A temporary name
-/// may have one more part before its end.
+/// Says whether it is what was cut off while a checkpoint or sidecar was written.
 fn is_unfinished_cache(name: &str) -> bool {
-    name.strip_suffix(".new").is_some_and(|name| {
-        let shorter = name.rsplit_once('.').map(|(shorter, _)| shorter);
-        is_cache(name) || shorter.is_some_and(is_cache)
-    })
+    fs::temporary_of(name).is_some_and(is_cache)
 }
 
 fn base_number(name: &str) -> Option<u32> {

@@ -787,6 +787,7 @@ async fn s4_what_fills_a_sealed_segment_is_a_lost_write() {
     let rest: Vec<u64> = rest.events.iter().map(crate::support::number).collect();
     assert_eq!(rest, (gone..60).collect::<Vec<_>>());
     store.commit(commit(60)).await.unwrap();
+}
 
 /// S7: a repair clears checkpoints and sidecars, and no file that is not the store's.
 #[tokio::test]

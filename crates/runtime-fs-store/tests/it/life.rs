@@ -292,10 +292,14 @@ async fn s4_what_is_filled_ahead_is_no_tail() {
     let options = options(parent.path(), 1);
     let length = || fs::metadata(segment(&options, 1)).unwrap().len();
     let mut written = SEGMENT_HEADER_BYTES;
+    // Opening writes again what no mark covers (S5): the frame of the life before.
+    let mut again = 0;
     for life in 0..3 {
         let store = FsStore::open(&options).unwrap();
+        let opening = store.written().bytes;
         store.commit(commit(life)).await.unwrap();
-        written += store.written().bytes;
+        written += store.written().bytes - again;
+        again = store.written().bytes - opening;
         drop(store);
         let bounds = written + 1..=written + options.fs_limits.fill_bytes;
         assert!(bounds.contains(&length()), "{} of {written}", length());
@@ -306,7 +310,7 @@ async fn s4_what_is_filled_ahead_is_no_tail() {
     assert_eq!(store.report().cut, None);
     assert_eq!(numbers(&store).await, [0, 1, 2]);
     store.close().await.unwrap();
-    assert_eq!(length(), written + store.written().bytes);
+    assert_eq!(length(), written + store.written().bytes - again);
     assert!(!segment(&options, 2).exists(), "nothing was cut");
 }
 
