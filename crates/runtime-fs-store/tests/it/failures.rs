@@ -21,7 +21,7 @@ type Case = (&'static str, u32, &'static str);
 
 fn cases() -> Vec<Case> {
     let places: [(&str, &[u32]); 3] = [
-        ("pwrite64", &[1, 2, 3, 4, 5, 8, 40, 91]),
+        ("pwrite64", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 40, 91]),
         ("fdatasync", &[1, 2, 3, 4, 8, 20, 60]),
         ("/^rename", &[1, 2, 3, 9, 30]),
     ];
