@@ -11,8 +11,8 @@ use runtime_fs_store::{
     MaintenanceError, RepairAction, backup, export, import, repair, verify,
 };
 use runtime_store::{
-    AttachmentStore, Commit, CommitError, Page, Position, Removal, Row, RowChange, RowQuery, Store,
-    StoredEvent,
+    AttachmentStore, Commit, CommitError, Page, Position, Progress, ReadError, Removal, Row,
+    RowChange, RowQuery, Store, StoredEvent,
 };
 use runtime_testkit::SeededRandom;
 use serde_json::Value;
@@ -1042,4 +1042,172 @@ struct Lines {
     row: usize,
     stream: usize,
     end: usize,
+}
+
+/// S6: a cleaning says what it did and how far it has come; the next one finds nothing to do.
+#[tokio::test]
+async fn s6_a_cleaning_says_what_it_did() {
+    let parent = in_memory();
+    let options = small(parent.path(), 66);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..100).await;
+    store
+        .commit(removal(10_000, Removal::Through(Position(60))))
+        .await
+        .unwrap();
+    fs::write(options.directory.join("aside/kept.tail"), b"x").unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let drop_aside = CleanOptions { drop_aside: true };
+    let report = store
+        .clean(drop_aside, move |at| tell.send(at).unwrap())
+        .await
+        .unwrap();
+    let last: Progress = told.iter().last().unwrap();
+    assert_eq!(
+        (last.done, last.total),
+        (report.bytes_before, report.bytes_before)
+    );
+    assert!(
+        report.segments_rewritten > 0 && report.aside_removed == 1,
+        "{report:?}"
+    );
+    // The segment that is written to has a header only.
+    assert_eq!(report.bytes_after, segment_bytes(&options) - 64);
+    assert!(report.bytes_after < report.bytes_before, "{report:?}");
+    let again = clean(&store).await;
+    assert_eq!((again.segments_removed, again.segments_rewritten), (0, 0));
+    assert_eq!(
+        (again.bytes_before, again.bytes_after),
+        (report.bytes_after, report.bytes_after)
+    );
+}
+
+/// S7: an export and an import say what they wrote and how far they have come.
+#[tokio::test]
+async fn s7_an_export_says_what_it_wrote() {
+    let parent = in_memory();
+    let from = small(parent.path(), 79);
+    let store = FsStore::open(&from).unwrap();
+    store
+        .put_attachment(b"bytes".to_vec().into())
+        .await
+        .unwrap();
+    fill(&store, 0..40).await;
+    store
+        .commit(removal(10_000, Removal::Through(Position(20))))
+        .await
+        .unwrap();
+    let (mut lines, mut last) = (Vec::new(), None);
+    let report = export(&from.directory, &mut lines, &mut |at| last = Some(at)).unwrap();
+    let rows = rows(&store).await.len() as u64;
+    assert_eq!(
+        (report.events, report.rows, report.attachments),
+        (20, rows, 1)
+    );
+    let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+    assert_eq!(report.lines, count);
+    assert_eq!(
+        last,
+        Some(Progress {
+            done: 20,
+            total: 20
+        })
+    );
+    let other = tempfile::tempdir_in(parent.path()).unwrap();
+    let to = small(other.path(), 80);
+    let report = import(&mut &lines[..], &to, None, &mut |at| last = Some(at)).unwrap();
+    assert_eq!((report.events, report.rows), (20, rows));
+    assert_eq!(
+        last,
+        Some(Progress {
+            done: 20,
+            total: 20
+        })
+    );
+}
+
+/// S7: a backup copies attachments too, and says what it copied.
+#[tokio::test]
+async fn s7_a_backup_copies_attachments_and_says_so() {
+    let parent = in_memory();
+    let from = small(parent.path(), 81);
+    let store = FsStore::open(&from).unwrap();
+    let digest = store
+        .put_attachment(b"bytes".to_vec().into())
+        .await
+        .unwrap();
+    fill(&store, 0..40).await;
+    store.close().await.unwrap();
+    let target = parent.path().join("copy");
+    let mut last = None;
+    let report = backup(&from.directory, &target, &SeededRandom::new(1), &mut |at| {
+        last = Some(at)
+    });
+    let report = report.unwrap();
+    assert_eq!(
+        (report.segments, report.attachments),
+        (segment_files(&from) as u64, 1)
+    );
+    let keys = fs::metadata(from.directory.join("keys")).unwrap().len();
+    assert_eq!(report.bytes, segment_bytes(&from) + 5 + keys);
+    assert_eq!(
+        last,
+        Some(Progress {
+            done: report.bytes,
+            total: report.bytes
+        })
+    );
+    let copy = FsStore::open(&FsStoreOptions {
+        directory: target,
+        ..from.clone()
+    })
+    .unwrap();
+    assert_eq!(&*copy.attachment(&digest).await.unwrap(), b"bytes");
+}
+
+/// S4, S7: checkpoints of the log as it was go with a repair; a new one tells of the gap as the log does.
+#[tokio::test]
+async fn s7_a_checkpoint_after_a_repair_tells_of_the_gap() {
+    let parent = in_memory();
+    let options = options(parent.path(), 82);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..8).await;
+    store.checkpoint().await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    flip(&options, &body(3));
+    repair(&options, true).unwrap();
+    let caches = fs::read_dir(options.directory.join("checkpoints")).unwrap();
+    assert_eq!(caches.count(), 0);
+    let mut store = FsStore::open(&options).unwrap();
+    store.checkpoint().await.unwrap();
+    for reopened in [false, true] {
+        if reopened {
+            store.close().await.unwrap();
+            drop(store);
+            store = FsStore::open(&options).unwrap();
+            assert_eq!(store.report().commits, 0, "it begins at the checkpoint");
+        }
+        for topic in [None, Some(stream("session/all"))] {
+            let read = async |after| {
+                let page = store
+                    .events(topic.as_ref(), Page::after(Position(after), 100))
+                    .await?;
+                let found = page
+                    .events
+                    .iter()
+                    .map(|event| event.position.0)
+                    .collect::<Vec<_>>();
+                Ok::<_, ReadError>((found, page.has_more))
+            };
+            assert_eq!(read(0).await.unwrap(), (vec![1, 2, 3], true), "{topic:?}");
+            let lost = read(3).await.unwrap_err().to_string();
+            assert_eq!(lost, "damaged: events at positions 4 to 4", "{topic:?}");
+            assert_eq!(
+                read(4).await.unwrap(),
+                (vec![5, 6, 7, 8], false),
+                "{topic:?}"
+            );
+        }
+    }
 }

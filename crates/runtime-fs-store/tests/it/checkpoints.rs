@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use runtime_fs_store::{
     CleanOptions, Damage, FsLimits, FsStore, FsStoreOptions, export, import, verify,
 };
 use runtime_store::{
-    Commit, Page, Position, Removal, RetentionUnit, Row, RowChange, RowKey, RowQuery, Store,
-    StoredEvent,
+    AttachmentStore, Commit, CommitError, Epoch, Found, Guard, Page, Position, Removal,
+    RetentionUnit, Row, RowChange, RowKey, RowQuery, Seq, Store, StoredEvent,
 };
 
 use crate::support::{all_events, commit, commit_id, in_memory, options, print_row, scope, stream};
@@ -436,5 +437,110 @@ fn copy_all(from: &Path, to: &Path) {
         } else {
             fs::copy(entry.path(), target).unwrap();
         }
+    }
+}
+
+/// E18, S6: what names attachments is known when only a checkpoint says so.
+#[tokio::test]
+async fn e18_the_sweep_knows_what_a_checkpoint_names() {
+    let parent = in_memory();
+    let options = small(parent.path(), 95);
+    let store = FsStore::open(&options).unwrap();
+    let of_event = store
+        .put_attachment((*b"of an event").into())
+        .await
+        .unwrap();
+    let of_row = store.put_attachment((*b"of a row").into()).await.unwrap();
+    let mut with_event = commit(1);
+    with_event.rows.clear();
+    with_event.attachments = vec![of_event];
+    let mut with_row = commit(2);
+    with_row.events.clear();
+    let key = RowKey::new("state", scope("turn/a/1"), "row");
+    with_row.rows = vec![RowChange::put(key, *b"x")];
+    with_row.attachments = vec![of_row];
+    store.commit(with_event).await.unwrap();
+    store.commit(with_row).await.unwrap();
+    store.checkpoint().await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.report().commits, 0, "all of it is in the checkpoint");
+    let swept = store.sweep_attachments(&|_| false, Duration::ZERO).await;
+    assert_eq!(swept.unwrap(), 0, "both are named");
+    let gone = removal(10, Removal::Through(Position(1)));
+    let gone = gone.row(RowChange::Retire(scope("turn/a/1")));
+    store.commit(gone).await.unwrap();
+    let swept = store.sweep_attachments(&|_| false, Duration::ZERO).await;
+    assert_eq!(swept.unwrap(), 2, "nothing names them any more");
+}
+
+/// V1, S6: guards, owners and heads hold by what only a checkpoint knows.
+#[tokio::test]
+async fn s6_guards_see_what_only_a_checkpoint_knows() {
+    let parent = in_memory();
+    let options = small(parent.path(), 96);
+    let store = FsStore::open(&options).unwrap();
+    let asking = |number| {
+        Commit::new(
+            commit_id(number),
+            runtime_core::Timestamp::from_millis(number),
+        )
+    };
+    let epoch = RowKey::epoch(scope("worker/1"));
+    store.commit(commit(1)).await.unwrap();
+    store
+        .commit(asking(900).row(RowChange::put(epoch, Vec::new())))
+        .await
+        .unwrap();
+    store.checkpoint().await.unwrap();
+    let key = RowKey::new("state", scope("worker/1"), "1");
+    let head = |seq| Guard::Head(stream("worker/1"), Seq(seq));
+    let guards = [
+        (Guard::Version(key.clone(), 1), None),
+        (Guard::Version(key.clone(), 2), Some(Found::Version(1))),
+        (Guard::Absent(key), Some(Found::Version(1))),
+        (head(1), None),
+        (head(0), Some(Found::Head(Seq(1)))),
+    ];
+    for (number, (guard, expected)) in (901..).zip(guards) {
+        let found = match store.commit(asking(number).guard(guard.clone())).await {
+            Ok(_) => None,
+            Err(CommitError::Rejected { found, .. }) => Some(found),
+            Err(other) => panic!("{guard:?}: {other}"),
+        };
+        assert_eq!(found, expected, "{guard:?}");
+    }
+    let owned = |number, epoch| asking(number).owned_by(scope("worker/1"), Epoch(epoch));
+    store.commit(owned(910, 1)).await.unwrap();
+    let fenced = store.commit(owned(911, 2)).await;
+    assert!(matches!(fenced, Err(CommitError::Fenced)), "{fenced:?}");
+}
+
+/// S6: checkpoints are written by themselves once enough of the log is not in one, and only then;
+/// two are kept.
+#[tokio::test]
+async fn s6_checkpoints_are_written_by_themselves() {
+    for (checkpoint_bytes, is_written) in [(1, true), (16 * 1024, true), (u64::MAX, false)] {
+        let parent = in_memory();
+        let mut options = small(parent.path(), 97);
+        options.fs_limits.checkpoint_bytes = checkpoint_bytes;
+        let store = FsStore::open(&options).unwrap();
+        fill(&store, 0..300).await;
+        // Closing waits for a checkpoint that is being written.
+        store.close().await.unwrap();
+        drop(store);
+        let written = caches(&options)
+            .iter()
+            .filter(|path| is_checkpoint(path))
+            .count();
+        assert_eq!(written > 0, is_written, "at {checkpoint_bytes} bytes");
+        assert!(written <= 2, "{written} are kept");
+        let store = FsStore::open(&options).unwrap();
+        assert_eq!(
+            store.report().commits < 300,
+            is_written,
+            "at {checkpoint_bytes} bytes"
+        );
     }
 }

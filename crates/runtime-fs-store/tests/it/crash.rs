@@ -354,3 +354,29 @@ async fn r6_zeroed_duplicated_and_misplaced_blocks_are_found() {
         }
     }
 }
+
+/// S4: names that do not fit into a header are left out; damage may have touched anything then.
+#[tokio::test]
+async fn s4_names_that_do_not_fit_are_left_out() {
+    // Four of 496 bytes with their lengths fill a header to its end.
+    for (count, is_isolated) in [(4, true), (5, false)] {
+        let parent = in_memory();
+        let options = options(parent.path(), 5);
+        let store = FsStore::open(&options).unwrap();
+        let mut commit = commit(3);
+        commit.rows.clear();
+        let names = (0..count).map(|at| format!("{at}{}", "x".repeat(493)));
+        commit.events[0].streams = names.map(|name| stream(&name)).collect();
+        store.commit(commit).await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+        assert_eq!(
+            numbers(&FsStore::open_read_only(&options).unwrap()).await,
+            [3]
+        );
+        flip_first(&options, &crate::support::body(3));
+        let damage = verify(&options.directory).unwrap().damage;
+        let isolated = matches!(damage[..], [Damage::Payload { .. }]);
+        assert_eq!(isolated, is_isolated, "{count} names: {damage:?}");
+    }
+}

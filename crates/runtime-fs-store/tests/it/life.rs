@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use runtime_core::{Classified, CommitId, Tier, Timestamp};
 use runtime_fs_store::{
-    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, submit_command, verify,
+    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, holder, submit_command,
+    verify,
 };
 use runtime_store::{
-    AttachmentStore, CommitError, KeyRingStore, Page, Position, Store, SystemRandom,
+    AttachmentStore, Commit, CommitError, KeyRingStore, Page, Position, RowChange, RowKey, Store,
+    SystemRandom,
 };
 use runtime_testkit::SimulatedClock;
 
 use crate::support::{
-    all_events, commit, commit_id, in_memory, numbers, options, print_row, segment,
+    all_events, commit, commit_id, in_memory, numbers, options, print_row, scope, segment,
 };
 
 const SEGMENT_HEADER_BYTES: u64 = 64;
@@ -764,4 +766,93 @@ async fn s2_many_writers_share_one_log() {
     found.sort_unstable();
     found.dedup();
     assert_eq!(found.len(), 512);
+}
+
+/// S1: whoever looks is told who holds a store, and nothing of a process that has ended.
+#[test]
+fn s1_the_holder_of_a_store_is_told() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    assert_eq!(
+        holder(&options.directory).unwrap(),
+        None,
+        "there is no store"
+    );
+    let store = FsStore::open(&options).unwrap();
+    let found = holder(&options.directory).unwrap().expect("it is open");
+    assert_eq!(found.to_string(), format!("process {}", std::process::id()));
+    let busy = FsStore::open(&options).unwrap_err();
+    assert!(busy.to_string().contains(&format!("({found})")), "{busy}");
+    // As between taking the lock and signing it: the file names an earlier holder.
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let lock = options.directory.join("lock");
+    let signed = fs::read_to_string(&lock).unwrap();
+    let mine = format!("\"pid\":{}", found.pid);
+    fs::write(
+        &lock,
+        signed.replace(&mine, &format!("\"pid\":{}", ended.id())),
+    )
+    .unwrap();
+    assert_eq!(holder(&options.directory).unwrap(), None);
+    fs::write(&lock, signed).unwrap();
+    drop(store);
+    assert_eq!(holder(&options.directory).unwrap(), None, "it is closed");
+}
+
+/// S8: a command of the longest body is taken whole; a longer one is refused, and is foreign if it
+/// is there all the same.
+#[tokio::test]
+async fn s8_a_command_of_the_longest_body_is_taken() {
+    const LONGEST: usize = 2_097_152;
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    let inbox = store.inbox().unwrap();
+    let body = vec![7; LONGEST + 1];
+    submit_command(&options.directory, commit_id(1), &body[1..]).unwrap();
+    let refused = submit_command(&options.directory, commit_id(2), &body).unwrap_err();
+    assert_eq!(refused.code(), "inbox_command_too_large");
+    // Sealed as a sender without that bound would seal it.
+    let id = commit_id(3);
+    let sum = crc32c::crc32c_append(crc32c::crc32c(id.as_uuid().as_bytes()), &body);
+    let sealed = [&b"ARCm"[..], &sum.to_le_bytes(), &body].concat();
+    fs::write(options.directory.join("inbox").join(id.to_string()), sealed).unwrap();
+    let waiting = inbox.commands().await.unwrap();
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(waiting[0].body.len(), LONGEST);
+    assert_eq!(store.foreign_in_inbox().unwrap(), [id.to_string()]);
+    // What is no file cannot be forgotten, and that is told.
+    fs::create_dir(
+        options
+            .directory
+            .join("inbox")
+            .join(commit_id(4).to_string()),
+    )
+    .unwrap();
+    assert!(inbox.forget(&commit_id(4)).await.is_err());
+    fs::remove_file(options.directory.join("format")).unwrap();
+    let refused = submit_command(&options.directory, commit_id(5), b"x").unwrap_err();
+    assert_eq!(refused.code(), "inbox_store_not_found");
+}
+
+/// S4: many small rows take more room in a frame than their bytes; what fits no frame is refused.
+#[tokio::test]
+async fn s4_a_commit_that_fits_no_frame_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let store = FsStore::open(&options(parent.path(), 1)).unwrap();
+    let of = |number, rows: u32| {
+        let empty = Commit::new(commit_id(number), Timestamp::from_millis(number));
+        (0..rows).fold(empty, |commit, row| {
+            commit.row(RowChange::Delete(RowKey::new(
+                "s",
+                scope("a"),
+                row.to_string(),
+            )))
+        })
+    };
+    let refused = store.commit(of(1, 50_000)).await;
+    let is_it = matches!(refused, Err(CommitError::TooLarge { max, .. }) if max == 4 * 1024 * 1024);
+    assert!(is_it, "{refused:?}");
+    store.commit(of(2, 20_000)).await.unwrap();
 }
