@@ -148,5 +148,21 @@ impl Drop for Interest {
     }
 }
 
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e14_a_dropped_interest_leaves_nothing() {
+        let registry = Arc::new(WaitRegistry::default());
+        let key = ("turn/desk/1".parse().expect("legal"), "p".to_owned());
+        let [first, second] = [(); 2].map(|()| registry.register(vec![key.clone()]));
+        drop(first);
+        assert_eq!(registry.waiters.lock().expect("is whole")[&key].len(), 1);
+        drop(second);
+        assert!(registry.waiters.lock().expect("is whole").is_empty());
+    }
+}
+
 #[cfg(all(test, shuttle))]
 mod model;

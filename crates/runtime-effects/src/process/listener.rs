@@ -51,3 +51,28 @@ impl Listeners {
         listeners.iter().for_each(|listener| what(&**listener));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Deaf;
+
+    impl ProcessListener for Deaf {}
+
+    #[test]
+    fn e15_listeners_that_are_gone_are_let_go() {
+        let listeners = Listeners::default();
+        let new = || -> Arc<dyn ProcessListener> { Arc::new(Deaf) };
+        let [first, second, third] = [(); 3].map(|()| new());
+        listeners.add(&first);
+        listeners.add(&second);
+        drop(first);
+        listeners.add(&third);
+        let all = listeners.all.lock().expect("is whole");
+        let left: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
+        assert_eq!(all.len(), 2);
+        assert!(Arc::ptr_eq(&left[0], &second) && Arc::ptr_eq(&left[1], &third));
+    }
+}

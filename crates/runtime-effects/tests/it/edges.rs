@@ -1,0 +1,324 @@
+//! What the laws leave out, on the store in memory: bounds, drops and errors.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use runtime_core::{
+    Classified, EffectOutcome, EffectOutput, ErrorClass, ProcessId, ProcessOutcome,
+    ProcessRegistration, Resolution, RetryPolicy, Timestamp, WaitIdentity, WaitOutput, WireError,
+};
+use runtime_effects::{
+    Applied, Interrupt, ProcessError, ProcessLimits, Processes, ResolveAnswer, TokenRights,
+    UnfinishedEffect,
+};
+use runtime_store::{Commit, RowChange, Store};
+use runtime_testkit::effect_laws::{
+    Runs, World, custom, desk, failure, fresh_id, patient, result, tool_call, turn, wait_for,
+};
+use serde_json::json;
+
+use crate::laws::Memory;
+
+fn id(name: &str) -> ProcessId {
+    name.parse().expect("legal")
+}
+
+fn order(name: &str) -> ProcessRegistration {
+    ProcessRegistration::function(id(name), "order", json!(1))
+}
+
+fn success(value: u32) -> ProcessOutcome {
+    ProcessOutcome::Success {
+        value: json!(value),
+    }
+}
+
+async fn processes(world: &World<'_>, limits: ProcessLimits) -> Processes {
+    world.host().processes(limits).await.expect("opens")
+}
+
+/// C3, E15: an error of a process says its facts, and what failed below keeps its own code.
+#[test]
+fn e15_an_error_of_a_process_says_its_facts() {
+    let large = ProcessError::TooLarge {
+        what: "event",
+        size: 9,
+        max: 8,
+    };
+    let facts = json!({ "what": "event", "size": 9, "max": 8 });
+    assert_eq!(large.to_wire().details, Some(facts));
+    let (name, reasons) = ("progress".to_owned(), vec!["at /a".to_owned()]);
+    let payload = ProcessError::EventPayload { name, reasons };
+    let facts = json!({ "event_type": "progress", "reasons": ["at /a"] });
+    assert_eq!(payload.details(), Some(facts));
+    let below = WireError {
+        details: Some(json!(7)),
+        ..WireError::new("effect_in_doubt", ErrorClass::Conflict, "parked")
+    };
+    let error = ProcessError::from(below.clone());
+    assert_eq!((error.details(), error.to_wire()), (Some(json!(7)), below));
+    assert_eq!(ProcessError::OrdinalZero.details(), None);
+}
+
+/// E5, E7: what was begun and has not ended is listed, by key; what has ended has its outcome.
+#[tokio::test]
+async fn e7_what_was_begun_and_has_not_ended_is_listed() {
+    let fixture = Memory::new();
+    let mut world = World::new(&fixture).await;
+    world.limits.park_after = Duration::from_millis(50);
+    let (scope, host) = (desk(), world.host());
+    let controller = world.open(&host, &scope).await;
+    let done = tool_call(&scope, 0, "read");
+    let ended = controller.execute_effect(done.clone(), Runs::default().succeeds("done"));
+    ended.await.expect("runs");
+    let busy = Runs::default().answers(|_| Err(failure(ErrorClass::Busy, Applied::No)));
+    let paused = tool_call(&scope, 1, "write").with_policy(patient(3));
+    controller
+        .execute_effect(paused, busy)
+        .await
+        .expect_err("parks");
+    let hangs = tool_call(&scope, 2, "pay");
+    {
+        let running = controller.execute_effect(hangs.clone(), Runs::default().hangs());
+        assert!(world.stands_still(pin!(running)).await);
+    }
+    let listed = UnfinishedEffect::all_of(&*world.store, &scope.scope_id()).await;
+    let listed = listed.expect("reads");
+    let told = listed.iter().map(|effect| {
+        let tool = effect.tool.as_deref().expect("is a call");
+        (
+            tool,
+            effect.attempts,
+            effect.next_attempt.is_some(),
+            effect.error.is_some(),
+        )
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [("write", 1, true, true), ("pay", 1, false, false)]
+    );
+    for (key, ended) in [(done.key(), true), (hangs.key(), false)] {
+        let outcome = host.recorded_outcome(&scope.scope_id(), key).await;
+        assert_eq!(outcome.expect("reads").is_some(), ended, "{key}");
+    }
+}
+
+/// E10: a promise is settled with the commit of somebody else, once, and its waiter is told.
+#[tokio::test]
+async fn e10_a_promise_is_settled_with_the_commit_of_somebody_else() {
+    let fixture = Memory::new();
+    let world = World::new(&fixture).await;
+    let (scope, identity, host) = (desk(), custom("answer"), world.host());
+    let promises = host.await_events().await.expect("loads");
+    let controller = world.open(&host, &scope).await;
+    let mut waiting = pin!(controller.wait_any(wait_for(&scope, &identity, None)));
+    assert!(world.stands_still(waiting.as_mut()).await);
+    assert!(
+        !promises
+            .is_resolved(&scope, &identity)
+            .await
+            .expect("reads")
+    );
+    let resolution = Resolution::Ok {
+        value: json!("yes"),
+    };
+    let empty = || Commit::new(fresh_id(), Timestamp::from_millis(2));
+    let is_early = |commit: &Commit| {
+        let rows = commit.rows.iter();
+        rows.filter(
+            |row| matches!(row, RowChange::Put { key, .. } if &*key.space == "promise_early"),
+        )
+        .count()
+    };
+    let settles = promises
+        .resolve_in(empty(), &scope, &identity, &resolution)
+        .await;
+    let (commit, settles) = settles.expect("decides");
+    assert_eq!((settles, is_early(&commit)), (true, 0), "it is waited for");
+    world.store.commit(commit).await.expect("commits");
+    promises.announce_resolved(&scope, &identity);
+    // Without the bell it parks as soon as time moves.
+    let seen = EffectOutput::AwaitEvent(WaitOutput::Resolved {
+        source: 0,
+        resolution: resolution.clone(),
+    });
+    assert_eq!(
+        world.drive(waiting).await,
+        Ok(EffectOutcome::Completed(seen))
+    );
+    assert!(
+        promises
+            .is_resolved(&scope, &identity)
+            .await
+            .expect("reads")
+    );
+    let again = promises
+        .resolve_in(empty(), &scope, &identity, &resolution)
+        .await;
+    let (commit, settles) = again.expect("decides");
+    assert!(!settles && commit.rows.is_empty(), "{commit:?}");
+    let early = promises
+        .resolve_in(empty(), &scope, &custom("other"), &resolution)
+        .await;
+    let (commit, settles) = early.expect("decides");
+    assert_eq!(
+        (settles, is_early(&commit)),
+        (true, 1),
+        "nobody waits for it"
+    );
+}
+
+/// E9: an opening that is over is not cancelled any more, and takes no other one with it.
+#[tokio::test]
+async fn e9_an_opening_that_is_over_leaves_the_others() {
+    let fixture = Memory::new();
+    let world = World::new(&fixture).await;
+    let (scope, host) = (desk(), world.host());
+    {
+        let earlier = world.open(&host, &scope).await;
+        let later = world.open(&host, &scope).await;
+        drop(earlier);
+        let mut waiting = pin!(later.wait_any(wait_for(&scope, &custom("answer"), None)));
+        assert!(world.stands_still(waiting.as_mut()).await);
+        assert!(host.cancel_scope(&scope.scope_id()));
+        assert_eq!(world.drive(waiting).await, Err(Interrupt::Cancelled));
+    }
+    assert!(!host.cancel_scope(&scope.scope_id()), "none is open");
+}
+
+/// E14: who stops waiting takes no other waiter with it.
+#[tokio::test]
+async fn e14_a_dropped_wait_leaves_the_others() {
+    let fixture = Memory::new();
+    let world = World::new(&fixture).await;
+    let table = processes(&world, ProcessLimits::default()).await;
+    table.start(&order("p"), None).await.expect("starts");
+    let (p, never) = (id("p"), std::future::pending::<()>);
+    let mut first = Box::pin(table.ended(&p, None, never()));
+    let mut second = Box::pin(table.ended(&p, None, never()));
+    assert!(world.stands_still(first.as_mut()).await && world.stands_still(second.as_mut()).await);
+    drop(first);
+    let claim = table.claim(&p).await.expect("is there");
+    table.end(&claim, &success(7)).await.expect("ends");
+    assert_eq!(world.drive(second).await.expect("ended"), success(7));
+}
+
+/// E6: pauses are spread by a tenth either way.
+#[tokio::test]
+async fn e6_pauses_are_spread_by_a_tenth_either_way() {
+    let fixture = Memory::new();
+    let mut world = World::new(&fixture).await;
+    world.limits.park_after = Duration::ZERO;
+    let mut pauses = Vec::new();
+    for number in 0..32 {
+        // Each has a seed of its own.
+        let (scope, host) = (turn("desk", &number.to_string()), world.host());
+        let controller = world.open(&host, &scope).await;
+        let busy = Runs::default().answers(|_| Err(failure(ErrorClass::Busy, Applied::No)));
+        let envelope = tool_call(&scope, 0, "write").with_policy(patient(3));
+        let parked = controller.execute_effect(envelope, busy).await;
+        let Err(Interrupt::Suspended { due: Some(due), .. }) = parked else {
+            panic!("{parked:?}");
+        };
+        pauses.push(due.since(world.now()).as_millis());
+    }
+    pauses.sort_unstable();
+    let (shortest, longest) = (pauses[0], pauses[31]);
+    assert!(
+        (90..100).contains(&shortest) && (101..=110).contains(&longest),
+        "{pauses:?}"
+    );
+}
+
+/// E6, E9: without a pause nothing parks.
+#[tokio::test]
+async fn e6_an_attempt_that_need_not_pause_does_not_park() {
+    let fixture = Memory::new();
+    let mut world = World::new(&fixture).await;
+    world.limits.park_after = Duration::ZERO;
+    let (scope, host, runs) = (desk(), world.host(), Runs::default());
+    let controller = world.open(&host, &scope).await;
+    let at_once = RetryPolicy {
+        backoff_initial: Duration::ZERO,
+        backoff_max: Duration::ZERO,
+        ..patient(2)
+    };
+    let executor = runs.answers(|run| match run {
+        1 => Err(failure(ErrorClass::Busy, Applied::No)),
+        _ => Ok(result("done")),
+    });
+    let envelope = tool_call(&scope, 0, "write").with_policy(at_once);
+    let ended = world
+        .drive(controller.execute_effect(envelope, executor))
+        .await;
+    assert_eq!(ended, Ok(EffectOutcome::Completed(result("done"))));
+}
+
+/// E10, E16: what has the longest size is taken, one byte more is not.
+#[tokio::test]
+async fn e16_what_has_the_longest_size_is_taken() {
+    let fixture = Memory::new();
+    let mut world = World::new(&fixture).await;
+    world.next_epoch(&desk()).await;
+    let resolution = Resolution::Ok {
+        value: json!("yes"),
+    };
+    let registration = order("p");
+    let bytes = serde_json::to_vec(&resolution)
+        .expect("is plain data")
+        .len();
+    let registered = serde_json::to_vec(&registration)
+        .expect("is plain data")
+        .len();
+    for (less, is_taken) in [(1, false), (0, true)] {
+        world.limits.resolution_bytes_max = bytes - less;
+        let promises = world.promises().await;
+        let resolved = promises
+            .resolve_identity(&desk(), &custom("a"), resolution.clone(), None)
+            .await;
+        assert_eq!(resolved.is_ok(), is_taken, "{resolved:?}");
+        let limits = ProcessLimits {
+            registration_bytes_max: registered - less,
+            ..ProcessLimits::default()
+        };
+        let started = processes(&world, limits)
+            .await
+            .start(&registration, None)
+            .await;
+        assert_eq!(started.is_ok(), is_taken, "{started:?}");
+    }
+}
+
+/// E1, E10: a legal signal has a token; a store that cannot be read is told, not taken for a
+/// forged token.
+#[tokio::test]
+async fn e10_a_store_that_cannot_be_read_is_no_forged_token() {
+    let fixture = Memory::new();
+    let world = World::new(&fixture).await;
+    world.next_epoch(&desk()).await;
+    let promises = world.promises().await;
+    let signal = WaitIdentity::ProcessSignal {
+        process: id("p"),
+        name: "go_on-1".into(),
+        ordinal: 1,
+    };
+    promises
+        .mint(&desk(), &signal, TokenRights::ALL, None)
+        .await
+        .expect("is legal");
+    let token = promises
+        .mint(&desk(), &custom("a"), TokenRights::ALL, None)
+        .await
+        .expect("mints");
+    let yes = || Resolution::Ok {
+        value: json!("yes"),
+    };
+    world.store.fail_reads(1);
+    let unread = promises.resolve(token.expose(), yes(), None).await;
+    assert_eq!(
+        unread.expect_err("cannot be read").code(),
+        "store_read_unavailable"
+    );
+    let answer = promises.resolve(token.expose(), yes(), None).await;
+    assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
+}
