@@ -1,23 +1,35 @@
 //! What the laws leave out, on the store in memory: bounds, drops and errors.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use runtime_core::{
-    Classified, EffectOutcome, EffectOutput, ErrorClass, ProcessId, ProcessOutcome,
-    ProcessRegistration, Resolution, RetryPolicy, Timestamp, WaitIdentity, WaitOutput, WireError,
+    Classified, EffectCommand, EffectEnvelope, EffectKind, EffectOutcome, EffectOutput, ErrorClass,
+    EventDraft, EventKind, ProcessAnswer, ProcessId, ProcessOutcome, ProcessRegistration,
+    ReplayKey, Resolution, RetryPolicy, Timestamp, WaitIdentity, WaitOutput, WaitSource, WireError,
 };
 use runtime_effects::{
-    Applied, Interrupt, ProcessError, ProcessLimits, Processes, ResolveAnswer, TokenRights,
+    Applied, Beat, ConflictRuling, EffectHost, Interrupt, LeaseConfig, LeaseError, LeaseKeeper,
+    ProcessError, ProcessLimits, ProcessOperation, Processes, Projection, Projector,
+    PromiseDeadline, ResolveAnswer, Revocation, RulingAnswer, ScopeOpening, TokenRights,
     UnfinishedEffect,
 };
-use runtime_store::{Commit, RowChange, Store};
+use runtime_store::{Commit, Guard, Page, RowChange, RowKey, RowQuery, Store};
+use runtime_testkit::SeededRandom;
 use runtime_testkit::effect_laws::{
     Runs, World, custom, desk, failure, fresh_id, patient, result, tool_call, turn, wait_for,
 };
 use serde_json::json;
 
 use crate::laws::Memory;
+
+fn keeper(world: &World<'_>, seed: u64, config: LeaseConfig) -> LeaseKeeper {
+    let (clock, random) = (world.clock.clone(), SeededRandom::new(seed));
+    let store = Arc::clone(&world.store) as _;
+    let keeper = LeaseKeeper::new(store, Arc::new(clock), Arc::new(random), config);
+    keeper.expect("the terms fit")
+}
 
 fn id(name: &str) -> ProcessId {
     name.parse().expect("legal")
@@ -321,4 +333,221 @@ async fn e10_a_store_that_cannot_be_read_is_no_forged_token() {
     );
     let answer = promises.resolve(token.expose(), yes(), None).await;
     assert_eq!(answer.expect("decides"), ResolveAnswer::Accepted);
+}
+
+/// E5: what is given back is free at once and not told as expired; who is silent expires; nobody
+/// declares itself dead.
+#[tokio::test]
+async fn e5_a_lease_that_is_given_back_frees_what_it_held() {
+    let fixture = Memory::new();
+    let world = World::new(&fixture).await;
+    let [leaving, idle, silent, other] =
+        [1, 2, 3, 4].map(|seed| keeper(&world, seed, LeaseConfig::default()));
+    for keeper in [&leaving, &idle, &silent, &other] {
+        assert_eq!(keeper.beat().await.expect("registers"), Beat::Registered);
+    }
+    let name = |keeper: &LeaseKeeper| keeper.lease().instance().expect("holds a lease");
+    let (left, expired) = (name(&leaving), name(&silent));
+    let scope = desk().scope_id();
+    let commit = Commit::new(fresh_id(), Timestamp::from_millis(1));
+    let commit = commit.guard(Guard::Absent(RowKey::epoch(scope.clone())));
+    let (commit, _) = leaving
+        .lease()
+        .opens(commit, &scope)
+        .expect("holds a lease");
+    world.store.commit(commit).await.expect("commits");
+    assert_eq!(other.living().await.expect("reads").len(), 3);
+    assert!(other.is_alive(Some(&left)).await.expect("reads"));
+    leaving.give_back().await.expect("gives back");
+    idle.give_back().await.expect("gives back");
+    assert_eq!(other.living().await.expect("reads"), [expired.clone()]);
+    assert_eq!(
+        other.look().await.expect("looks"),
+        [left.clone()],
+        "nothing is left of who held nothing"
+    );
+    assert_eq!(
+        other.held_by(&left, None).await.expect("reads").scopes,
+        [scope]
+    );
+    assert!(!other.has_expired(&left).await.expect("reads"));
+    assert!(!other.is_alive(Some(&left)).await.expect("reads"));
+    assert!(!other.bury(&left).await.expect("reads"), "a scope is left");
+    // It does not beat either, but it does not take itself for dead.
+    world.clock.advance(Duration::from_secs(10));
+    let dead = other.look().await.expect("looks");
+    assert!(
+        dead.contains(&expired) && dead.contains(&left) && dead.len() == 2,
+        "{dead:?}"
+    );
+    assert!(other.has_expired(&expired).await.expect("reads"));
+}
+
+/// E5: a keeper waits its terms between two beats, and a sixth after one that failed.
+#[tokio::test]
+async fn e5_a_failed_beat_is_tried_again_sooner() {
+    let fixture = Memory::new();
+    let world = World::new(&fixture).await;
+    let config = LeaseConfig {
+        renew_every: Duration::from_millis(600),
+        ..LeaseConfig::default()
+    };
+    let keeper = keeper(&world, 1, config);
+    assert_eq!(keeper.config(), &config);
+    assert_eq!(keeper.pause(&Ok(Beat::Renewed)), Duration::from_millis(600));
+    assert_eq!(
+        keeper.pause(&Err(LeaseError::Lost)),
+        Duration::from_millis(100)
+    );
+}
+
+/// Three events for each outcome.
+#[derive(Debug)]
+struct Chatty;
+
+impl Projector for Chatty {
+    fn outcome(&self, effect: &EffectEnvelope, _: &EffectOutcome) -> Projection {
+        let told = |kind| EventDraft::new(kind).in_scope(effect.scope());
+        Projection {
+            carrier: told(EventKind::EffectFinished),
+            further: vec![told(EventKind::WaitStarted), told(EventKind::WaitEnded)],
+        }
+    }
+
+    fn started(&self, effect: &EffectEnvelope) -> Projection {
+        let carrier = EventDraft::new(EventKind::EffectStarted).in_scope(effect.scope());
+        Projection {
+            carrier,
+            further: Vec::new(),
+        }
+    }
+}
+
+/// E1: an outcome is told by several events of one commit, each with an id of its own.
+#[tokio::test]
+async fn e1_an_outcome_is_told_by_several_events() {
+    let fixture = Memory::new();
+    let world = World::new(&fixture).await;
+    let (scope, host) = (desk(), world.host());
+    let opening = ScopeOpening::new(
+        scope.clone(),
+        world.next_epoch(&scope).await,
+        Arc::new(Chatty),
+    );
+    let controller = host.scoped(opening).expect("opens");
+    let envelope = tool_call(&scope, 0, "read").retry_safe(true);
+    let ended = controller.execute_effect(envelope, Runs::default().succeeds("done"));
+    ended.await.expect("runs");
+    assert_eq!(
+        world.kinds().await,
+        ["effect_finished", "wait_started", "wait_ended"]
+    );
+}
+
+/// E4: a batch whose record was set aside runs anew, also what must not run twice.
+#[tokio::test]
+async fn e4_a_batch_that_was_set_aside_runs_anew() {
+    let fixture = Memory::new();
+    let world = World::new(&fixture).await;
+    let (scope, host) = (desk(), world.host());
+    let batch = async |tool: &str| {
+        let controller = world.open(&host, &scope).await;
+        let item = |ordinal| {
+            (
+                tool_call(&scope, ordinal, tool),
+                Runs::default().succeeds("ran"),
+            )
+        };
+        controller.execute_batch((0..2).map(item).collect()).await
+    };
+    let ran = || Ok(EffectOutcome::Completed(result("ran")));
+    assert_eq!(batch("write").await, [ran(), ran()]);
+    assert!(
+        batch("erase")
+            .await
+            .iter()
+            .all(|found| matches!(found, Err(Interrupt::Conflict(_))))
+    );
+    let key = ReplayKey::turn(1, EffectKind::ToolCall, 0);
+    let ruled = host
+        .rule_conflict(&scope.scope_id(), &key, ConflictRuling::Fork, None)
+        .await;
+    assert_eq!(ruled.expect("rules"), RulingAnswer::Ruled);
+    assert_eq!(batch("erase").await, [ran(), ran()]);
+}
+
+/// E8: an absolute time ends a wait, and the wait for a process.
+#[tokio::test]
+async fn e8_an_absolute_time_ends_a_wait() {
+    let fixture = Memory::new();
+    let mut world = World::new(&fixture).await;
+    world.limits.park_after = Duration::from_secs(3_600);
+    let (scope, host) = (desk(), world.host());
+    let controller = world.open(&host, &scope).await;
+    let due = world.now().after(Duration::from_secs(60));
+    let key = ReplayKey::turn(1, EffectKind::AwaitEvent, 0);
+    let command = EffectCommand::AwaitEvent {
+        sources: vec![WaitSource::Until { due }],
+    };
+    let wait = EffectEnvelope::new(scope.clone(), key, command).expect("consistent");
+    let elapsed = EffectOutput::AwaitEvent(WaitOutput::Elapsed { source: 0, due });
+    assert_eq!(
+        world.drive(controller.wait_any(wait)).await,
+        Ok(EffectOutcome::Completed(elapsed))
+    );
+    assert_eq!(world.now(), due);
+    let table = host
+        .processes(ProcessLimits::default())
+        .await
+        .expect("opens");
+    table.start(&order("p"), None).await.expect("starts");
+    let due = due.after(Duration::from_secs(60));
+    let operation = ProcessOperation::Await {
+        process: id("p"),
+        until: Some(due),
+    };
+    let key = ReplayKey::turn(1, EffectKind::Process, 0);
+    let late = world
+        .drive(table.execute(&*controller, &scope, key, operation))
+        .await;
+    let answer = EffectOutput::Process(ProcessAnswer::WaitTimedOut { due });
+    assert_eq!(late, Ok(EffectOutcome::Completed(answer)));
+}
+
+/// E11: a wait parks until its promise settles by itself; a deadline that settles nothing any more
+/// is forgotten.
+#[tokio::test]
+async fn e11_a_wait_parks_until_the_deadline_of_its_promise() {
+    let fixture = Memory::new();
+    let mut world = World::new(&fixture).await;
+    world.limits.park_after = Duration::ZERO;
+    let (scope, identity, host) = (desk(), custom("answer"), world.host());
+    let promises = host.await_events().await.expect("loads");
+    let controller = world.open(&host, &scope).await;
+    let at = world.now().after(Duration::from_secs(60));
+    let deadline = PromiseDeadline {
+        at,
+        resolution: Resolution::Timeout,
+    };
+    promises
+        .settle_at(&scope, &identity, &deadline)
+        .await
+        .expect("sets");
+    let parked = controller.wait_any(wait_for(&scope, &identity, None)).await;
+    assert!(
+        matches!(parked, Err(Interrupt::Suspended { due: Some(due), .. }) if due == at),
+        "{parked:?}"
+    );
+    let revoked = promises.revoke(Revocation::Scope(scope), None).await;
+    assert!(revoked.expect("revokes"));
+    world.clock.advance(Duration::from_secs(60));
+    assert_eq!(
+        promises.settle_due(world.now(), 8).await.expect("sweeps"),
+        0
+    );
+    let left = world
+        .store
+        .rows(RowQuery::space("promise_deadline"), Page::after(None, 8))
+        .await;
+    assert_eq!(left.expect("reads").rows, []);
 }
