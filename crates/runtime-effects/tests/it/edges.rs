@@ -360,10 +360,11 @@ async fn e5_a_lease_that_is_given_back_frees_what_it_held() {
     assert!(other.is_alive(Some(&left)).await.expect("reads"));
     leaving.give_back().await.expect("gives back");
     idle.give_back().await.expect("gives back");
-    assert_eq!(other.living().await.expect("reads"), [expired.clone()]);
+    let living = other.living().await.expect("reads");
+    assert_eq!(living, std::slice::from_ref(&expired));
     assert_eq!(
         other.look().await.expect("looks"),
-        [left.clone()],
+        std::slice::from_ref(&left),
         "nothing is left of who held nothing"
     );
     assert_eq!(
