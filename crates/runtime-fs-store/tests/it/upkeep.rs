@@ -2,10 +2,8 @@
 //! closed, half-written files, backups after a crash, opening after a sync that failed.
 
 use std::fs;
-use std::future::{Future as _, poll_fn};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::task::Poll;
 use std::time::Duration;
 
 use runtime_core::{Classified, Digest, Tier};
@@ -174,22 +172,17 @@ async fn s6_closing_waits_for_a_cleaning_before_another_can_open() {
     assert_eq!(numbers(&store).await, (20..200).collect::<Vec<_>>());
 }
 
-/// S3, S6: at tier Crash a cleaning rests on nothing that only the page cache holds, a commit that
-/// came while it began included.
+/// S3, S6: at tier Crash a cleaning rests on nothing that only the page cache holds: it syncs what
+/// it seals, and once more what has come since when it knows what is alive.
 #[tokio::test]
 async fn s6_a_cleaning_syncs_what_it_rests_on() {
     let parent = in_memory();
     let options = small(parent.path(), 84).tier(Tier::Crash);
     let store = FsStore::open(&options).unwrap();
     fill(&store, 0..40).await;
-    let mut cleaning = Box::pin(store.clean(CleanOptions::default(), |_| ()));
-    // It has asked for a new segment, and waits.
-    let waits = poll_fn(|context| Poll::Ready(cleaning.as_mut().poll(context).is_pending()));
-    assert!(waits.await);
-    fill(&store, 40..45).await;
     let before = store.written().syncs;
-    cleaning.await.unwrap();
-    assert!(store.written().syncs > before, "the five are not durable");
+    store.clean(CleanOptions::default(), |_| ()).await.unwrap();
+    assert_eq!(store.written().syncs, before + 2);
 }
 
 /// S7: after a loss of power the hint is older than the log; a copy has all that an opening would
