@@ -13,6 +13,8 @@ mod checkpoints;
 #[cfg(not(feature = "simulation"))]
 mod clock;
 #[cfg(not(feature = "simulation"))]
+mod copies;
+#[cfg(not(feature = "simulation"))]
 mod crash;
 #[cfg(not(feature = "simulation"))]
 mod effects;
@@ -40,6 +42,8 @@ mod power;
 mod power_checkpoints;
 #[cfg(not(feature = "simulation"))]
 mod processes;
+#[cfg(not(feature = "simulation"))]
+mod repairs;
 #[cfg(not(feature = "simulation"))]
 mod strace;
 mod support;
