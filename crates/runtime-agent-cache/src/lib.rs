@@ -48,7 +48,8 @@ mod error;
 mod generation;
 mod invalidations;
 mod key;
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
+#[cfg(shuttle)]
 mod model;
 mod report;
 mod state;

@@ -540,4 +540,51 @@ mod tests {
             prop_assert_eq!(&paths, &differing_paths(&right, &left));
         }
     }
+
+    /// E4: a row says of revisions only that there were some.
+    #[test]
+    fn e4_a_row_names_its_revision_only_if_something_was_set_aside() {
+        let row = EffectRow::new(digest("asked"), 1, EffectState::Done);
+        let written = |row: &EffectRow| serde_json::to_value(row).expect("is plain data");
+        assert_eq!(written(&row).get("revision"), None);
+        assert_eq!(written(&row.with_revision(2))["revision"], 2);
+    }
+
+    /// E4: a row is believed only with the event of its own step, also when that event is of the
+    /// very effect that is asked for.
+    #[test]
+    fn e4_a_row_is_believed_only_with_the_event_of_its_own_step() {
+        let key: ReplayKey = "1.durable_step.0".parse().expect("legal");
+        let identity = json!({ "command": { "kind": "a" } });
+        let requested = Requested {
+            key: &key,
+            digest: EffectEnvelope::identity_digest(&identity),
+            identity: &identity,
+            epoch: Epoch(5),
+            retry_safe: true,
+            strict: false,
+            now: Timestamp::from_millis(0),
+        };
+        let told = json!({ "identity": identity, "outcome": ended() });
+        let mut ruled = told.clone();
+        ruled["ruling"] = json!("record_outcome");
+        let another = Some("its event is that of another effect");
+        for (digest, payload, expected) in [
+            (requested.digest, &told, None),
+            (digest("damaged"), &told, another),
+            (
+                requested.digest,
+                &ruled,
+                Some("its event tells of another step"),
+            ),
+        ] {
+            let recorded = Recorded {
+                row: EffectRow::new(digest, 1, EffectState::Done),
+                payload: payload.clone(),
+                version: 1,
+            };
+            let found = recorded.contradiction(key.as_str(), Some(&requested));
+            assert_eq!(found, expected, "{payload}");
+        }
+    }
 }

@@ -244,7 +244,8 @@ impl Lease {
     }
 
     /// The planted fault of the model: listening only now.
-    #[cfg(all(test, shuttle))]
+    #[cfg(test)]
+    #[cfg(shuttle)]
     pub(crate) fn listen_late(&self, instance: &InstanceId) -> crate::registry::Interest {
         let shared = self.0.as_ref().expect("a lease is needed");
         shared.bells.register(vec![bell(instance)])
@@ -412,7 +413,8 @@ impl Observations {
     }
 }
 
-#[cfg(all(test, not(shuttle)))]
+#[cfg(test)]
+#[cfg(not(shuttle))]
 mod tests {
     use super::*;
 

@@ -104,7 +104,8 @@ mod promise_deadline;
 mod recording;
 mod registry;
 mod ruling;
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
+#[cfg(shuttle)]
 mod schedules;
 mod store_controller;
 mod store_host;

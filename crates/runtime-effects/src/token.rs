@@ -213,3 +213,60 @@ fn field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
     rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> TokenKey {
+        let runtime = "test".parse().expect("legal");
+        TokenKey::derive(1, &Secret::new([7; 32]), &runtime)
+    }
+
+    fn named(name: String) -> VerifiedToken {
+        VerifiedToken {
+            scope: ExecutionScope::Process {
+                process: "p".parse().expect("legal"),
+            },
+            identity: WaitIdentity::Custom { key: name },
+            rights: TokenRights::ALL,
+            expiry: None,
+        }
+    }
+
+    fn opens(text: &str) -> bool {
+        open(text, &[key()], Timestamp::from_millis(1)).is_some()
+    }
+
+    /// E12: what is longer than any token is not even decoded, though its signature is right.
+    #[test]
+    fn e12_a_text_that_is_longer_than_any_token_is_refused() {
+        let shortest = encode(1, &named(String::new())).len() + MAC_BYTES;
+        let longest = TOKEN_BYTES_MAX / 4 * 3 - shortest;
+        for (name_bytes, is_read) in [(longest, true), (longest + 1, false)] {
+            let token = key().sign(&named("a".repeat(name_bytes)));
+            let text = token.expose();
+            assert_eq!(text.len() <= TOKEN_BYTES_MAX, is_read, "{}", text.len());
+            let read = (opens(text), named_key(text).is_some());
+            assert_eq!(read, (is_read, is_read), "{} bytes", text.len());
+        }
+    }
+
+    /// E12: a form of another version is refused, and so is one with something behind its end,
+    /// though the key has signed it.
+    #[test]
+    fn e12_a_signed_body_of_another_form_is_refused() {
+        let text = |body: &[u8]| {
+            let mac = key().signed(body).finalize().into_bytes();
+            URL_SAFE_NO_PAD.encode([body, &mac[..]].concat())
+        };
+        let body = encode(1, &named("answer".to_owned()));
+        assert!(opens(&text(&body)));
+        let (mut later, mut longer) = (body.clone(), body);
+        later[0] = TOKEN_VERSION + 1;
+        longer.push(0);
+        for refused in [later, longer] {
+            assert!(!opens(&text(&refused)), "{refused:?}");
+        }
+    }
+}

@@ -245,4 +245,62 @@ mod tests {
         assert_eq!((first.pieces, first.text.as_str()), (2, "xx"));
         assert!(first.takes(&delta(1, 2), 100));
     }
+
+    #[test]
+    fn v3_the_parts_of_an_answer_are_told_apart() {
+        let call = CallId::new("a").expect("a call id");
+        let text = || "x".to_owned();
+        let arguments = ModelEvent::ToolArgumentsDelta {
+            call: call.clone(),
+            text: text(),
+        };
+        let target = DeltaTarget::ToolArguments { call };
+        assert_eq!(Delta::parts(&arguments), Some((target, "x")));
+        let answer = ModelEvent::TextDelta { text: text() };
+        assert_eq!(Delta::parts(&answer), Some((DeltaTarget::Text, "x")));
+        let reasoning = ModelEvent::ReasoningDelta { text: text() };
+        assert_eq!(
+            Delta::parts(&reasoning),
+            Some((DeltaTarget::Reasoning, "x"))
+        );
+    }
+
+    #[test]
+    fn v3_pieces_of_two_answers_are_never_one() {
+        let first = delta(1, 0);
+        let other_turn = Delta {
+            turn: TurnId::new("2").expect("a turn id"),
+            ..delta(1, 1)
+        };
+        let other_call = Delta {
+            call: "0.llm_call.1".to_owned(),
+            ..delta(1, 1)
+        };
+        assert!(!first.takes(&other_turn, 100));
+        assert!(!first.takes(&other_call, 100));
+    }
+
+    #[test]
+    fn v3_answers_that_ended_are_told_apart_up_to_a_bound() {
+        let mut filter = DeltaFilter::default();
+        let of = |turn: usize| Delta {
+            turn: TurnId::new(turn.to_string()).expect("a turn id"),
+            ..delta(1, 0)
+        };
+        for turn in 0..ANSWERS_MAX {
+            filter.event(&message_committed(&turn.to_string(), 4));
+        }
+        assert!((0..ANSWERS_MAX).all(|turn| !filter.passes(&of(turn), Position(3))));
+        filter.event(&message_committed("more", 4));
+        assert!(filter.passes(&of(0), Position(3)), "the oldest is let go");
+        assert!(!filter.passes(&of(1), Position(3)));
+    }
+
+    #[test]
+    fn v3_a_turn_alone_forgets_its_attempts_when_its_message_is_said() {
+        let mut filter = DeltaFilter::default();
+        assert!(filter.passes(&delta(2, 0), Position(3)));
+        filter.event(&message_committed("1", 4));
+        assert!(filter.passes(&delta(1, 0), Position(4)));
+    }
 }

@@ -47,7 +47,8 @@ mod join;
 mod live;
 mod log;
 mod memory;
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
+#[cfg(shuttle)]
 mod model;
 mod observe;
 mod progress;

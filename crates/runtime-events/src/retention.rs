@@ -348,4 +348,16 @@ mod tests {
         };
         assert_eq!(removable(hard, Some(0)), 50);
     }
+
+    /// A bound is what may be there: what reaches it stays.
+    #[test]
+    fn v9_what_is_exactly_at_a_bound_stays() {
+        let none = RetentionPolicy::default();
+        let age_max = Some(Duration::from_millis(4_000));
+        assert_eq!(removable(RetentionPolicy { age_max, ..none }, None), 10);
+        let events_max = Some(30);
+        assert_eq!(removable(RetentionPolicy { events_max, ..none }, None), 20);
+        let bytes_max = Some(300);
+        assert_eq!(removable(RetentionPolicy { bytes_max, ..none }, None), 20);
+    }
 }

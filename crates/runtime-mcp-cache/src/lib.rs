@@ -59,7 +59,8 @@ mod fetch;
 mod flight;
 mod hints;
 mod key;
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
+#[cfg(shuttle)]
 mod model;
 mod name;
 mod pin;

@@ -570,9 +570,17 @@ impl Processes {
         let process = &found.record.process;
         let grants = self.versioned_grants(process).await?;
         let query = RowQuery::scope(PENDING_SPACE, process_scope(process).scope_id());
-        let page = Page::after(None, self.page_entries());
-        let waiting = self.shared.store.rows(query, page).await?.rows;
-        let waiting = waiting.into_iter().map(|row| row.key).collect();
+        let mut waiting = Vec::new();
+        let mut after = None;
+        loop {
+            let page = Page::after(after, self.page_entries());
+            let page = self.shared.store.rows(query.clone(), page).await?;
+            waiting.extend(page.rows.into_iter().map(|row| row.key));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
         let holder = Lease::holder(&self.opened(process).await?);
         let commit = Lease::lets_go(commit, holder.as_ref(), &process_scope(process).scope_id());
         Ok(plan::end(commit, found, &grants, waiting, outcome, None))

@@ -6,7 +6,9 @@ use runtime_core::{
     CommitId, EventKind, InstanceId, ProcessId, ProcessListing, ProcessOutcome,
     ProcessRegistration, ProcessStatus, SessionDeletion, SessionId,
 };
-use runtime_store::{Commit, CommitError, Committed, Epoch, Page, ReadError, RowKey, RowQuery};
+use runtime_store::{
+    Commit, CommitError, Committed, Epoch, Found, Page, ReadError, RowKey, RowQuery,
+};
 
 use super::grants::Grants;
 use super::plan::{self, Versioned, VersionedGrants};
@@ -180,10 +182,23 @@ impl Processes {
                     }
                 }
             };
-            if self.contend(commit).await?.is_some() {
-                let record = self.versioned(process).await?.record;
-                let repeated = false;
-                return Ok(ProcessStart { record, repeated });
+            match self.shared.commit(commit).await {
+                Ok(_) => {
+                    let record = self.versioned(process).await?.record;
+                    let repeated = false;
+                    return Ok(ProcessStart { record, repeated });
+                }
+                // Its tombstone is gone, but its events are kept, and their stream is closed.
+                Err(CommitError::Rejected {
+                    found: Found::Closed,
+                    ..
+                }) => {
+                    return Err(ProcessError::Retired {
+                        process: process.clone(),
+                    });
+                }
+                Err(CommitError::Rejected { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Err(self.contended(process))

@@ -7,12 +7,14 @@ use runtime_core::{
     CanonicalEncoder, ProcessId, ProcessRegistration, RequestId, ScopeId, SessionId, Timestamp,
     Trigger,
 };
-use runtime_store::{Commit, CommitError, Guard, Page, Row, RowChange, RowKey, RowQuery};
+use runtime_store::{
+    Commit, CommitError, Guard, Page, Position, ReadError, Row, RowChange, RowKey, RowQuery,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::plan::{self, VersionedGrants};
-use super::record::{corrupt, held_scope, process_key, retired_key};
+use super::record::{corrupt, held_scope, process_key, process_scope, retired_key};
 use super::schema::check_size;
 use super::{ProcessError, Processes};
 use crate::store_host::Shared;
@@ -157,9 +159,7 @@ pub(crate) async fn with_triggers(
             let registration = subscription.process(trigger);
             let process = registration.process.clone();
             // It was started when its occurrence was last known.
-            let taken = shared.store.row(&process_key(&process)).await?.is_some()
-                || shared.store.row(&retired_key(&process)).await?.is_some();
-            if taken {
+            if was_started(shared, &process).await? {
                 continue;
             }
             commit = plan::register(commit, &registration, Some(&shared.lease))?;
@@ -169,6 +169,20 @@ pub(crate) async fn with_triggers(
         }
     }
     Ok(Triggered { commit, started })
+}
+
+/// Says whether a process was started before: it is there, or it is retired, which its tombstone
+/// tells for a while and its events as long as they are kept.
+async fn was_started(shared: &Shared, process: &ProcessId) -> Result<bool, ReadError> {
+    for key in [process_key(process), retired_key(process)] {
+        if shared.store.row(&key).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    let stream = process_scope(process).stream_key();
+    let first = Page::after(Position(0), 1);
+    let page = shared.store.events(stream.as_ref(), first).await?;
+    Ok(!page.events.is_empty())
 }
 
 fn noted(key: &RowKey, until: Timestamp) -> RowChange {

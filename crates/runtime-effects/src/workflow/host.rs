@@ -843,11 +843,9 @@ async fn keep_house(shared: &Arc<Shared>, seen: Position) -> Position {
             Ok(head) if head == seen => {}
             Ok(head) => {
                 looked = head;
-                failed = shared
-                    .look_at_parked()
-                    .await
-                    .err()
-                    .map(|error| error.to_wire());
+                if let Err(error) = shared.look_at_parked().await {
+                    failed = Some(error.to_wire());
+                }
             }
             Err(error) => failed = Some(error.to_wire()),
         }

@@ -4,7 +4,7 @@ use runtime_core::{EffectEnvelope, EffectKind, EffectOutcome, EventDraft, EventK
 
 use crate::{Projection, Projector};
 
-/// One event for each step.
+/// One event for each step. A workflow calls no tool: those are of turns.
 #[derive(Debug)]
 pub(super) struct ProcessProjector;
 
@@ -12,7 +12,6 @@ impl Projector for ProcessProjector {
     fn outcome(&self, envelope: &EffectEnvelope, _: &EffectOutcome) -> Projection {
         let kind = match envelope.kind() {
             EffectKind::AwaitEvent => EventKind::WaitEnded,
-            EffectKind::ToolCall => EventKind::ToolCallFinished,
             _ => EventKind::EffectFinished,
         };
         told(envelope, kind)
@@ -21,7 +20,6 @@ impl Projector for ProcessProjector {
     fn started(&self, envelope: &EffectEnvelope) -> Projection {
         let kind = match envelope.kind() {
             EffectKind::AwaitEvent => EventKind::WaitStarted,
-            EffectKind::ToolCall => EventKind::ToolCallStarted,
             _ => EventKind::EffectStarted,
         };
         told(envelope, kind)

@@ -24,28 +24,28 @@ use serde_json::json;
 
 use crate::laws::Memory;
 
-fn keeper(world: &World<'_>, seed: u64, config: LeaseConfig) -> LeaseKeeper {
+pub(crate) fn keeper(world: &World<'_>, seed: u64, config: LeaseConfig) -> LeaseKeeper {
     let (clock, random) = (world.clock.clone(), SeededRandom::new(seed));
     let store = Arc::clone(&world.store) as _;
     let keeper = LeaseKeeper::new(store, Arc::new(clock), Arc::new(random), config);
     keeper.expect("the terms fit")
 }
 
-fn id(name: &str) -> ProcessId {
+pub(crate) fn id(name: &str) -> ProcessId {
     name.parse().expect("legal")
 }
 
-fn order(name: &str) -> ProcessRegistration {
+pub(crate) fn order(name: &str) -> ProcessRegistration {
     ProcessRegistration::function(id(name), "order", json!(1))
 }
 
-fn success(value: u32) -> ProcessOutcome {
+pub(crate) fn success(value: u32) -> ProcessOutcome {
     ProcessOutcome::Success {
         value: json!(value),
     }
 }
 
-async fn processes(world: &World<'_>, limits: ProcessLimits) -> Processes {
+pub(crate) async fn processes(world: &World<'_>, limits: ProcessLimits) -> Processes {
     world.host().processes(limits).await.expect("opens")
 }
 

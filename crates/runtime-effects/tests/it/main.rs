@@ -3,8 +3,14 @@
 
 mod edges;
 mod laws;
+mod leases;
 mod owner;
+mod process_edges;
 mod processes;
+mod records;
 mod reliability;
 mod shared;
 mod token;
+mod workflow_context_edges;
+mod workflow_edges;
+mod workflow_store_edges;

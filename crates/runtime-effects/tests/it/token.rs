@@ -51,6 +51,24 @@ async fn e12_two_runtimes_with_one_key_ring_share_no_token() {
     assert!(refused(&promises(other).await, token.expose()).await);
 }
 
+/// E12: rights are joined; what is printed says what may be done, and gives nobody the right.
+#[tokio::test]
+async fn e12_rights_are_joined_and_what_is_printed_gives_none() {
+    let (resolve, wait) = (TokenRights::RESOLVE, TokenRights::WAIT);
+    let both = resolve.and(wait);
+    assert!(both.include(resolve) && both.include(wait) && !both.include(TokenRights::CANCEL));
+    assert_eq!(both.and(wait), both, "a right that is held is kept");
+    assert_eq!(format!("{both:?}"), r#"{"resolve", "wait"}"#);
+    let store = store("test");
+    let promises = promises(Arc::clone(&store)).await;
+    let token = promises.mint(&desk(), &custom("answer"), both, None).await;
+    assert_eq!(format!("{:?}", token.expect("mints")), "[token]");
+    let (ring, printed) = (store.key_ring().await, format!("{promises:?}"));
+    let key = ring.expect("reads").keys.remove(0);
+    assert!(printed.contains("TokenKey { id: 1, .. }"), "{printed}");
+    assert!(!printed.contains(&format!("{:?}", key.secret.expose())));
+}
+
 proptest! {
     /// X1: no text is a token by chance, and none makes the decoder fail.
     #[test]

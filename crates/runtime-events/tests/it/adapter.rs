@@ -108,3 +108,28 @@ fn v7_all_rooms_together_and_all_readers_are_bounded() {
     readers.pop();
     listen(&adapter, &rooms[0]);
 }
+
+/// What was lost is counted to the message: readers and operators tell by it how far they fell
+/// behind.
+#[test]
+fn v7_a_reader_that_lags_is_told_how_many_it_missed() {
+    let adapter = adapter();
+    let here = room("counted");
+    let mut slow = listen(&adapter, &here);
+    for position in 1..=11 {
+        publish(&adapter, &here, position);
+    }
+    assert_eq!(
+        poll(&mut *slow),
+        Poll::Ready(Err(LiveError::Lagged { skipped: 3 }))
+    );
+    assert_eq!(take(&mut *slow, 8), [4, 5, 6, 7, 8, 9, 10, 11]);
+    for position in 12..=21 {
+        publish(&adapter, &here, position);
+    }
+    assert_eq!(
+        poll(&mut *slow),
+        Poll::Ready(Err(LiveError::Lagged { skipped: 2 }))
+    );
+    assert_eq!(take(&mut *slow, 1), [14]);
+}

@@ -4,6 +4,7 @@ mod adapter;
 mod bench;
 mod bridge;
 mod consumer;
+mod edges;
 mod gap;
 mod hub;
 mod join;
