@@ -46,11 +46,23 @@ pub(crate) fn ordinary_features() -> Result<String> {
         .workspace_packages()
         .into_iter()
         .flat_map(|package| {
-            let names = package.features.keys();
-            let ordinary = names.filter(|name| *name != SIMULATION && *name != "default");
-            ordinary.map(|name| format!("{}/{name}", package.name))
+            ordinary(package).map(|name| format!("{}/{name}", package.name))
         });
     Ok(features.collect::<Vec<_>>().join(","))
+}
+
+/// Returns every feature of one crate but [`SIMULATION`], for a command that has only this crate.
+pub(crate) fn ordinary_features_of(name: &str) -> Result<String> {
+    let metadata = metadata()?;
+    let mut packages = metadata.workspace_packages().into_iter();
+    let package = packages.find(|package| package.name == name);
+    let package = package.with_context(|| format!("there is no crate {name}"))?;
+    Ok(ordinary(package).collect::<Vec<_>>().join(","))
+}
+
+fn ordinary(package: &Package) -> impl Iterator<Item = &str> {
+    let names = package.features.keys().map(String::as_str);
+    names.filter(|name| *name != SIMULATION && *name != "default")
 }
 
 /// Builds every program and example as the tests have them, so that after those nothing is left to

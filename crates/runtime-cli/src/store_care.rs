@@ -226,6 +226,9 @@ fn action_line(action: &RepairAction) -> String {
         RepairAction::RenewHeader { file } => format!("make the header of {file} anew"),
         RepairAction::RenewKeys => "make new signing keys; old tokens are refused".to_owned(),
         RepairAction::DropAttachment { file } => format!("put {file} aside"),
+        RepairAction::DropCommand { file } => {
+            format!("put {file} aside: its sender has to leave it again")
+        }
         other => format!("{}", json!(other)),
     }
 }

@@ -8,12 +8,13 @@ use runtime_store::Progress;
 use serde::Serialize;
 
 use crate::error::OpenError;
+use crate::frame::Place;
 use crate::fs::{self, Kind};
 use crate::hint::{self, Hint};
 use crate::layout::{ATTACHMENTS, KEYS, Layout, SEGMENTS};
 use crate::lock::{self, Holder};
 use crate::maintenance::MaintenanceError;
-use crate::segment::BASE;
+use crate::segment::{BASE, SEGMENT_HEADER_BYTES};
 
 /// How often a copy begins again because a cleaning removed what it was about to copy.
 const ATTEMPTS_MAX: usize = 8;
@@ -126,10 +127,17 @@ impl Copy<'_> {
         let base = self.from.base()?;
         let first = base.map_or(1, |base| base + 1);
         numbers.retain(|number| *number >= first);
-        if let Some(hint) = published {
-            numbers.retain(|number| *number <= hint.end.segment);
+        // A base stands for all that was published before it; after it comes a segment with
+        // nothing in it yet.
+        let nothing = Place {
+            segment: first,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
+        let durable = published.map(|hint| hint.end.max(nothing));
+        if let Some(end) = durable {
+            numbers.retain(|number| *number <= end.segment);
         }
-        let last = published.map_or(numbers.last().copied(), |hint| Some(hint.end.segment));
+        let last = durable.map_or(numbers.last().copied(), |end| Some(end.segment));
         let all = last.map(|last| (first..=last).collect());
         if all.as_ref() != Some(&numbers) {
             return Ok(false);
@@ -146,8 +154,8 @@ impl Copy<'_> {
             self.total += length.map_err(|e| MaintenanceError::io("read", &path, e))?;
         }
         for number in files {
-            let end = published.filter(|hint| hint.end.segment == number);
-            let end = end.map_or(u64::MAX, |hint| hint.end.offset);
+            let end = durable.filter(|end| end.segment == number);
+            let end = end.map_or(u64::MAX, |end| end.offset);
             let name = Layout::segment_name(number);
             let path = self.from.segment_path(number);
             self.file(&path, &self.to.path(SEGMENTS), &name, end)?;

@@ -120,3 +120,42 @@ fn names_of(kept: &Kept) -> impl Iterator<Item = &str> {
     let scopes = kept.named_for.iter().map(|scope| scope.as_str());
     rows.chain(places).chain(streams).chain(scopes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S6: the header of a base says what its writer wrote, and the writer how large it is so far.
+    #[test]
+    fn s6_a_base_says_how_long_it_is_and_whose() {
+        let tag = StoreTag(*b"store-01");
+        let mut writer = BaseWriter::new(tag, 7, 3);
+        assert_eq!(writer.len(), SEGMENT_HEADER_BYTES);
+        let frame = FramePlace {
+            number: 5,
+            first_position: 9,
+            events: 0,
+        };
+        writer.keep(frame, &Kept::nothing(), &Origins::default());
+        let length = writer.len();
+        assert!(length > SEGMENT_HEADER_BYTES);
+        let expected = BaseHeader {
+            number: 7,
+            incarnation: 3,
+            bytes: (length - SEGMENT_HEADER_BYTES) as u64,
+            last_frame: 5,
+            last_position: 8,
+            pruned: 8,
+            buffered: true,
+        };
+        // What only the writer knows is not asked of whoever ends it.
+        let (bytes, _) = writer.finish(BaseHeader {
+            number: 0,
+            incarnation: 0,
+            bytes: 0,
+            ..expected
+        });
+        assert_eq!(bytes.len(), length);
+        assert_eq!(BaseHeader::from_bytes(tag, 7, &bytes), Some(expected));
+    }
+}

@@ -252,3 +252,30 @@ impl Checkpointer {
         self.0.sealed(number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::history::History;
+    use crate::index::Index;
+    use crate::segments::Segments;
+
+    /// S6: once the store is being closed a long work ends where it is, and none begins.
+    #[test]
+    fn s6_no_work_goes_on_once_the_store_is_closed() {
+        let tag = StoreTag(*b"store-01");
+        let layout = Layout::new(Path::new("nowhere"));
+        let segments = Segments::new(layout.clone(), tag, 1);
+        let history = History::new(layout.clone(), tag, 1, true);
+        let shared = Arc::new(Shared::new(Index::default(), segments, history));
+        let checkpoints = Checkpoints::new(layout, tag, 1, FsLimits::default(), shared);
+        assert!(checkpoints.lock().is_ok());
+        assert!(checkpoints.go_on().is_ok());
+        checkpoints.end();
+        let refused = checkpoints.go_on().expect_err("it is being closed");
+        assert_eq!(refused.to_string(), "the store is closed");
+        assert!(checkpoints.lock().is_err());
+    }
+}

@@ -78,4 +78,13 @@ mod tests {
         assert_eq!(begins(TAG, place(2, 64), &tail[..20]), 84);
         assert_eq!(begins(TAG, place(2, 64), &[]), 64);
     }
+
+    /// S4: what fills a segment is on the disks of users, so it stays as decision 2 draws it.
+    #[test]
+    fn s4_each_word_is_the_tag_the_segment_and_the_inverted_offset() {
+        let tag = u64::from_le_bytes(TAG.0);
+        let words = [64_u64, 72].map(|offset| tag ^ (2 << 40) ^ !offset);
+        let expected: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        assert_eq!(bytes(TAG, place(2, 64), 80), expected);
+    }
 }

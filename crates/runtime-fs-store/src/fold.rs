@@ -369,4 +369,126 @@ mod tests {
             fold.damage
         );
     }
+
+    /// Frames without content, one behind the other; a payload that is damaged behind some.
+    fn frames(headers: &[(Header, bool)]) -> (Place, Vec<u8>) {
+        let start = Place {
+            segment: 1,
+            offset: SEGMENT_HEADER_BYTES as u64,
+        };
+        let mut bytes = Vec::new();
+        for (header, is_whole) in headers {
+            let at = Place {
+                offset: start.offset + bytes.len() as u64,
+                ..start
+            };
+            header.clone().write(TAG, at, &[0; 8], &mut bytes);
+            if !is_whole {
+                let last = bytes.len() - 1;
+                bytes[last] ^= 1;
+            }
+        }
+        (start, bytes)
+    }
+
+    fn take(fold: &mut Fold, headers: &[(Header, bool)], synced: u64) {
+        let (start, bytes) = frames(headers);
+        let trust = Trust {
+            synced,
+            readable: u64::MAX,
+        };
+        fold.take(start, scan(TAG, start, &bytes), trust);
+    }
+
+    /// S4: bytes that were once discarded, or stand where others were lost, are whole frames too.
+    /// Only what goes on where the log ends is a part of it.
+    #[test]
+    fn s4_only_a_frame_that_goes_on_is_taken() {
+        const LAST: u64 = 5;
+        const NEXT_POSITION: u64 = 11;
+        // Flags, incarnation, number, first position; whether frames are missing before it.
+        let cases = [
+            ("the next", 0, (3, 6, 11), false, true),
+            ("the first of an opening", 0, (4, 6, 11), false, true),
+            ("of an opening before", 0, (2, 6, 11), false, false),
+            ("the same number again", 0, (3, 5, 11), false, false),
+            ("a frame is missing", 0, (3, 7, 11), false, false),
+            ("an event is missing", 0, (3, 6, 12), false, false),
+            ("an event again", 0, (3, 6, 10), false, false),
+            ("any after a hole", 0, (3, 9, 15), true, true),
+            ("again after a hole", 0, (3, 5, 15), true, false),
+            ("one before after a hole", 0, (3, 4, 15), true, false),
+            ("an event again after a hole", 0, (3, 9, 10), true, false),
+            ("an opening before after a hole", 0, (2, 9, 15), true, false),
+            ("given up", flag::LOST, (3, 9, 15), false, true),
+            ("given up before", flag::LOST, (3, 5, 15), false, false),
+            ("kept", flag::KEPT, (3, 9, 2), false, true),
+            ("kept of the same frame", flag::KEPT, (3, 5, 2), false, true),
+            (
+                "kept of a frame before",
+                flag::KEPT,
+                (3, 4, 2),
+                false,
+                false,
+            ),
+            (
+                "kept of an opening before",
+                flag::KEPT,
+                (2, 9, 2),
+                false,
+                false,
+            ),
+        ];
+        for (what, flags, (incarnation, number, position), after_hole, is_taken) in cases {
+            let known = || {
+                let mut fold = Fold::new(TAG, 0);
+                fold.begin_at(LAST + 1, NEXT_POSITION);
+                fold.incarnation = 3;
+                if after_hole {
+                    fold.take_missing(1, 0..8);
+                    fold.damage.clear();
+                }
+                fold
+            };
+            let header = Header::new(flag::MARK | flags, incarnation, number, position);
+            let mut fold = known();
+            take(&mut fold, &[(header.clone(), true)], 0);
+            assert_eq!(fold.frames, u64::from(is_taken), "{what}");
+            assert_eq!(fold.number, if is_taken { number } else { LAST }, "{what}");
+            assert!(fold.damage.is_empty(), "{what}: it is a torn tail at most");
+
+            // A damaged payload tells what it touched only if its header is a part of the log.
+            let mut fold = known();
+            take(&mut fold, &[(header, false)], u64::MAX);
+            let says = matches!(fold.damage[..], [Damage::Payload { .. }]);
+            assert_eq!(says, is_taken, "{what}: {:?}", fold.damage);
+        }
+    }
+
+    /// S4: whoever may not write is told which file to put back, and where it is damaged.
+    #[test]
+    fn s4_damage_is_told_with_its_file_and_place() {
+        let mut fold = Fold::new(TAG, 0);
+        let mut header = Header::new(0, 1, 1, 1);
+        header.names = ["worker/1"].into_iter().collect();
+        let next = Header::new(flag::MARK, 1, 2, 1);
+        take(&mut fold, &[(header, false), (next, true)], u64::MAX);
+        assert_eq!(fold.frames, 2, "reading goes on behind it");
+        let place = fold.index.damage_of("worker/1");
+        assert_eq!(place, Some("segments/0000000001.log byte 64"));
+        assert_eq!(fold.read_only(), None, "the rest can be written to");
+
+        let mut fold = Fold::new(TAG, 0);
+        fold.take_missing(2, 64..96);
+        let why = fold.read_only().expect("something is lost");
+        let expected = "segments/0000000002.log is damaged at bytes 64 to 96;";
+        assert!(why.starts_with(expected), "{why}");
+        let mut fold = Fold::new(TAG, 0);
+        fold.take_bad_segment_header(3 | BASE);
+        let why = fold.read_only().expect("something is lost");
+        let expected = "the header of segments/0000000003.base is damaged;";
+        assert!(why.starts_with(expected), "{why}");
+        let file = "attachments/0a/0a".to_owned();
+        assert_eq!(place_of(&Damage::Attachment { file: file.clone() }), file);
+    }
 }

@@ -10,7 +10,8 @@ use crate::fold::Fold;
 use crate::frame::{Header, Place, StoreTag, flag};
 use crate::fs;
 use crate::hint;
-use crate::layout::{ASIDE, ATTACHMENTS, KEYS, Layout, SEGMENTS};
+use crate::inbox::Inbox;
+use crate::layout::{ASIDE, ATTACHMENTS, INBOX, KEYS, Layout, SEGMENTS};
 use crate::maintenance::MaintenanceError;
 use crate::open::lock;
 use crate::record::read_commit;
@@ -45,6 +46,11 @@ pub enum RepairAction {
     RenewKeys,
     /// A damaged attachment is put aside; reading it answers that it does not exist.
     DropAttachment {
+        /// The file, inside the store.
+        file: String,
+    },
+    /// A damaged command is put aside: its sender has to leave it again.
+    DropCommand {
         /// The file, inside the store.
         file: String,
     },
@@ -394,6 +400,15 @@ impl Repair<'_> {
         let damaged = damaged.map_err(|e| MaintenanceError::io("read", &root, e))?;
         let drop = |file| RepairAction::DropAttachment { file };
         self.report.actions.extend(damaged.into_iter().map(drop));
+        let checked = Inbox::new(self.layout).check();
+        let inbox = self.layout.path(INBOX);
+        let damaged = checked.map_err(|e| MaintenanceError::io("read", &inbox, e))?;
+        let drop = |name| RepairAction::DropCommand {
+            file: format!("{INBOX}/{name}"),
+        };
+        self.report
+            .actions
+            .extend(damaged.damaged.into_iter().map(drop));
         Ok(())
     }
 
@@ -419,11 +434,8 @@ impl Repair<'_> {
                     written
                         .map_err(|e| MaintenanceError::io("write", &self.layout.directory, e))?;
                 }
-                RepairAction::DropAttachment { file } => {
-                    self.keep_aside(&file)?;
-                    let path = self.layout.path(&file);
-                    let removed = fs::remove_file(&path);
-                    removed.map_err(|e| MaintenanceError::io("remove", &path, e))?;
+                RepairAction::DropAttachment { file } | RepairAction::DropCommand { file } => {
+                    self.move_aside(&file)?;
                 }
                 RepairAction::GiveUp { .. } | RepairAction::RenewHeader { .. } => {}
             }
@@ -431,15 +443,33 @@ impl Repair<'_> {
         Ok(())
     }
 
+    /// Whatever it is: a directory that has the name of a command as well.
+    fn move_aside(&mut self, file: &str) -> Result<(), MaintenanceError> {
+        let path = self.layout.path(file);
+        let aside = self.layout.path(ASIDE);
+        let name = name_aside(file);
+        let moved = fs::rename(&path, &aside.join(&name)).and_then(|()| {
+            fs::sync_directory(&aside)?;
+            fs::sync_directory(path.parent().expect("it is inside the store"))
+        });
+        moved.map_err(|e| MaintenanceError::io("put aside", &path, e))?;
+        self.report.kept_aside.push(format!("{ASIDE}/{name}"));
+        Ok(())
+    }
+
     fn keep_aside(&mut self, file: &str) -> Result<(), MaintenanceError> {
         let path = self.layout.path(file);
         let aside = self.layout.path(ASIDE);
-        let name = format!("{}.damaged", file.replace('/', "-"));
+        let name = name_aside(file);
         let copied = fs::read_all(&path).and_then(|bytes| fs::write_whole(&aside, &name, &bytes));
         copied.map_err(|e| MaintenanceError::io("keep aside", &path, e))?;
         self.report.kept_aside.push(format!("{ASIDE}/{name}"));
         Ok(())
     }
+}
+
+fn name_aside(file: &str) -> String {
+    format!("{}.damaged", file.replace('/', "-"))
 }
 
 fn file_name(segment: u32) -> String {

@@ -76,7 +76,7 @@ pub enum Damage {
         file: String,
     },
     /// A command in the inbox, left there by another process, whose bytes are not those that were
-    /// written: it cannot be taken. Its sender has to leave it again; the file can be removed.
+    /// written: it cannot be taken. Repairing puts it aside; its sender has to leave it again.
     Command {
         /// The file, inside the store.
         file: String,

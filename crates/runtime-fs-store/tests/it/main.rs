@@ -7,9 +7,17 @@
 )]
 
 #[cfg(not(feature = "simulation"))]
+mod attachments;
+#[cfg(not(feature = "simulation"))]
+mod backups;
+#[cfg(not(feature = "simulation"))]
+mod caches;
+#[cfg(not(feature = "simulation"))]
 mod care;
 #[cfg(not(feature = "simulation"))]
 mod checkpoints;
+#[cfg(not(feature = "simulation"))]
+mod cleaning;
 #[cfg(not(feature = "simulation"))]
 mod clock;
 #[cfg(not(feature = "simulation"))]
@@ -24,6 +32,8 @@ mod endurance;
 mod events;
 #[cfg(not(feature = "simulation"))]
 mod failures;
+#[cfg(not(feature = "simulation"))]
+mod followers;
 #[cfg(not(feature = "simulation"))]
 mod golden;
 #[cfg(not(feature = "simulation"))]

@@ -115,6 +115,35 @@ fn s6_memory_is_flat_while_history_grows_tenfold() {
     );
 }
 
+/// S6, S8: a reader beside a writer lies on the checkpoints of the writer, so that what it follows
+/// leaves its memory.
+#[test]
+fn s8_a_reader_that_follows_holds_no_history() {
+    const HISTORY: u64 = 100;
+    const ROUNDS: u64 = 10;
+    if !is_alone("memory::s8_a_reader_that_follows_holds_no_history") {
+        return;
+    }
+    let parent = in_memory();
+    let options = small(parent.path());
+    let store = FsStore::open(&options).unwrap();
+    let beside = FsStore::open_read_only(&options).unwrap();
+    let mut sizes = Vec::new();
+    for round in 0..ROUNDS {
+        let next = (round + 1) * HISTORY;
+        run(fill(&store, round * HISTORY..next - 1, turn));
+        // What comes after a checkpoint says that it is durable.
+        run(store.commit(turn(next - 1))).unwrap();
+        let followed = run(beside.changed(Position(next - 1)));
+        assert_eq!(followed, Position(next));
+        sizes.push(allocated_bytes());
+    }
+    println!("S8-followed {sizes:?} bytes");
+    let grown = sizes[sizes.len() - 1].saturating_sub(sizes[1]);
+    assert!(grown <= 32 * 1024, "{sizes:?}");
+    drop((beside, store));
+}
+
 /// S6: an idle worker holds at most 128 bytes.
 #[test]
 fn s6_an_idle_worker_holds_at_most_128_bytes() {

@@ -4,12 +4,15 @@ use std::fs;
 use std::ops::Range;
 
 use runtime_core::{Classified, Tier};
-use runtime_fs_store::{Damage, FsStore, FsStoreOptions, RepairAction, backup, repair, verify};
+use runtime_fs_store::{
+    CleanOptions, Damage, FsStore, FsStoreOptions, RepairAction, backup, repair, submit_command,
+    verify,
+};
 use runtime_store::{AttachmentStore, Page, Position, ReadError, Removal, Store};
 use runtime_testkit::SeededRandom;
 
 use crate::care::{clean, fill, removal, small};
-use crate::support::{body, commit, in_memory, numbers, options, segment, stream};
+use crate::support::{body, commit, commit_id, in_memory, numbers, options, segment, stream};
 
 fn flip(options: &FsStoreOptions, text: &[u8]) {
     let path = segment(options, 1);
@@ -407,4 +410,54 @@ async fn s7_a_checkpoint_after_a_repair_tells_of_the_gap() {
             );
         }
     }
+}
+
+/// S8: what has the name of a command and is none is put aside, whatever it is; its sender can
+/// leave it again, and the commands beside it wait as before.
+#[tokio::test]
+async fn s8_a_repair_puts_damaged_commands_aside() {
+    let parent = in_memory();
+    let options = options(parent.path(), 77);
+    drop(FsStore::open(&options).unwrap());
+    for number in 1..=4 {
+        submit_command(&options.directory, commit_id(number), b"approve").unwrap();
+    }
+    let inbox = options.directory.join("inbox");
+    let name = |number| commit_id(number).to_string();
+    fs::write(inbox.join(name(2)), b"ARCm????approve").unwrap();
+    fs::remove_file(inbox.join(name(3))).unwrap();
+    fs::create_dir(inbox.join(name(3))).unwrap();
+    fs::remove_file(inbox.join(name(4))).unwrap();
+    std::os::unix::fs::symlink(inbox.join(name(1)), inbox.join(name(4))).unwrap();
+
+    let plan = repair(&options, false).unwrap();
+    let dropped = [2, 3, 4].map(|number| RepairAction::DropCommand {
+        file: format!("inbox/{}", name(number)),
+    });
+    assert_eq!(plan.actions, dropped);
+    assert_eq!(
+        verify(&options.directory).unwrap().damage.len(),
+        3,
+        "a dry run"
+    );
+    let done = repair(&options, true).unwrap();
+    assert_eq!(done.actions, dropped);
+    assert!(done.applied && !done.lineage_renewed, "no event is lost");
+    let aside = [2, 3, 4].map(|number| format!("aside/inbox-{}.damaged", name(number)));
+    assert_eq!(done.kept_aside, aside);
+    let kept = fs::read(options.directory.join(&aside[0])).unwrap();
+    assert_eq!(kept, b"ARCm????approve");
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+
+    submit_command(&options.directory, commit_id(2), b"approve").unwrap();
+    let store = FsStore::open(&options).unwrap();
+    let waiting = store.inbox().unwrap().commands().await.unwrap();
+    let waiting: Vec<_> = waiting.into_iter().map(|command| command.id).collect();
+    assert_eq!(waiting, [1, 2].map(commit_id));
+    // Purging removes what was put aside, and leaves the directory that is not of the store.
+    let purge = CleanOptions { drop_aside: true };
+    let cleaned = store.clean(purge, |_| ()).await.unwrap();
+    assert_eq!(cleaned.aside_removed, 2);
+    let left = fs::read_dir(options.directory.join("aside")).unwrap();
+    assert_eq!(left.count(), 1);
 }

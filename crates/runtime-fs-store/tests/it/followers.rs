@@ -1,0 +1,144 @@
+//! Readers beside a writer (S8): what they are told while the log moves under them.
+
+use std::fs;
+use std::io::{self, Write};
+
+use runtime_core::Tier;
+use runtime_fs_store::{FsStore, FsStoreOptions, export};
+use runtime_store::{Position, Removal, Store};
+
+use crate::care::{clean, fill, removal, small, told};
+use crate::support::{commit, in_memory, numbers, options, run, segment};
+
+/// S6, S8: a reader whose place in the log a cleaning has removed reads the log anew, whatever it
+/// is asked first.
+#[tokio::test]
+async fn s8_a_reader_that_a_cleaning_has_overtaken_reads_the_log_anew() {
+    let parent = in_memory();
+    let options = small(parent.path(), 120);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..5).await;
+    let asked_for_owners = FsStore::open_read_only(&options).unwrap();
+    let asked_for_growth = FsStore::open_read_only(&options).unwrap();
+    fill(&store, 5..150).await;
+    let through = Removal::Through(Position(140));
+    store.commit(removal(10_000, through)).await.unwrap();
+    assert!(clean(&store).await.segments_removed > 0);
+    assert!(!segment(&options, 1).exists());
+
+    assert_eq!(asked_for_owners.scopes().unwrap(), store.scopes().unwrap());
+    let head = asked_for_growth.changed(Position(5)).await;
+    assert_eq!(head, Position(150));
+    let expected = told(&store, 0..150).await;
+    for beside in [asked_for_owners, asked_for_growth] {
+        assert_eq!(told(&beside, 0..150).await, expected);
+    }
+}
+
+fn hint(options: &FsStoreOptions) -> Vec<u8> {
+    fs::read(options.directory.join("durable")).unwrap()
+}
+
+fn publish(options: &FsStoreOptions, hint: &[u8]) {
+    fs::write(options.directory.join("durable"), hint).unwrap();
+}
+
+/// S8: after a loss of power the hint may be older than what a reader has found in the log. It says
+/// nothing then of frames in a later segment, which nobody has called durable.
+#[tokio::test]
+async fn s8_a_hint_from_before_says_nothing_of_a_later_segment() {
+    let parent = in_memory();
+    let options = small(parent.path(), 121).tier(Tier::Crash);
+    let store = FsStore::open(&options).unwrap();
+    let (mut count, mut before) = (0, Vec::new());
+    while !segment(&options, 2).exists() {
+        before = hint(&options);
+        store.commit(commit(count)).await.unwrap();
+        count += 1;
+    }
+    let published = count - 1;
+    fill(&store, count..count + 3).await;
+    drop(store);
+    publish(&options, &before);
+
+    let beside = FsStore::open_read_only(&options).unwrap();
+    assert_eq!(numbers(&beside).await, (0..published).collect::<Vec<_>>());
+    // Whoever goes on from there finds all of it.
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(numbers(&store).await, (0..count + 3).collect::<Vec<_>>());
+}
+
+/// S6, S8: a checkpoint may hold more than a reader knows to be published; it tells nothing of it
+/// early, and all of it later.
+#[tokio::test]
+async fn s8_a_reader_lies_on_no_checkpoint_beyond_what_is_published() {
+    let parent = in_memory();
+    let options = small(parent.path(), 122);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..3).await;
+    let beside = FsStore::open_read_only(&options).unwrap();
+    let mut count = 3;
+    while !segment(&options, 3).exists() {
+        store.commit(commit(count)).await.unwrap();
+        count += 1;
+    }
+    let early = hint(&options);
+    fill(&store, count..count + 60).await;
+    store.checkpoint().await.unwrap();
+    fill(&store, count + 60..count + 63).await;
+    let latest = hint(&options);
+    assert!(segment(&options, 5).exists());
+
+    publish(&options, &early);
+    let head = beside.changed(Position(3)).await;
+    assert_eq!(head, Position(count));
+    assert_eq!(numbers(&beside).await, (0..count).collect::<Vec<_>>());
+    publish(&options, &latest);
+    assert_eq!(numbers(&beside).await, (0..count + 63).collect::<Vec<_>>());
+    assert_eq!(
+        told(&beside, 0..count + 63).await,
+        told(&store, 0..count + 63).await
+    );
+}
+
+/// Somebody goes on committing while what they have is written elsewhere.
+struct Meanwhile<'a> {
+    store: &'a FsStore,
+    next: u64,
+    lines: Vec<u8>,
+}
+
+impl Write for Meanwhile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        run(self.store.commit(commit(self.next))).unwrap();
+        self.next += 1;
+        self.lines.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// S7: an export is what the store held when it began, however many commits come meanwhile.
+#[test]
+fn s7_an_export_tells_of_one_moment() {
+    let parent = in_memory();
+    let options = options(parent.path(), 123);
+    let store = FsStore::open(&options).unwrap();
+    run(fill(&store, 0..20));
+    let mut expected = Vec::new();
+    export(&options.directory, &mut expected, &mut |_| ()).unwrap();
+    let mut out = Meanwhile {
+        store: &store,
+        next: 20,
+        lines: Vec::new(),
+    };
+    export(&options.directory, &mut out, &mut |_| ()).unwrap();
+    assert!(out.next > 40, "every line waited for a commit");
+    assert_eq!(
+        String::from_utf8(out.lines).unwrap(),
+        String::from_utf8(expected).unwrap()
+    );
+}
