@@ -45,9 +45,7 @@ pub(crate) fn ordinary_features() -> Result<String> {
     let features = metadata
         .workspace_packages()
         .into_iter()
-        .flat_map(|package| {
-            ordinary(package).map(|name| format!("{}/{name}", package.name))
-        });
+        .flat_map(|package| ordinary(package).map(|name| format!("{}/{name}", package.name)));
     Ok(features.collect::<Vec<_>>().join(","))
 }
 

@@ -149,10 +149,17 @@ pub(crate) fn write(
     through: u32,
 ) -> io::Result<Checkpoint> {
     fs::create_directory(&layout.path(CHECKPOINTS))?;
+    let mut reached = 0;
     loop {
         let replay = fold_sealed(layout, tag, remembered_max, through, FOLD_BYTES_MAX);
         let replay = replay.map_err(io::Error::other)?;
-        let reached = replay.end.segment;
+        if replay.end.segment <= reached {
+            // What was written is not believed, so it would be written again for ever.
+            return Err(io::Error::other(format!(
+                "the log goes no further than segment {reached} of {through}"
+            )));
+        }
+        reached = replay.end.segment;
         let checkpoint = write_one(layout, tag, &replay)?;
         if reached >= through {
             return Ok(checkpoint);

@@ -8,6 +8,7 @@ use runtime_core::StreamKey;
 use runtime_store::Position;
 
 use crate::checkpoint::Checkpoint;
+use crate::error::OpenError;
 use crate::frame::StoreTag;
 use crate::index::EventList;
 use crate::layout::{CHECKPOINTS, Layout};
@@ -193,7 +194,7 @@ impl History {
     /// Makes a sidecar of its segment; beside a writer in memory only.
     fn renew(&self, unit: &Unit) -> io::Result<Arc<Sidecar>> {
         let fold = fold_alone(&self.layout, self.tag, unit.segment);
-        let index = fold.map_err(io::Error::other)?.index;
+        let index = fold.map_err(of_its_kind)?.index;
         if self.is_owner {
             let directory = self.layout.path(CHECKPOINTS);
             let written = Sidecar::write(&directory, self.tag, unit, &index);
@@ -204,6 +205,15 @@ impl History {
         let sidecar = Sidecar::in_memory(self.tag, unit, &index)?;
         Ok(self.keep(unit, sidecar))
     }
+}
+
+/// Whoever asked looks once more when a file is gone.
+fn of_its_kind(error: OpenError) -> io::Error {
+    let kind = match &error {
+        OpenError::Io { source, .. } => source.kind(),
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
 /// A file that a cache may be without: it is missing, or is not what was written.

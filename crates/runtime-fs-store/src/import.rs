@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use runtime_core::{Digest, Timestamp};
 use runtime_store::{
-    Commit, EXPORT_SCHEMA, ExportLine, ExportReader, ExportedEvent, ImportReport, KeyRing, Limits,
-    NewEvent, Progress, RowChange, RowKey, StoredEvent,
+    Commit, ExportLine, ExportReader, ExportedEvent, ImportReport, KeyRing, Limits, NewEvent,
+    Progress, RowChange, RowKey, StoredEvent,
 };
 
 use crate::attachments::Attachments;
@@ -18,7 +18,6 @@ use crate::fs;
 use crate::layout::{Format, Layout};
 use crate::maintenance::MaintenanceError;
 use crate::open::lock;
-use crate::positions::Positions;
 use crate::record::{Kept, KeptPut, StreamEnd};
 use crate::segment::BaseHeader;
 
@@ -53,17 +52,15 @@ pub fn import(
         });
     }
     let mut lines = ExportReader::new(lines);
-    let Some(ExportLine::Store {
-        schema: EXPORT_SCHEMA,
+    let ExportLine::Store {
         runtime,
         head,
         pruned,
         ..
-    }) = lines.next_line()?
+    } = lines.next_line()?
     else {
-        return Err(lines.bad("it is no export of this version").into());
+        return Err(lines.bad("it is no export").into());
     };
-    let positions = Positions::new(head, pruned).map_err(|reason| lines.bad(&reason))?;
     layout.create_directory()?;
     let _lock = lock(options, &layout)?;
     let format = Format::fresh(Some(runtime), &*options.clock, &*options.random);
@@ -79,7 +76,8 @@ pub fn import(
     let mut import = Import {
         writer: BaseWriter::new(tag, 1, 1),
         attachments: Attachments::new(&layout, Arc::clone(&options.clock)),
-        positions,
+        head,
+        pruned,
         frames: 0,
         report: ImportReport::default(),
     };
@@ -109,7 +107,8 @@ pub fn import(
 struct Import {
     writer: BaseWriter,
     attachments: Attachments,
-    positions: Positions,
+    head: u64,
+    pruned: u64,
     frames: u64,
     report: ImportReport,
 }
@@ -117,21 +116,9 @@ struct Import {
 impl Import {
     /// Takes a line and what follows from it; false after the last one.
     fn take(&mut self, lines: &mut ExportReader<'_>) -> Result<bool, MaintenanceError> {
-        let before = lines.number();
-        let Some(line) = lines.next_line()? else {
-            return Err(lines.bad("it ends before its last line").into());
-        };
-        match line {
+        match lines.next_line()? {
             ExportLine::Store { .. } => return Err(lines.bad("a second export begins").into()),
-            ExportLine::End { lines: count } => {
-                if count != before {
-                    let reason = format!("{count} lines were written, {before} are here");
-                    return Err(lines.bad(&reason).into());
-                }
-                let checked = self.positions.check_end();
-                checked.map_err(|reason| lines.bad(&reason))?;
-                return Ok(false);
-            }
+            ExportLine::End { .. } => return Ok(false),
             ExportLine::Commit {
                 id,
                 content,
@@ -142,14 +129,10 @@ impl Import {
                 attachments,
                 scopes,
             } => {
-                let checked = self.positions.check_commit(first_position);
-                checked.map_err(|reason| lines.bad(&reason))?;
                 if scopes.len() > usize::from(u16::MAX) {
                     return Err(lines.bad("a commit names too many scopes").into());
                 }
                 let events = self.following(following, lines)?;
-                let checked = self.positions.check_events(first_position, count, &events);
-                checked.map_err(|reason| lines.bad(&reason))?;
                 let time = events.first().map(|event| event.time);
                 let kept = Kept {
                     id,
@@ -187,11 +170,6 @@ impl Import {
                 let event = event
                     .map(|event| self.row_event(event, lines))
                     .transpose()?;
-                if version == u64::MAX {
-                    return Err(lines
-                        .bad("the version of a row leaves none after it")
-                        .into());
-                }
                 let put = KeptPut {
                     key: RowKey::new(&space, scope, name),
                     version,
@@ -213,13 +191,11 @@ impl Import {
                     last,
                     closed,
                 };
-                let checked = self.positions.check_stream(&end);
-                checked.map_err(|reason| lines.bad(&reason))?;
                 let kept = Kept {
                     streams: vec![end],
                     ..Kept::nothing()
                 };
-                self.keep(self.positions.head + 1, 0, &kept, lines)?;
+                self.keep(self.head + 1, 0, &kept, lines)?;
             }
             ExportLine::Attachment { digest, bytes } => {
                 let bytes = bytes
@@ -243,9 +219,8 @@ impl Import {
     ) -> Result<StoredEvent, MaintenanceError> {
         let event = event.event();
         let event = event.ok_or_else(|| lines.bad("the body of the event is damaged"))?;
-        let taken = check_event(&event).and_then(|()| self.positions.take(&event));
-        taken.map_err(|reason| lines.bad(&reason))?;
-        self.report.events += u64::from(event.position.0 > self.positions.pruned);
+        check_event(&event).map_err(|reason| lines.bad(&reason))?;
+        self.report.events += u64::from(event.position.0 > self.pruned);
         Ok(event)
     }
 
@@ -258,9 +233,8 @@ impl Import {
         let mut events = Vec::new();
         let mut bytes = 0;
         for _ in 0..count {
-            let Some(ExportLine::Event(event)) = lines.next_line()? else {
-                let reason = "an event of the commit before is missing";
-                return Err(lines.bad(reason).into());
+            let ExportLine::Event(event) = lines.next_line()? else {
+                return Err(lines.bad("it is no event of the commit before").into());
             };
             let event = self.event(event, lines)?;
             bytes += EVENT_BYTES_MIN + event.body.len();
@@ -279,8 +253,7 @@ impl Import {
     ) -> Result<StoredEvent, MaintenanceError> {
         let event = event.event();
         let event = event.ok_or_else(|| lines.bad("the body of the row's event is damaged"))?;
-        let checked = check_event(&event).and_then(|()| self.positions.check_row_event(&event));
-        checked.map_err(|reason| lines.bad(&reason))?;
+        check_event(&event).map_err(|reason| lines.bad(&reason))?;
         Ok(event)
     }
 
@@ -293,7 +266,7 @@ impl Import {
         check_row(&put).map_err(|reason| lines.bad(&reason))?;
         let first = event
             .as_ref()
-            .map_or(self.positions.head + 1, |event| event.position.0);
+            .map_or(self.head + 1, |event| event.position.0);
         let time = event
             .as_ref()
             .map_or(Timestamp::default(), |event| event.time);

@@ -76,7 +76,6 @@ mod maintenance;
 mod memory;
 mod open;
 mod overlay;
-mod positions;
 mod record;
 mod repair;
 mod replay;

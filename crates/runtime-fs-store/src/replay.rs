@@ -411,11 +411,10 @@ impl Replay {
         let start = frames_of(number);
         let there = bytes.len().min(as_index(end));
         let items = scan(tag, start, frames_in(&bytes[..there]));
-        let offset = self.fold.take(start, items, Trust::SEALED);
+        self.fold.take(start, items, Trust::SEALED);
         if end > self.file_bytes {
             self.fold.take_missing(number, self.file_bytes..end);
         }
-        self.end = Place { offset, ..start };
         Ok(())
     }
 
@@ -593,5 +592,184 @@ mod tests {
     fn s4_a_whole_segment_is_read_once() {
         let (end, damage) = taken(u64::MAX, &[segment_with(3, &[])]);
         assert_eq!((end, damage), (64 * 4, vec![]));
+    }
+
+    /// S4: of a group that is torn, whose marks all say where it begins, nothing is damage, and
+    /// there is nothing to read again.
+    #[test]
+    fn s4_a_group_torn_behind_its_own_mark_is_read_once() {
+        let mut bytes = segment_with(1, &[]);
+        bytes.truncate(64 * 2);
+        bytes.resize(64 * 3, 7);
+        let at = Place {
+            segment: 1,
+            offset: 64 * 3,
+        };
+        let mut header = Header::new(flag::MARK, 1, 3, 1);
+        header.durable_mark = 64 * 2;
+        header.write(TAG, at, &[], &mut bytes);
+        let (end, damage) = taken(u64::MAX, &[bytes]);
+        assert_eq!((end, damage), (64 * 2, vec![]));
+    }
+
+    /// S4: what is filled ahead is no part of a segment; what is anything else may be.
+    #[test]
+    fn s4_a_segment_ends_before_what_is_filled_ahead_and_nothing_else() {
+        let items_of = |bytes: &[u8]| {
+            let items = scan_without_fill(TAG, frames_of(1), frames_in(bytes));
+            items.last().map(|item| (items.len(), item.end()))
+        };
+        let mut bytes = segment_with(3, &[]);
+        assert_eq!(items_of(&bytes), Some((3, 64 * 4)));
+        assert_eq!(items_of(&segment_with(0, &[])), None);
+        let length = bytes.len();
+        bytes[length - 1] ^= 1;
+        assert_eq!(items_of(&bytes), Some((4, length as u64)));
+        bytes.truncate(64 * 4);
+        bytes.extend([7; 64]);
+        assert_eq!(items_of(&bytes), Some((4, 64 * 5)));
+    }
+
+    #[cfg(not(feature = "simulation"))]
+    mod on_files {
+        use std::path::Path;
+
+        use super::*;
+        use crate::checkpoint::Sealed;
+        use crate::index::Index;
+
+        const FRAMES: u64 = 3;
+        const SEGMENT_BYTES: u64 = 64 * (FRAMES + 1);
+
+        /// A directory with so many segments of three marks each.
+        fn log_of(directory: &Path, segments: u32) -> Layout {
+            for name in [SEGMENTS, CHECKPOINTS] {
+                std::fs::create_dir(directory.join(name)).expect("it is new");
+            }
+            let layout = Layout::new(directory);
+            for number in 1..=segments {
+                let first_frame = u64::from(number - 1) * FRAMES + 1;
+                let header = SegmentHeader {
+                    number,
+                    incarnation: 1,
+                    previous_bytes: if number == 1 { 0 } else { SEGMENT_BYTES },
+                    first_frame,
+                    first_position: 1,
+                };
+                let mut bytes = header.to_bytes(TAG).to_vec();
+                for frame in first_frame..first_frame + FRAMES {
+                    let at = Place {
+                        segment: number,
+                        offset: bytes.len() as u64,
+                    };
+                    let mut header = Header::new(flag::MARK, 1, frame, 1);
+                    header.durable_mark = at.offset;
+                    header.write(TAG, at, &[], &mut bytes);
+                }
+                assert_eq!(bytes.len() as u64, SEGMENT_BYTES);
+                std::fs::write(layout.segment_path(number), bytes).expect("it can be written");
+            }
+            layout
+        }
+
+        /// S6: a long log is folded a part at a time, so that no checkpoint takes more memory than a
+        /// part of the log.
+        #[test]
+        fn s6_a_fold_ends_with_the_segment_that_reaches_its_bound() {
+            let directory = tempfile::tempdir().expect("there is room");
+            let layout = log_of(directory.path(), 5);
+            for (bytes_max, through, expected) in [
+                (1, 4, 1),
+                (SEGMENT_BYTES + 1, 4, 2),
+                (u64::MAX, 3, 3),
+                (u64::MAX, 4, 4),
+            ] {
+                let folded = fold_sealed(&layout, TAG, 0, through, bytes_max).expect("it is whole");
+                let end = Place {
+                    segment: expected,
+                    offset: SEGMENT_BYTES,
+                };
+                assert_eq!(folded.end, end, "{bytes_max} bytes through {through}");
+                assert_eq!(folded.fold.number, u64::from(expected) * FRAMES);
+            }
+        }
+
+        /// S6: a whole checkpoint is believed only if the log goes on exactly where it ends.
+        #[test]
+        fn s6_a_checkpoint_that_the_log_does_not_go_on_from_is_not_believed() {
+            let right = Sealed {
+                number: 2,
+                base: 0,
+                bytes: SEGMENT_BYTES,
+                last_frame: 2 * FRAMES,
+                last_position: 0,
+                incarnation: 1,
+                buffered: false,
+            };
+            let wrong = [
+                Sealed { base: 1, ..right },
+                Sealed {
+                    bytes: SEGMENT_BYTES - 64,
+                    ..right
+                },
+                Sealed {
+                    last_frame: 2 * FRAMES - 1,
+                    ..right
+                },
+                Sealed {
+                    last_position: 1,
+                    ..right
+                },
+                Sealed {
+                    incarnation: 2,
+                    ..right
+                },
+            ];
+            let cases = wrong.map(|sealed| (sealed, false));
+            for (sealed, is_believed) in cases.into_iter().chain([(right, true)]) {
+                let directory = tempfile::tempdir().expect("there is room");
+                let layout = log_of(directory.path(), 3);
+                let checkpoints = layout.path(CHECKPOINTS);
+                Checkpoint::write(&checkpoints, TAG, sealed, &Index::default())
+                    .expect("it can be written");
+                let read = replay(&layout, TAG, 0, Reader::Owner, None).expect("it is whole");
+                assert_eq!(read.unusable.is_empty(), is_believed, "{sealed:?}");
+                let frames = if is_believed { FRAMES } else { 3 * FRAMES };
+                assert_eq!(read.fold.frames, frames, "{sealed:?}");
+                assert_eq!((read.fold.number, read.fold.damage), (9, vec![]));
+            }
+        }
+
+        /// Follows a log from its beginning to its end in the second segment.
+        fn followed(layout: &Layout) -> Replay {
+            let mut replay = Replay::of(Fold::new(TAG, 0), 1, None);
+            let end = Place {
+                segment: 2,
+                offset: SEGMENT_BYTES,
+            };
+            let hint = Hint { end, head: 0 };
+            replay.follow(layout, TAG, hint).expect("it can be read");
+            assert_eq!(replay.end, end, "all that was published");
+            assert_eq!(replay.fold.number, 2 * FRAMES);
+            replay
+        }
+
+        /// S4, S8: a reader that follows from one segment into the next has lost nothing; of one that
+        /// was cut meanwhile it knows what is missing, and reads on behind it.
+        #[test]
+        fn s8_a_follower_knows_what_is_missing_of_a_segment_it_has_left() {
+            let directory = tempfile::tempdir().expect("there is room");
+            let layout = log_of(directory.path(), 2);
+            assert_eq!(followed(&layout).fold.damage, []);
+            let first = layout.segment_path(1);
+            let whole = std::fs::read(&first).expect("it was just written");
+            let cut = SEGMENT_BYTES - 64;
+            std::fs::write(&first, &whole[..as_index(cut)]).expect("it can be written");
+            let missing = Damage::Header {
+                segment: 1,
+                bytes: cut..SEGMENT_BYTES,
+            };
+            assert_eq!(followed(&layout).fold.damage, [missing]);
+        }
     }
 }

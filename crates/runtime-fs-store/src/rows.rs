@@ -211,7 +211,6 @@ impl Rows {
         found.extend(shown.map(|(key, entry)| (sort_key(query, key, entry), *entry)));
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
         let known = match below.rows.last() {
-            _ if !below.has_more => found.len(),
             // After it the checkpoint may have any row.
             Some((last, entry)) => {
                 let last = sort_key(query, last, entry);

@@ -354,4 +354,30 @@ mod tests {
             assert_eq!(end, 64 + 64 * counted, "{numbers:?} before {next:?}");
         }
     }
+
+    /// S4, V6: a base says whether what it stands for may only have been in the page cache, and
+    /// every flipped bit of its header is seen.
+    #[test]
+    fn s4_every_flipped_bit_of_a_base_header_is_seen() {
+        for buffered in [false, true] {
+            let header = BaseHeader {
+                number: 2,
+                incarnation: 5,
+                bytes: 4096,
+                last_frame: 90,
+                last_position: 1000,
+                pruned: 900,
+                buffered,
+            };
+            let bytes = header.to_bytes(TAG);
+            assert_eq!(BaseHeader::from_bytes(TAG, 2, &bytes), Some(header));
+            assert_eq!(BaseHeader::from_bytes(TAG, 3, &bytes), None);
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes;
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let read = BaseHeader::from_bytes(TAG, 2, &flipped);
+                assert_eq!(read, None, "bit {bit} was not seen");
+            }
+        }
+    }
 }

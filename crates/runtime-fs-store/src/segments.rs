@@ -263,4 +263,16 @@ mod tests {
             assert_eq!(both.bytes, row_at.bytes + event_at.bytes);
         }
     }
+
+    /// S6: only where a file is gone, as after a cleaning, is it worth looking where things are
+    /// now; damage and a failing disk stay what they are.
+    #[test]
+    fn only_a_file_that_is_not_there_is_gone() {
+        let failed = |kind: io::ErrorKind| unavailable("read a segment", kind.into());
+        assert!(is_gone(&failed(io::ErrorKind::NotFound)));
+        assert!(!is_gone(&failed(io::ErrorKind::PermissionDenied)));
+        assert!(!is_gone(&ReadError::LimitZero));
+        let what = "event at position 3".to_owned();
+        assert!(!is_gone(&ReadError::Corrupt { what }));
+    }
 }

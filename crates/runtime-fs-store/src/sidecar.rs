@@ -238,3 +238,53 @@ fn read_header(fields: &[u8], unit: &Unit) -> Option<BlockAt> {
     let streams = BlockAt::read(&mut fields)?;
     (known && found == *unit).then_some(streams)
 }
+
+#[cfg(test)]
+mod tests {
+    use runtime_core::Timestamp;
+
+    use super::*;
+
+    const TAG: StoreTag = StoreTag(*b"store-01");
+
+    const fn unit() -> Unit {
+        Unit {
+            segment: 2,
+            first: 5,
+            last: 9,
+            newest: Timestamp::from_millis(7),
+            bytes: 1_000,
+        }
+    }
+
+    /// S6: a sidecar is of one segment as it is now, and of this version.
+    #[test]
+    fn s6_a_sidecar_of_anything_else_is_not_believed() {
+        let streams = BlockAt {
+            offset: 128,
+            bytes: 4,
+        };
+        let whole = header(&unit(), streams);
+        assert_eq!(read_header(&whole, &unit()), Some(streams));
+        let mut described = Vec::new();
+        streams.write(&mut described);
+        for bit in 0..(whole.len() - described.len()) * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read_header(&flipped, &unit()), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn s6_an_open_sidecar_knows_which_segment_it_is_of() {
+        let sidecar = Sidecar::in_memory(TAG, &unit(), &Index::default());
+        let sidecar = sidecar.expect("it is whole");
+        assert!(sidecar.is_of(&unit()));
+        // A cleaning has kept less of it.
+        let cleaned = Unit {
+            bytes: 900,
+            ..unit()
+        };
+        assert!(!sidecar.is_of(&cleaned));
+    }
+}

@@ -171,3 +171,78 @@ impl Stream {
         self.gaps.retain(|(_, before)| *before > through);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> StreamKey {
+        StreamKey::new("session/all").expect("it is a key")
+    }
+
+    /// A stream with events at 1 to 4 and from 8 to 10; those between are damaged.
+    fn with_gap() -> Streams {
+        let mut streams = Streams::default();
+        for (seq, position, previous) in [
+            (1, 1, 0),
+            (2, 2, 1),
+            (3, 3, 2),
+            (4, 4, 3),
+            (8, 8, 7),
+            (9, 9, 8),
+            (10, 10, 9),
+        ] {
+            let place = EventPlace {
+                stream: key(),
+                seq: Seq(seq),
+                previous: Position(previous),
+            };
+            streams.append(place, position, false, (0, 0));
+        }
+        streams
+    }
+
+    fn page_after(streams: &Streams, after: u64) -> StreamPage {
+        streams.page(&key(), &Page::after(Position(after), 10))
+    }
+
+    /// S6: what is pruned takes no memory any more, and damage is told as long as an event behind
+    /// it is served.
+    #[test]
+    fn s6_a_pruned_stream_keeps_what_is_served_and_nothing_else() {
+        let mut streams = with_gap();
+        let behind = (vec![], true, Some(6..8));
+        streams.prune(5);
+        assert_eq!(page_after(&streams, 5), behind);
+        assert_eq!(streams.0[&key()].positions, [8, 9, 10]);
+        streams.prune(7);
+        assert_eq!(page_after(&streams, 7), (vec![8, 9, 10], false, None));
+        let (_, stream) = streams.iter().next().expect("there is one");
+        let unit = Unit {
+            segment: 1,
+            first: 1,
+            last: 10,
+            newest: runtime_core::Timestamp::default(),
+            bytes: 0,
+        };
+        let told: Vec<_> = stream.positions_in(&unit).collect();
+        assert_eq!(told, [(8, true), (9, false), (10, false)]);
+        streams.prune(8);
+        assert_eq!(page_after(&streams, 8), (vec![9, 10], false, None));
+        let stream = &streams.0[&key()];
+        assert_eq!((stream.positions.len(), &stream.gaps[..]), (2, &[][..]));
+        assert_eq!(stream.tail.head, Seq(10));
+    }
+
+    /// S6: a stream that has not grown since a checkpoint is known to the checkpoint only.
+    #[test]
+    fn s6_a_checkpoint_takes_a_stream_out_of_memory_with_its_last_event() {
+        let mut streams = with_gap();
+        streams.rebase(9);
+        assert_eq!(page_after(&streams, 9), (vec![10], false, None));
+        assert_eq!(streams.iter().count(), 1);
+        streams.rebase(10);
+        assert_eq!(streams.find(&key(), 0), Lookup::Below);
+        assert_eq!(streams.iter().count(), 0);
+    }
+}

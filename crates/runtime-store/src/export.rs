@@ -12,7 +12,10 @@ use runtime_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::agreement::Agreement;
 use crate::{EventPlace, Payload, Position, Seq, StoredEvent};
+
+mod agreement;
 
 /// The version of the lines.
 pub const EXPORT_SCHEMA: u32 = 1;
@@ -96,10 +99,12 @@ fn io(action: &'static str, source: std::io::Error) -> ExportError {
     ExportError::Io { action, source }
 }
 
-/// Reads the lines of an export.
+/// Reads the lines of an export, and believes none: each has to agree with those before it, in its
+/// positions above all, and the last is [`ExportLine::End`].
 pub struct ExportReader<'a> {
     lines: &'a mut (dyn BufRead + Send),
     number: u64,
+    agreement: Option<Agreement>,
 }
 
 impl std::fmt::Debug for ExportReader<'_> {
@@ -113,28 +118,34 @@ impl std::fmt::Debug for ExportReader<'_> {
 impl<'a> ExportReader<'a> {
     /// Reads from the first line.
     pub fn new(lines: &'a mut (dyn BufRead + Send)) -> Self {
-        Self { lines, number: 0 }
+        Self {
+            lines,
+            number: 0,
+            agreement: None,
+        }
     }
 
-    /// Reads the next line; none after the last.
+    /// Reads the next line. The first is [`ExportLine::Store`], of this version; nobody asks for
+    /// one after [`ExportLine::End`].
     ///
     /// # Errors
     /// [`ExportError`].
-    pub fn next_line(&mut self) -> Result<Option<ExportLine>, ExportError> {
+    pub fn next_line(&mut self) -> Result<ExportLine, ExportError> {
         let mut text = String::new();
         let read = self.lines.read_line(&mut text);
         if read.map_err(|error| io("read", error))? == 0 {
-            return Ok(None);
+            return Err(self.bad("it ends before its last line"));
         }
+        let before = self.number;
         self.number += 1;
         let line = serde_json::from_str(&text);
-        line.map(Some).map_err(|error| self.bad(&error.to_string()))
-    }
-
-    /// Says how many lines were read.
-    #[must_use]
-    pub const fn number(&self) -> u64 {
-        self.number
+        let line: ExportLine = line.map_err(|error| self.bad(&error.to_string()))?;
+        let agrees = match &mut self.agreement {
+            Some(agreement) => agreement.take(&line, before),
+            None => Agreement::begin(&line).map(|begun| self.agreement = Some(begun)),
+        };
+        agrees.map_err(|reason| self.bad(&reason))?;
+        Ok(line)
     }
 
     /// Says what is wrong with the line that was read last.

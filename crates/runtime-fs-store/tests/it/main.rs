@@ -46,6 +46,8 @@ mod life;
 mod lives;
 #[cfg(not(feature = "simulation"))]
 mod memory;
+#[cfg(not(feature = "simulation"))]
+mod pages;
 #[cfg(feature = "simulation")]
 mod power;
 #[cfg(feature = "simulation")]
@@ -54,6 +56,8 @@ mod power_checkpoints;
 mod processes;
 #[cfg(not(feature = "simulation"))]
 mod repairs;
+#[cfg(not(feature = "simulation"))]
+mod replays;
 #[cfg(not(feature = "simulation"))]
 mod strace;
 mod support;

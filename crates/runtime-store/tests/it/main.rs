@@ -1,3 +1,4 @@
-//! The memory store against the law of a store.
+//! The memory store against the law of a store, and exports.
 
+mod export;
 mod memory;
