@@ -147,6 +147,7 @@ mod tests {
             last_position: 8,
             pruned: 8,
             buffered: true,
+            forgotten: true,
         };
         // What only the writer knows is not asked of whoever ends it.
         let (bytes, _) = writer.finish(BaseHeader {

@@ -59,6 +59,8 @@ struct Cleaning<'a, P> {
     checkpoints: &'a Checkpoints,
     tag: StoreTag,
     survey: Survey,
+    /// Some commits are not remembered any more (V1).
+    has_forgotten: bool,
     sealed: Sealed,
     progress: P,
     done: Progress,
@@ -74,10 +76,11 @@ pub(crate) fn clean<P: FnMut(Progress)>(
     options: CleanOptions,
     progress: P,
 ) -> io::Result<CleanReport> {
-    let (snapshot, remembered) = {
+    let (snapshot, remembered, has_forgotten) = {
         let index = shared.read_index();
-        let remembered = index.memory().ids().collect();
-        (index.snapshot(), remembered)
+        let memory = index.memory();
+        let remembered = memory.ids().collect();
+        (index.snapshot(), remembered, memory.has_forgotten)
     };
     let survey = snapshot.survey(remembered)?;
     drop(snapshot);
@@ -91,6 +94,7 @@ pub(crate) fn clean<P: FnMut(Progress)>(
         checkpoints,
         tag: shared.segments.tag,
         survey,
+        has_forgotten,
         sealed,
         progress,
         done: Progress { done: 0, total: 0 },
@@ -225,6 +229,7 @@ impl<P: FnMut(Progress)> Cleaning<'_, P> {
             last_position: next.first_position - 1,
             pruned: next.first_position - 1,
             buffered: self.sealed.buffered,
+            forgotten: self.has_forgotten,
         });
         #[cfg(feature = "simulation")]
         if fs::fault::is(fs::fault::Fault::RemovesFirst) {
@@ -547,6 +552,7 @@ mod tests {
                 streams,
                 namings: Vec::new(),
             },
+            has_forgotten: false,
             sealed: Sealed {
                 current: 9,
                 buffered: false,
@@ -631,6 +637,7 @@ mod tests {
                 last_position: 9,
                 pruned: 9,
                 buffered: false,
+                forgotten: false,
             });
             bytes
         });

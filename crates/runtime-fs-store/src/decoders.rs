@@ -132,6 +132,7 @@ fn r13_base_headers() {
         last_position: 1000,
         pruned: 1000,
         buffered: true,
+        forgotten: true,
     };
     let whole = header.to_bytes(TAG);
     feed("base", &whole, |bytes| {

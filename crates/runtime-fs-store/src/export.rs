@@ -59,6 +59,7 @@ impl Export<'_> {
             lineage: identity.lineage,
             head: view.head,
             pruned: view.pruned,
+            forgotten: view.has_forgotten,
         })?;
         let total = view.head - view.pruned;
         let mut commits = view.commits.into_iter().peekable();

@@ -135,7 +135,7 @@ impl Fold {
 
     /// Begins with what is kept of the segments before.
     pub(crate) fn take_base(&mut self, header: &BaseHeader, frames: &[u8]) {
-        self.index.begin_after(header.pruned);
+        self.index.begin_after(header.pruned, header.forgotten);
         let start = Place {
             segment: header.number | BASE,
             offset: SEGMENT_HEADER_BYTES as u64,
@@ -259,9 +259,7 @@ impl Fold {
     fn take_damage(&mut self, Bad { damage, header, .. }: Bad) {
         match header {
             Some(header) => {
-                self.index.skip_to(header.end_position());
-                let place = place_of(&damage);
-                self.index.mark_damaged(header.names.iter(), &place);
+                self.index.take_damaged(&header, &place_of(&damage));
                 self.step(&header);
             }
             None => self.after_hole = true,

@@ -335,3 +335,113 @@ pub(crate) fn boot() -> Option<String> {
 pub(crate) const fn boot() -> Option<String> {
     None
 }
+#[cfg(test)]
+#[cfg(not(feature = "simulation"))]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().expect("a place"))
+    }
+
+    /// What cannot be looked at, created or synced is not taken for what is not there, or for done.
+    #[test]
+    fn s5_what_fails_is_told() {
+        let parent = directory();
+        let file = parent.path().join("file");
+        std::fs::write(&file, b"x").expect("is written");
+        let below = file.join("below");
+        let not_a_directory = Err(io::ErrorKind::NotADirectory);
+        assert_eq!(kind(&below).map_err(|error| error.kind()), not_a_directory);
+        let missing = parent.path().join("missing");
+        assert_eq!(kind(&missing).expect("can be looked at"), None);
+        let made = create_directory(&missing.join("below"));
+        assert_eq!(
+            made.map_err(|error| error.kind()),
+            Err(io::ErrorKind::NotFound)
+        );
+        let synced = sync_directory(&missing);
+        assert_eq!(
+            synced.map_err(|error| error.kind()),
+            Err(io::ErrorKind::NotFound)
+        );
+        let temporary = Temporary::create(&missing, "file").map(drop);
+        assert_eq!(
+            temporary.map_err(|error| error.kind()),
+            Err(io::ErrorKind::NotFound)
+        );
+    }
+
+    /// S7: two that write under one name at once do not meet before they are whole, and whoever
+    /// gives up leaves nothing.
+    #[test]
+    fn s7_temporary_files_of_one_name_are_apart() {
+        let parent = directory();
+        let create = || Temporary::create(parent.path(), "file").expect("is created");
+        let (one, other, dropped) = (create(), create(), create());
+        for (file, bytes) in [(&one, b"one"), (&other, b"two"), (&dropped, b"not")] {
+            file.write_all_at(bytes, 0).expect("is written");
+        }
+        for name in names(parent.path()).expect("can be read") {
+            assert_eq!(temporary_of(&name), Some("file"), "{name}");
+        }
+        drop(dropped);
+        for (file, bytes) in [(one, b"one"), (other, b"two")] {
+            file.name_whole().expect("gets its name");
+            let found = read_all(&parent.path().join("file")).expect("can be read");
+            assert_eq!(found, bytes);
+        }
+        assert_eq!(names(parent.path()).expect("can be read"), ["file"]);
+    }
+
+    /// S7: what a killed process of the same number has left is neither written over nor in the
+    /// way.
+    #[test]
+    fn s7_a_temporary_file_of_a_killed_process_is_passed_by() {
+        const LEFT: u64 = 500;
+        let parent = directory();
+        let next = next_temporary();
+        let (process, number) = next.split_once('-').expect("two numbers");
+        let number: u64 = number.parse().expect("a number");
+        // Other tests of this process take numbers meanwhile.
+        let left = (number + 1..=number + LEFT).map(|number| {
+            let path = parent.path().join(format!("file.{process}-{number}.new"));
+            std::fs::write(&path, b"left").expect("is written");
+            path
+        });
+        let left: Vec<PathBuf> = left.collect();
+        write_whole(parent.path(), "file", b"whole").expect("is written");
+        let found = read_all(&parent.path().join("file")).expect("can be read");
+        assert_eq!(found, b"whole");
+        for path in left {
+            assert_eq!(read_all(&path).expect("can be read"), b"left");
+        }
+    }
+
+    /// S8: a file that its writer cuts off while it is read is read once more.
+    #[test]
+    fn s8_a_file_that_is_cut_while_it_is_read_is_read_again() {
+        const BYTES: usize = 256 * 1024;
+        const STEP: usize = 64;
+        let parent = directory();
+        let path = parent.path().join("file");
+        std::fs::write(&path, vec![7; BYTES]).expect("is written");
+        let begin = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let cutting = scope.spawn(|| {
+                let file = open_write(&path).expect("is there");
+                begin.wait();
+                for length in (0..BYTES).step_by(STEP).rev() {
+                    cut(&file, length as u64).expect("is cut");
+                }
+            });
+            begin.wait();
+            while !cutting.is_finished() {
+                let bytes = read_all(&path).expect("can be read");
+                assert!(bytes.len() <= BYTES && bytes.len().is_multiple_of(STEP));
+            }
+        });
+    }
+}

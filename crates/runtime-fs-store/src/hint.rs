@@ -70,3 +70,30 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Hint> {
     let checksum = crc32c::crc32c(&bytes[..bytes.len() - fields.0.len()]);
     (known && fields.u32()? == checksum).then_some(Hint { end, head })
 }
+
+#[cfg(test)]
+#[cfg(not(feature = "simulation"))]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    /// S7: what was published before the lock was last taken is of another life; a backup must not
+    /// stop where that one was.
+    #[test]
+    fn s7_a_hint_counts_only_if_it_is_younger_than_the_lock() {
+        let parent = tempfile::tempdir().expect("a place");
+        let layout = Layout::new(parent.path());
+        let set = |name, second| {
+            let file = std::fs::File::create(layout.path(name)).expect("is created");
+            let time = UNIX_EPOCH + Duration::from_secs(second);
+            file.set_modified(time).expect("is set");
+        };
+        set(LOCK, 10);
+        assert!(!is_younger_than_lock(&layout), "nothing is published");
+        for (published, expected) in [(9, false), (10, true), (11, true)] {
+            set(DURABLE, published);
+            assert_eq!(is_younger_than_lock(&layout), expected, "at {published}");
+        }
+    }
+}

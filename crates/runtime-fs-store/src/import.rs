@@ -56,6 +56,7 @@ pub fn import(
         runtime,
         head,
         pruned,
+        forgotten,
         ..
     } = lines.next_line()?
     else {
@@ -97,6 +98,7 @@ pub fn import(
         last_position: head,
         pruned,
         buffered: false,
+        forgotten,
     });
     layout
         .create_after(&format, &bytes, last_frame + 1, head + 1)

@@ -10,6 +10,7 @@ use runtime_core::{CommitId, Digest, EventId, ScopeId, StreamKey, Timestamp};
 use runtime_store::{EventPlace, Page, Position, Removal, RowKey};
 
 use crate::checkpoint::{Checkpoint, Remembered};
+use crate::frame::Header;
 use crate::memory::{CommitEntry, CommitMemory};
 use crate::record::{Applied, AppliedEvent, Extent, RowEdit, StreamEnd};
 use crate::rows::{Lookup, RowEntry, Rows};
@@ -271,8 +272,9 @@ impl Index {
         }
     }
 
-    /// Begins after what a base says is pruned.
-    pub(crate) fn begin_after(&mut self, pruned: u64) {
+    /// Begins after what a base says is pruned, and perhaps forgotten.
+    pub(crate) fn begin_after(&mut self, pruned: u64, forgotten: bool) {
+        self.memory.has_forgotten |= forgotten;
         self.before = self.before.max(pruned);
         self.pruned = self.pruned.max(pruned);
     }
@@ -292,6 +294,16 @@ impl Index {
     }
 
     /// Remembers that damage touched these scopes and streams.
+    /// Takes a damaged commit, of which its header is known: what it touched, and its positions.
+    pub(crate) fn take_damaged(&mut self, header: &Header, place: &str) {
+        self.skip_to(header.end_position());
+        self.mark_damaged(header.names.iter(), place);
+        if header.events > 0 {
+            self.streams
+                .lose(header.names.iter(), header.end_position() - 1);
+        }
+    }
+
     pub(crate) fn mark_damaged<'a>(
         &mut self,
         names: impl IntoIterator<Item = &'a str>,
@@ -605,4 +617,64 @@ pub(crate) fn list_commits(
     // Stable, so commits without events stay before the one whose events begin there.
     listed.sort_by_key(|commit| (commit.first_position, commit.events > 0));
     listed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> CommitId {
+        CommitId::generate(Timestamp::from_millis(number), [0; 10])
+    }
+
+    fn remembered(number: u64, positions: Range<u64>) -> (CommitId, CommitEntry) {
+        let event = |position| {
+            let time = Timestamp::from_millis(position);
+            (EventId::generate(time, [1; 10]), Extent::MISSING)
+        };
+        let entry = CommitEntry {
+            content: Digest::of_bytes(&number.to_le_bytes()),
+            events: positions.clone().map(event).collect(),
+            positions,
+        };
+        (id(number), entry)
+    }
+
+    /// S7: an export lists what a forgotten commit named attachments for as far as it is served,
+    /// and a commit without events before the one whose events begin where it stands.
+    #[test]
+    fn s7_commits_are_listed_where_their_events_are_served() {
+        let attachment = Digest::of_bytes(b"attachment");
+        let naming = |number, positions: Range<u64>| Naming {
+            segment: 1,
+            commit: id(number),
+            content: Digest::of_bytes(b"content"),
+            attachments: vec![attachment],
+            events: positions.map(|at| (Position(at), Vec::new())).collect(),
+            scopes: Vec::new(),
+        };
+        let commits = vec![
+            remembered(3, 5..5),
+            remembered(4, 7..7),
+            remembered(5, 7..9),
+        ];
+        let namings = vec![naming(1, 2..4), naming(2, 3..7), naming(5, 7..9)];
+        let listed = list_commits(commits, namings, 4);
+        let listed: Vec<_> = listed
+            .iter()
+            .map(|commit| {
+                let names = commit.attachments.len();
+                (commit.id, commit.first_position, commit.events, names)
+            })
+            .collect();
+        let expected = [
+            // Nothing of it is served.
+            (id(1), 1, 0, 1),
+            (id(3), 5, 0, 0),
+            (id(2), 5, 2, 1),
+            (id(4), 7, 0, 0),
+            (id(5), 7, 2, 1),
+        ];
+        assert_eq!(listed, expected);
+    }
 }

@@ -222,11 +222,14 @@ impl Layout {
     }
 
     /// Without an identity the directory must be new, or left by a creation that did not finish:
-    /// then there is at most one segment, and it holds nothing.
+    /// then there is at most one segment, which holds nothing, and no base.
     fn check_nothing_is_lost(&self) -> Result<(), OpenError> {
         let lost = || OpenError::Missing {
             file: FORMAT.to_owned(),
         };
+        if self.base()?.is_some() {
+            return Err(lost());
+        }
         for number in self.segments()? {
             let path = self.segment_path(number);
             let bytes = fs::open_read(&path)
@@ -338,22 +341,25 @@ impl Layout {
 
     /// Returns the numbers of the segment files in order.
     pub(crate) fn segments(&self) -> Result<Vec<u32>, OpenError> {
-        let path = self.path(SEGMENTS);
-        match fs::names(&path) {
-            Ok(names) => Ok(names
-                .iter()
-                .filter_map(|name| segment_number(name))
-                .collect()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(OpenError::io("read", &path, error)),
-        }
+        let names = self.log_names()?;
+        let numbers = names.iter().filter_map(|name| segment_number(name));
+        Ok(numbers.collect())
     }
 
     /// Returns the number of the base that counts, the latest, if there is one.
     pub(crate) fn base(&self) -> Result<Option<u32>, OpenError> {
-        let path = self.path(SEGMENTS);
-        let names = fs::names(&path).map_err(|e| OpenError::io("read", &path, e))?;
+        let names = self.log_names()?;
         Ok(names.iter().filter_map(|name| base_number(name)).max())
+    }
+
+    /// The files of the log; none where no log was made.
+    fn log_names(&self) -> Result<Vec<String>, OpenError> {
+        let path = self.path(SEGMENTS);
+        match fs::names(&path) {
+            Ok(names) => Ok(names),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(OpenError::io("read", &path, error)),
+        }
     }
 
     /// Removes the segments and bases that a base has taken the place of.
@@ -498,4 +504,62 @@ fn base_number(name: &str) -> Option<u32> {
 fn segment_number(name: &str) -> Option<u32> {
     let number = name.strip_suffix(".log")?.parse().ok()?;
     (number > 0 && number < BASE && Layout::segment_name(number) == name).then_some(number)
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "simulation"))]
+mod tests {
+    use super::*;
+
+    /// A store that has nothing but these files in its directory of caches.
+    fn with_caches(names: &[&str]) -> (tempfile::TempDir, Layout) {
+        let parent = tempfile::tempdir().expect("there is a place for temporary files");
+        let layout = Layout::new(parent.path());
+        fs::create_directory(&layout.path(CHECKPOINTS)).expect("it is new");
+        for name in names {
+            fs::write_whole(&layout.path(CHECKPOINTS), name, b"").expect("it is new");
+        }
+        (parent, layout)
+    }
+
+    /// S6: what opening may look at is kept: two checkpoints, the sidecar of the base and those of
+    /// the segments after it.
+    #[test]
+    fn s6_only_stale_caches_are_removed() {
+        let kept = [
+            "0000000003.base.sidecar",
+            "0000000004.checkpoint",
+            "0000000004.log.sidecar",
+            "0000000005.checkpoint",
+            "0000000005.log.sidecar",
+            "0000000006.log.sidecar",
+            "notes",
+        ];
+        let stale = [
+            "0000000002.base.sidecar",
+            "0000000003.checkpoint",
+            "0000000003.log.sidecar",
+            "0000000005.checkpoint.1.new",
+            // Of a log that was longer once.
+            "0000000006.checkpoint",
+        ];
+        let (_parent, layout) = with_caches(&[&kept[..], &stale[..]].concat());
+        layout.remove_stale_caches(5, 3).expect("they are files");
+        assert_eq!(layout.caches().expect("it is a directory"), kept);
+    }
+
+    /// S1: what cannot be read is told; only what is not there is nothing.
+    #[test]
+    fn s1_a_directory_that_cannot_be_read_is_not_taken_for_a_missing_one() {
+        let parent = tempfile::tempdir().expect("there is a place for temporary files");
+        let layout = Layout::new(parent.path());
+        assert_eq!(layout.segments().expect("nothing is there"), [0_u32; 0]);
+        assert_eq!(layout.caches().expect("nothing is there"), [""; 0]);
+        for name in [SEGMENTS, CHECKPOINTS] {
+            fs::write_whole(parent.path(), name, b"a file").expect("it is new");
+        }
+        let told = layout.segments().expect_err("it is a file").to_string();
+        assert!(told.starts_with("cannot read"), "{told}");
+        layout.caches().expect_err("it is a file");
+    }
 }

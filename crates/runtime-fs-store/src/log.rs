@@ -565,3 +565,152 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(feature = "simulation"))]
+mod tests_on_files {
+    use runtime_core::{EventId, ScopeId, StreamKey, Timestamp};
+    use runtime_store::{Guard, NewEvent, RowChange, RowKey};
+    use runtime_testkit::{SeededRandom, SimulatedClock};
+
+    use super::*;
+    use crate::config::FsStoreOptions;
+    use crate::open::{self, Opened};
+
+    fn opened(parent: &tempfile::TempDir) -> Opened {
+        let options = FsStoreOptions::new(parent.path().join("store")).world(
+            Arc::new(SimulatedClock::new(Timestamp::from_millis(1_000))),
+            Arc::new(SeededRandom::new(1)),
+        );
+        open::open(&options).expect("it is new")
+    }
+
+    fn temporary() -> tempfile::TempDir {
+        tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .expect("there is a place for temporary files")
+    }
+
+    fn submission(commit: Commit) -> Submission {
+        Submission {
+            content: commit.content_digest(),
+            form: Ok(()),
+            attachments: Ok(()),
+            commit,
+        }
+    }
+
+    fn new_commit(number: u8) -> Commit {
+        let time = Timestamp::from_millis(number.into());
+        Commit::new(CommitId::generate(time, [number; 10]), time)
+    }
+
+    fn key(scope: &str, name: &str) -> RowKey {
+        RowKey::new("state", ScopeId::new(scope).expect("a scope"), name)
+    }
+
+    fn put(scope: &str, name: &str) -> RowChange {
+        RowChange::put(key(scope, name), *b"body")
+    }
+
+    fn retire(scope: &str) -> RowChange {
+        RowChange::Retire(ScopeId::new(scope).expect("a scope"))
+    }
+
+    fn event(number: u8, closes: bool, streams: &[&str]) -> NewEvent {
+        let streams = streams.iter();
+        let streams = streams.map(|name| StreamKey::new(*name).expect("a stream"));
+        NewEvent {
+            id: EventId::generate(Timestamp::from_millis(number.into()), [number; 10]),
+            streams: streams.collect(),
+            closes,
+            body: [].into(),
+        }
+    }
+
+    /// Commits of which each depends on those before.
+    fn commits() -> Vec<Commit> {
+        let version = |scope, name, version| Guard::Version(key(scope, name), version);
+        let mut commits = vec![
+            new_commit(1)
+                .row(put("turn/a/1", "x"))
+                .row(put("worker/b", "y")),
+            new_commit(2).row(retire("turn/a/1")),
+            // What is retired is gone.
+            new_commit(3).guard(version("turn/a/1", "x", 1)),
+            new_commit(4)
+                .row(put("worker/b", "y"))
+                .row(put("turn/a/1", "z")),
+            new_commit(5).row(retire("turn/a/1")),
+            // What is not retired stays.
+            new_commit(6).guard(version("worker/b", "y", 9)),
+            new_commit(7)
+                .guard(Guard::Absent(key("turn/a/1", "z")))
+                .row(put("turn/a/1", "z")),
+            // An event closes the first of its streams.
+            new_commit(8).event(event(8, true, &["turn/a/1", "session/a"])),
+            new_commit(9).event(event(9, false, &["session/a"])),
+            new_commit(10).event(event(10, false, &["turn/a/1"])),
+            // Nothing is removed that comes after: neither the event nor that its stream is closed.
+            new_commit(11).event(event(11, true, &["turn/a/2"])),
+            new_commit(12).event(event(12, false, &["turn/a/2"])),
+            // The other stream was forgotten with its last event.
+            new_commit(13).event(event(13, false, &["turn/a/1", "session/a"])),
+        ];
+        commits[10].removals = vec![Removal::Through(Position(1_000))];
+        commits
+    }
+
+    /// V1, V5: commits that share a sync are decided as if each had come alone.
+    #[test]
+    fn v1_a_group_is_decided_as_its_commits_would_be_one_by_one() {
+        let (first, second) = (temporary(), temporary());
+        let (mut alone, mut together) = (opened(&first).log, opened(&second).log);
+        // The first is durable before, so that something is known below the group.
+        let mut group: Vec<_> = commits().into_iter().map(submission).collect();
+        let rest = group.split_off(1);
+        let mut answers = together.run(group);
+        answers.extend(together.run(rest));
+        let expected = commits().into_iter().map(submission);
+        let expected = expected.flat_map(|submission| alone.run(vec![submission]));
+        let expected: Vec<_> = expected.collect();
+        for (number, (answer, expected)) in (1..).zip(answers.iter().zip(&expected)) {
+            assert_eq!(
+                format!("{answer:?}"),
+                format!("{expected:?}"),
+                "commit {number}"
+            );
+        }
+        let refused = (1..).zip(&expected).filter(|(_, answer)| answer.is_err());
+        let refused: Vec<u32> = refused.map(|(number, _)| number).collect();
+        assert_eq!(refused, [3, 6, 10, 12]);
+    }
+
+    /// S5: whoever closes a store is told that its last mark could not be written.
+    #[test]
+    fn s5_closing_tells_of_a_write_that_failed() {
+        let parent = temporary();
+        let Opened {
+            mut log, layout, ..
+        } = opened(&parent);
+        log.run(vec![submission(new_commit(1))]);
+        log.file = fs::open_read(&layout.segment_path(1)).expect("it is there");
+        let failed = log.close().expect_err("nothing can be written to it");
+        assert!(failed.contains("reopen the store"), "{failed}");
+    }
+
+    /// S6: a checkpoint is asked for up to the segment before the one that is written to.
+    #[test]
+    fn s6_the_segment_that_was_sealed_is_told_once() {
+        let parent = temporary();
+        let mut log = opened(&parent).log;
+        assert_eq!(log.take_sealed(), None, "nothing came before");
+        log.run(vec![submission(new_commit(1))]);
+        let sealed = log.seal().expect("it can be written to");
+        assert_eq!((sealed.current, log.end.segment), (2, 2));
+        assert_eq!((log.take_sealed(), log.take_sealed()), (Some(1), None));
+        log.close().expect("it can be written to");
+        drop(log);
+        assert_eq!(opened(&parent).log.take_sealed(), Some(1), "as before");
+    }
+}

@@ -876,3 +876,77 @@ pub(crate) fn sealed_record(tag: StoreTag, at: Place, kind: u8, body: &[u8]) -> 
     writer.record(kind, |out| out.extend(body));
     writer.out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAG: StoreTag = StoreTag(*b"store-01");
+    const PLACE: Place = Place {
+        segment: 1,
+        offset: 128,
+    };
+    const TIME: Timestamp = Timestamp::from_millis(5);
+
+    /// S1: a record of a later version that this one need not know is passed over, and one that it
+    /// must know is named.
+    #[test]
+    fn s1_only_a_critical_record_must_be_known() {
+        let commit = Commit::new(CommitId::generate(TIME, [1; 10]), TIME);
+        let id = commit.id;
+        let content = commit.content_digest();
+        let (mut payload, applied) = write_commit(TAG, PLACE, commit, content, 1, Taken::default());
+        // What follows is zeros up to a multiple of eight.
+        payload.truncate(applied.at.bytes as usize);
+        let place = Place {
+            offset: PLACE.offset + payload.len() as u64,
+            ..PLACE
+        };
+        let mut later = sealed_record(TAG, place, kind::LAST + 1, b"of a later version");
+        let critical = [&payload[..], &later].concat();
+        let unknown = BadPayload::Unknown {
+            kind: kind::LAST + 1,
+            schema: SCHEMA,
+        };
+        let read = read_commit(TAG, PLACE, &critical, 1);
+        assert_eq!(read.expect_err("it must be known"), unknown);
+
+        later[2] = 0;
+        let checksum = record_checksum(TAG, place, &later);
+        later[8..12].copy_from_slice(&checksum.to_le_bytes());
+        payload.extend(later);
+        let read = read_commit(TAG, PLACE, &payload, 1).expect("it need not be known");
+        assert_eq!(read.id, id);
+    }
+
+    /// S6: a row whose body is written over keeps everything else: its key, its version, its event
+    /// and when it is due.
+    #[test]
+    fn s6_what_is_written_over_loses_its_body_alone() {
+        let mut writer = Writer {
+            tag: TAG,
+            at: PLACE,
+            out: Vec::new(),
+        };
+        let put = KeptPut {
+            key: RowKey::new("state", ScopeId::new("worker/1").expect("a scope"), "row"),
+            version: 3,
+            event: Some(9),
+            due: Some(TIME),
+            body: [7; 24].into(),
+        };
+        let at = writer.put(&put);
+        let mut record = writer.out;
+        assert!(write_over(TAG, at, &mut record));
+        let mut seen = Vec::new();
+        walk(TAG, PLACE, &record, 1, |found| seen.push(found)).expect("it is whole");
+        let [Seen::Put(found_at, found)] = &seen[..] else {
+            panic!("{seen:?}");
+        };
+        assert_eq!((*found_at, &found.key), (at, &put.key));
+        let told = (found.version, found.event, found.due);
+        assert_eq!(told, (put.version, put.event, put.due));
+        assert_eq!(*found.body, [0; 24]);
+        assert_eq!(read_row_body(TAG, at, &put.key, &record), None);
+    }
+}

@@ -113,7 +113,8 @@ pub fn repair_with_progress(
     repair.plan_beside_the_log()?;
     if apply && !repair.report.actions.is_empty() {
         repair.apply(options)?;
-        let is_loss = |action: &RepairAction| matches!(action, RepairAction::GiveUp { positions, .. } if !positions.is_empty());
+        // Where no header says what was lost, it may have been an event.
+        let is_loss = |action: &RepairAction| matches!(action, RepairAction::GiveUp { positions, names, .. } if !positions.is_empty() || names.is_empty());
         if repair.report.actions.iter().any(is_loss) {
             format.renew_lineage(&*options.random);
             let written = layout.write_format(&format);
@@ -194,7 +195,13 @@ impl Repair<'_> {
         }
         let before = segment - 1;
         let Some(bytes) = self.bytes(before)? else {
-            return Ok(nothing);
+            let base = self.bytes(before | BASE)?.unwrap_or_default();
+            let base = BaseHeader::from_bytes(self.tag, before, &base);
+            return Ok(base.map_or(nothing, |base| Known {
+                number: base.last_frame,
+                position: base.last_position + 1,
+                incarnation: base.incarnation,
+            }));
         };
         let end = as_index(sealed_end(self.layout, self.tag, before)?);
         let frames = bytes.get(SEGMENT_HEADER_BYTES..end.min(bytes.len()));
@@ -320,9 +327,22 @@ impl Repair<'_> {
     fn renew_header(&mut self, segment: u32, out: &mut [u8]) -> Result<(), MaintenanceError> {
         let file = file_name(segment);
         let frames = scan(self.tag, frames_of(segment), &out[SEGMENT_HEADER_BYTES..]);
-        let Some(first) = frames.iter().find_map(Item::header) else {
-            return Err(MaintenanceError::Unrepairable { what: file });
+        // What is given up at the beginning goes on from the segment before.
+        let first = match frames.first().map(Item::header) {
+            Some(Some(header)) => of(header),
+            _ => {
+                let before = self.known_before(segment)?;
+                let next = frames.iter().find_map(Item::header).map(of);
+                Known {
+                    number: before.number + 1,
+                    incarnation: next.unwrap_or(before).incarnation,
+                    ..before
+                }
+            }
         };
+        if !frames.is_empty() && frames.iter().all(|item| item.header().is_none()) {
+            return Err(MaintenanceError::Unrepairable { what: file });
+        }
         let previous_bytes = match segment {
             1 => 0,
             _ if self.bytes(segment - 1)?.is_none() => 0,
@@ -333,7 +353,7 @@ impl Repair<'_> {
             incarnation: first.incarnation,
             previous_bytes,
             first_frame: first.number,
-            first_position: first.first_position,
+            first_position: first.position,
         };
         out[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.to_bytes(self.tag));
         self.report.actions.push(RepairAction::RenewHeader { file });
@@ -447,7 +467,7 @@ impl Repair<'_> {
     fn move_aside(&mut self, file: &str) -> Result<(), MaintenanceError> {
         let path = self.layout.path(file);
         let aside = self.layout.path(ASIDE);
-        let name = name_aside(file);
+        let name = self.name_aside(file)?;
         let moved = fs::rename(&path, &aside.join(&name)).and_then(|()| {
             fs::sync_directory(&aside)?;
             fs::sync_directory(path.parent().expect("it is inside the store"))
@@ -457,19 +477,26 @@ impl Repair<'_> {
         Ok(())
     }
 
+    /// What an earlier repair kept there stays.
+    fn name_aside(&self, file: &str) -> Result<String, MaintenanceError> {
+        let aside = self.layout.path(ASIDE);
+        let known = fs::names(&aside).map_err(|e| MaintenanceError::io("read", &aside, e))?;
+        let first = format!("{}.damaged", file.replace('/', "-"));
+        let further = (2..).map(|number| format!("{first}.{number}"));
+        let mut names = std::iter::once(first.clone()).chain(further);
+        let free = names.find(|name| !known.contains(name));
+        Ok(free.expect("a directory has fewer files than there are numbers"))
+    }
+
     fn keep_aside(&mut self, file: &str) -> Result<(), MaintenanceError> {
         let path = self.layout.path(file);
         let aside = self.layout.path(ASIDE);
-        let name = name_aside(file);
+        let name = self.name_aside(file)?;
         let copied = fs::read_all(&path).and_then(|bytes| fs::write_whole(&aside, &name, &bytes));
         copied.map_err(|e| MaintenanceError::io("keep aside", &path, e))?;
         self.report.kept_aside.push(format!("{ASIDE}/{name}"));
         Ok(())
     }
-}
-
-fn name_aside(file: &str) -> String {
-    format!("{}.damaged", file.replace('/', "-"))
 }
 
 fn file_name(segment: u32) -> String {
@@ -502,4 +529,83 @@ fn extend(run: &mut Option<Range<u64>>, bytes: Range<u64>) {
 
 fn as_index(offset: u64) -> usize {
     usize::try_from(offset).expect("a segment fits in memory while it is read")
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "simulation"))]
+mod tests {
+    use std::sync::Arc;
+
+    use runtime_core::Timestamp;
+    use runtime_testkit::{SeededRandom, SimulatedClock};
+
+    use super::*;
+    use crate::record::sealed_record;
+    use crate::{open, verify};
+
+    /// S4, S7: frames that a writer with a mistake has written, behind checksums that hold, are
+    /// given up like damaged ones, and the numbers of frames go on after them.
+    #[test]
+    fn s7_frames_that_say_nothing_are_given_up_though_their_checksums_hold() {
+        const PUT: u8 = 2;
+        let parent = tempfile::tempdir().expect("there is a place for temporary files");
+        let options = FsStoreOptions::new(parent.path().join("store")).world(
+            Arc::new(SimulatedClock::new(Timestamp::from_millis(1_000))),
+            Arc::new(SeededRandom::new(1)),
+        );
+        let mut log = open::open(&options).expect("it is new").log;
+        log.close().expect("it can be written to");
+        drop(log);
+        let layout = Layout::new(&options.directory);
+        let tag = layout.open_existing().ok().and_then(|format| format.tag());
+        let tag = tag.expect("it was created");
+        let last = || {
+            let bytes = fs::read_all(&layout.segment_path(1)).expect("it is there");
+            let items = scan(tag, frames_of(1), &bytes[SEGMENT_HEADER_BYTES..]);
+            let last = items.last().and_then(Item::header).cloned();
+            (last.expect("a frame is the last"), bytes)
+        };
+        let (closed, mut bytes) = last();
+        let lost = bytes.len() as u64;
+        for ahead in 1..=2 {
+            let mut at = Place {
+                segment: 1,
+                offset: bytes.len() as u64,
+            };
+            let position = closed.first_position + ahead - 1;
+            let number = closed.number + ahead;
+            let mut header = Header::new(0, closed.incarnation, number, position);
+            header.events = 1;
+            header.names = ["worker/1"].into_iter().collect();
+            let place = at;
+            at.offset += header.encoded_bytes() as u64;
+            // A row of no commit.
+            let mut payload = sealed_record(tag, at, PUT, b"12345678");
+            crate::bytes::pad(&mut payload, 0);
+            header.write(tag, place, &payload, &mut bytes);
+        }
+        let segments = layout.path(SEGMENTS);
+        let written = fs::write_whole(&segments, &Layout::segment_name(1), &bytes);
+        written.expect("it can be written to");
+        let damage = verify(&options.directory).expect("it opens").damage;
+        assert!(
+            matches!(damage[..], [Damage::Payload { .. }, Damage::Payload { .. }]),
+            "{damage:?}"
+        );
+
+        let done = repair(&options, true).expect("it can be repaired");
+        let given_up = RepairAction::GiveUp {
+            file: "segments/0000000001.log".to_owned(),
+            bytes: lost..bytes.len() as u64,
+            positions: closed.first_position..closed.first_position + 2,
+            names: vec!["worker/1".to_owned(); 2],
+        };
+        assert_eq!(done.actions, [given_up]);
+        assert_eq!(verify(&options.directory).expect("it opens").damage, []);
+        let (given_up, _) = last();
+        assert_eq!(given_up.number, closed.number + 2);
+        let opened = open::open(&options).expect("it opens");
+        assert_eq!(opened.report.read_only, None);
+        assert_eq!(last().0.number, closed.number + 3);
+    }
 }

@@ -68,6 +68,7 @@ pub(crate) const fn covers(number: u32, segment: u32) -> bool {
 const BASE_MAGIC: [u8; 8] = *b"ARBaseLg";
 const BASE_VERSION: u32 = 1;
 const BASE_BUFFERED: u32 = 1;
+const BASE_FORGOTTEN: u32 = 2;
 
 /// The start of a base: what is kept of all segments up to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,8 @@ pub(crate) struct BaseHeader {
     pub(crate) pruned: u64,
     /// The last incarnation acknowledged what only the page cache held.
     pub(crate) buffered: bool,
+    /// There were commits of which nothing may be left, not even that they were made.
+    pub(crate) forgotten: bool,
 }
 
 impl BaseHeader {
@@ -102,7 +105,9 @@ impl BaseHeader {
         ] {
             out.extend(field.to_le_bytes());
         }
-        let flags = if self.buffered { BASE_BUFFERED } else { 0 };
+        let buffered = if self.buffered { BASE_BUFFERED } else { 0 };
+        let forgotten = if self.forgotten { BASE_FORGOTTEN } else { 0 };
+        let flags = buffered | forgotten;
         out.extend(flags.to_le_bytes());
         out.extend(checksum(tag, self.number | BASE, &out).to_le_bytes());
         out.try_into().expect("the fields have 64 bytes")
@@ -113,15 +118,19 @@ impl BaseHeader {
         let bytes = bytes.get(..SEGMENT_HEADER_BYTES)?;
         let mut fields = Bytes(bytes);
         let known = fields.array()? == BASE_MAGIC && fields.u32()? == BASE_VERSION;
-        let header = Self {
+        let mut header = Self {
             number: fields.u32()?,
             incarnation: fields.u64()?,
             bytes: fields.u64()?,
             last_frame: fields.u64()?,
             last_position: fields.u64()?,
             pruned: fields.u64()?,
-            buffered: fields.u32()? & BASE_BUFFERED != 0,
+            buffered: false,
+            forgotten: false,
         };
+        let flags = fields.u32()?;
+        header.buffered = flags & BASE_BUFFERED != 0;
+        header.forgotten = flags & BASE_FORGOTTEN != 0;
         let (body, stored) = bytes.split_at(SEGMENT_HEADER_BYTES - 4);
         let whole = checksum(tag, number | BASE, body).to_le_bytes() == stored;
         (known && whole && header.number == number).then_some(header)
@@ -359,7 +368,7 @@ mod tests {
     /// every flipped bit of its header is seen.
     #[test]
     fn s4_every_flipped_bit_of_a_base_header_is_seen() {
-        for buffered in [false, true] {
+        for (buffered, forgotten) in [(false, false), (true, false), (false, true), (true, true)] {
             let header = BaseHeader {
                 number: 2,
                 incarnation: 5,
@@ -368,6 +377,7 @@ mod tests {
                 last_position: 1000,
                 pruned: 900,
                 buffered,
+                forgotten,
             };
             let bytes = header.to_bytes(TAG);
             assert_eq!(BaseHeader::from_bytes(TAG, 2, &bytes), Some(header));

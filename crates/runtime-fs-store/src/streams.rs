@@ -88,11 +88,15 @@ impl Stream {
 
 /// The streams that grew.
 #[derive(Debug, Default)]
-pub(crate) struct Streams(HashMap<StreamKey, Stream>);
+pub(crate) struct Streams {
+    known: HashMap<StreamKey, Stream>,
+    /// Up to these positions damaged commits touched a stream, which may have lost events there.
+    lost: HashMap<StreamKey, u64>,
+}
 
 impl Streams {
     pub(crate) fn find(&self, key: &StreamKey, pruned: u64) -> Lookup<StreamTail> {
-        match self.0.get(key) {
+        match self.known.get(key) {
             Some(stream) => {
                 let tail = Some(stream.tail);
                 Lookup::Known(tail.filter(|tail| !tail.is_forgotten(pruned)))
@@ -109,7 +113,7 @@ impl Streams {
         closes: bool,
         (before, pruned): (u64, u64),
     ) {
-        let stream = self.0.entry(place.stream).or_default();
+        let stream = self.known.entry(place.stream).or_default();
         if stream.tail.is_forgotten(pruned) {
             *stream = Stream::default();
         }
@@ -125,7 +129,7 @@ impl Streams {
 
     /// Takes where a stream ends, from a base that has not all of its events.
     pub(crate) fn end(&mut self, end: StreamEnd) {
-        let stream = self.0.entry(end.stream).or_default();
+        let stream = self.known.entry(end.stream).or_default();
         stream.tail = StreamTail {
             head: end.head,
             last: end.last,
@@ -134,33 +138,53 @@ impl Streams {
     }
 
     pub(crate) fn page(&self, key: &StreamKey, page: &Page<Position>) -> StreamPage {
-        let stream = self.0.get(key);
-        stream.map_or_else(Default::default, |stream| stream.page(page))
+        let stream = self.known.get(key);
+        let (taken, has_more, damaged) =
+            stream.map_or_else(Default::default, |stream| stream.page(page));
+        let known = stream.map_or(0, |stream| stream.tail.last.0);
+        let reached = page.after.0.max(known);
+        match self.lost.get(key) {
+            // Nothing that follows shows that the end is not whole.
+            Some(lost) if !has_more && *lost > reached => {
+                let damaged = taken.is_empty().then_some(reached + 1..lost + 1);
+                (taken, true, damaged)
+            }
+            _ => (taken, has_more, damaged),
+        }
+    }
+
+    /// Takes the names that a damaged commit touched whose events ended at a position.
+    pub(crate) fn lose<'a>(&mut self, names: impl IntoIterator<Item = &'a str>, last: u64) {
+        let streams = names
+            .into_iter()
+            .filter_map(|name| StreamKey::new(name).ok());
+        self.lost.extend(streams.map(|stream| (stream, last)));
     }
 
     /// Events up to here are not served any more. What a stream's end was stays known: the
     /// checkpoint below may tell of an earlier one.
     pub(crate) fn prune(&mut self, through: u64) {
-        for stream in self.0.values_mut() {
+        for stream in self.known.values_mut() {
             stream.forget(through);
         }
+        self.lost.retain(|_, last| *last > through);
     }
 
     /// Forgets what a checkpoint up to a position holds.
     pub(crate) fn rebase(&mut self, last_position: u64) {
-        self.0.retain(|_, stream| {
+        self.known.retain(|_, stream| {
             stream.forget(last_position);
             stream.tail.last.0 > last_position
         });
-        self.0.shrink_to_fit();
+        self.known.shrink_to_fit();
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Stream)> {
-        self.0.iter()
+        self.known.iter()
     }
 
     pub(crate) fn tails(&self) -> impl Iterator<Item = (&StreamKey, StreamTail)> {
-        self.0.iter().map(|(key, stream)| (key, stream.tail))
+        self.known.iter().map(|(key, stream)| (key, stream.tail))
     }
 }
 
@@ -214,7 +238,7 @@ mod tests {
         let behind = (vec![], true, Some(6..8));
         streams.prune(5);
         assert_eq!(page_after(&streams, 5), behind);
-        assert_eq!(streams.0[&key()].positions, [8, 9, 10]);
+        assert_eq!(streams.known[&key()].positions, [8, 9, 10]);
         streams.prune(7);
         assert_eq!(page_after(&streams, 7), (vec![8, 9, 10], false, None));
         let (_, stream) = streams.iter().next().expect("there is one");
@@ -229,7 +253,7 @@ mod tests {
         assert_eq!(told, [(8, true), (9, false), (10, false)]);
         streams.prune(8);
         assert_eq!(page_after(&streams, 8), (vec![9, 10], false, None));
-        let stream = &streams.0[&key()];
+        let stream = &streams.known[&key()];
         assert_eq!((stream.positions.len(), &stream.gaps[..]), (2, &[][..]));
         assert_eq!(stream.tail.head, Seq(10));
     }

@@ -21,7 +21,7 @@ use crate::{OpenError, PostgresOptions, open, schema};
 /// How much is read at once.
 const PAGE: i64 = 256;
 
-const HEAD: &str = "SELECT position, pruned FROM runtime WHERE key = $1";
+const HEAD: &str = "SELECT position, pruned, forgotten > 0 FROM runtime WHERE key = $1";
 const MADE: &str = "SELECT id, content, first, widths, streams, seqs, previous FROM made \
      WHERE runtime = $1 ORDER BY number";
 const NAMING: &str = "SELECT first, last, scopes, array_agg(digest ORDER BY digest) FROM naming \
@@ -92,6 +92,7 @@ pub async fn export(
         lineage: opened.identity.lineage,
         head: export.head,
         pruned: export.pruned,
+        forgotten: head.try_get(2)?,
     })?;
     export.log(progress).await?;
     export.streams().await?;

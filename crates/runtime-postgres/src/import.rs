@@ -71,6 +71,7 @@ pub async fn import(
         runtime: exported,
         head,
         pruned,
+        forgotten,
         ..
     } = lines.next_line()?
     else {
@@ -104,6 +105,7 @@ pub async fn import(
         runtime: made.try_get(0)?,
         head,
         pruned,
+        forgotten,
         pending: Vec::new(),
         pending_bytes: 0,
         commits: 0,
@@ -158,6 +160,7 @@ struct Import<'a> {
     runtime: i32,
     head: u64,
     pruned: u64,
+    forgotten: bool,
     pending: Vec<Insert>,
     pending_bytes: usize,
     /// How many commits are remembered, and how many events they have.
@@ -334,7 +337,7 @@ impl Import<'_> {
     async fn finish(&mut self, keys: Option<&KeyRing>) -> Result<(), TransferError> {
         self.flush().await?;
         // Events that no remembered commit has are of commits that were forgotten.
-        let forgotten = u64::from(self.head > self.remembered_events);
+        let forgotten = u64::from(self.forgotten || self.head > self.remembered_events);
         if forgotten > 0 {
             let shift = "UPDATE made SET number = number + 1 WHERE runtime = $1";
             self.transaction.execute(shift, &[&self.runtime]).await?;

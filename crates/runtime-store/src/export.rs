@@ -170,6 +170,10 @@ impl ExportLine {
     }
 }
 
+const fn yes() -> bool {
+    true
+}
+
 /// One line of an export, an object with its `type`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -186,6 +190,9 @@ pub enum ExportLine {
         head: u64,
         /// The last position that retention removed.
         pruned: u64,
+        /// Whether some of its commits are not remembered any more. What does not say so may have.
+        #[serde(default = "yes")]
+        forgotten: bool,
     },
     /// A commit that is remembered, or named attachments; its events follow it.
     Commit {

@@ -24,6 +24,8 @@ pub(crate) struct Frozen {
     pub(crate) identity: StoreIdentity,
     pub(crate) head: u64,
     pub(crate) pruned: u64,
+    /// Some commits are not remembered any more.
+    pub(crate) has_forgotten: bool,
     pub(crate) commits: Vec<CommitListing>,
     pub(crate) streams: Vec<StreamEnd>,
     pub(crate) spaces: Vec<Arc<str>>,
@@ -129,15 +131,18 @@ impl FsStore {
             follower.freeze();
         }
         let identity = self.identity.clone();
-        let (snapshot, remembered, head, spaces) = self.with_index(|index| {
+        let (snapshot, remembered, head, spaces, has_forgotten) = self.with_index(|index| {
             let remembered = index.remembered();
-            (index.snapshot(), remembered, index.head(), index.spaces())
+            let has_forgotten = index.memory().has_forgotten;
+            let (head, spaces) = (index.head(), index.spaces());
+            (index.snapshot(), remembered, head, spaces, has_forgotten)
         })?;
         let namings = snapshot.live_namings().map_err(unreadable)?;
         Ok(Frozen {
             identity,
             head,
             pruned: snapshot.pruned,
+            has_forgotten,
             commits: list_commits(remembered, namings, snapshot.pruned),
             streams: snapshot.ended_streams().map_err(unreadable)?,
             spaces,

@@ -427,7 +427,7 @@ async fn s6_a_large_base_is_soon_in_a_checkpoint() {
     assert_eq!(caches(&to), written);
 }
 
-fn copy_all(from: &Path, to: &Path) {
+pub(crate) fn copy_all(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use runtime_core::Timestamp;
 use runtime_fs_store::{CleanOptions, FsStore, FsStoreOptions, verify};
-use runtime_store::{Commit, Page, Position, Removal, RowQuery, Store};
+use runtime_store::{Commit, Guard, Page, Position, Removal, RowQuery, Store};
 
 use crate::support::{all_events, body, commit, commit_id, number, numbers, options, stream};
 
@@ -185,4 +185,65 @@ async fn r16_the_golden_store_with_a_checkpoint_opens_and_reads_byte_equal() {
     let rows = store.rows(RowQuery::space("state"), Page::after(None, 100));
     assert_eq!(rows.await.unwrap().rows.len(), 16);
     assert!(store.commit(commit(3)).await.unwrap().repeated);
+}
+
+/// Rows of version 1, whose puts do not say their version, have it all the same, and a cleaning
+/// keeps them whatever was pruned.
+#[tokio::test]
+async fn r16_the_rows_of_the_first_version_outlive_pruning_and_cleaning() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 98);
+    copy_golden("v1", &V1, &options);
+    let mut store = FsStore::open(&options).unwrap();
+    for step in ["as it was", "cleaned", "opened again"] {
+        if step == "cleaned" {
+            let through = Removal::Through(Position(COMMITS));
+            let time = Timestamp::from_millis(1_000);
+            let prune = Commit::new(commit_id(1_000), time).remove(through);
+            store.commit(prune).await.unwrap();
+            let clean = store.clean(CleanOptions::default(), |_| ()).await;
+            clean.unwrap();
+        }
+        if step == "opened again" {
+            drop(store);
+            store = FsStore::open(&options).unwrap();
+        }
+        let rows = store.rows(RowQuery::space("state"), Page::after(None, 100));
+        let rows = rows.await.unwrap().rows.into_iter();
+        let mut rows: Vec<_> = rows
+            .map(|row| {
+                let written = u64::from_be_bytes((*row.body).try_into().unwrap());
+                assert_eq!(row.event.unwrap().body[..8], *row.body, "{step}");
+                (written, row.version)
+            })
+            .collect();
+        rows.sort_unstable();
+        // The first four were put again by the last four commits.
+        let once = (4..16).map(|number| (number, 1));
+        let twice = (16..COMMITS).map(|number| (number, 2));
+        assert_eq!(rows, once.chain(twice).collect::<Vec<_>>(), "{step}");
+    }
+}
+
+/// V1: version 1 did not write the versions of rows. They are counted, so that a guard holds and
+/// the next put goes on.
+#[tokio::test]
+async fn r16_rows_of_the_first_version_have_counted_versions() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 99);
+    copy_golden("v1", &V1, &options);
+    let store = FsStore::open(&options).unwrap();
+    let rows = store.rows(RowQuery::space("state"), Page::after(None, 100));
+    let rows = rows.await.unwrap().rows;
+    assert_eq!(rows.len(), 16);
+    for row in rows {
+        // The first four were put once more after the sixteenth.
+        let name: u64 = row.key.name.parse().unwrap();
+        let version = if name < COMMITS - 16 { 2 } else { 1 };
+        assert_eq!(row.version, version, "{name}");
+        let guarded = commit(100 + 12 + name).guard(Guard::Version(row.key.clone(), version));
+        store.commit(guarded).await.unwrap();
+        let found = store.row(&row.key).await.unwrap();
+        assert_eq!(found.unwrap().version, version + 1, "{name}");
+    }
 }

@@ -25,6 +25,8 @@ mod copies;
 #[cfg(not(feature = "simulation"))]
 mod crash;
 #[cfg(not(feature = "simulation"))]
+mod damage;
+#[cfg(not(feature = "simulation"))]
 mod effects;
 #[cfg(not(feature = "simulation"))]
 mod endurance;
@@ -35,13 +37,21 @@ mod failures;
 #[cfg(not(feature = "simulation"))]
 mod followers;
 #[cfg(not(feature = "simulation"))]
+mod forgetting;
+#[cfg(not(feature = "simulation"))]
 mod golden;
+#[cfg(not(feature = "simulation"))]
+mod imports;
 #[cfg(not(feature = "simulation"))]
 mod kills;
 #[cfg(not(feature = "simulation"))]
 mod laws;
 #[cfg(not(feature = "simulation"))]
+mod layouts;
+#[cfg(not(feature = "simulation"))]
 mod life;
+#[cfg(not(feature = "simulation"))]
+mod limits;
 #[cfg(not(feature = "simulation"))]
 mod lives;
 #[cfg(not(feature = "simulation"))]
@@ -54,6 +64,8 @@ mod power;
 mod power_checkpoints;
 #[cfg(not(feature = "simulation"))]
 mod processes;
+#[cfg(not(feature = "simulation"))]
+mod reading;
 #[cfg(not(feature = "simulation"))]
 mod repairs;
 #[cfg(not(feature = "simulation"))]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
+use std::path::Path;
 
 use runtime_core::{Classified, Tier};
 use runtime_fs_store::{
@@ -14,9 +15,12 @@ use runtime_testkit::SeededRandom;
 use crate::care::{clean, fill, removal, small};
 use crate::support::{body, commit, commit_id, in_memory, numbers, options, segment, stream};
 
-fn flip(options: &FsStoreOptions, text: &[u8]) {
-    let path = segment(options, 1);
-    let mut bytes = fs::read(&path).unwrap();
+pub(crate) fn flip(options: &FsStoreOptions, text: &[u8]) {
+    flip_in(&segment(options, 1), text);
+}
+
+pub(crate) fn flip_in(path: &Path, text: &[u8]) {
+    let mut bytes = fs::read(path).unwrap();
     let found = bytes.windows(text.len()).position(|found| found == text);
     bytes[found.expect("the text is there")] ^= 1;
     fs::write(path, bytes).unwrap();
@@ -159,7 +163,7 @@ async fn s7_a_repair_reaches_keys_and_attachments() {
 }
 
 /// The places of the frames in a file of the log, one after another.
-fn frames(bytes: &[u8]) -> Vec<Range<usize>> {
+pub(crate) fn frames(bytes: &[u8]) -> Vec<Range<usize>> {
     let mut frames = Vec::new();
     let mut at = 64;
     while bytes.get(at..at + 4) == Some(b"ARFr") {

@@ -12,7 +12,7 @@ use runtime_store::{AttachmentStore, Position, Removal, Store};
 use runtime_testkit::SeededRandom;
 
 use crate::care::{CANARY, fill, holds_canary, removal, small};
-use crate::support::{commit, commit_id, in_memory, numbers, options, segment};
+use crate::support::{commit, commit_id, in_memory, numbers, options, run, segment};
 
 /// E18: whoever is told that an attachment is there can read it, however many put the same one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,4 +250,99 @@ async fn s5_opening_writes_again_what_no_mark_covers() {
         "the last mark and a new one"
     );
     assert_eq!(numbers(&store).await, [1, 2]);
+}
+
+/// E18: a sweep forgets what it removed and nothing else: what is named stays named.
+#[tokio::test]
+async fn e18_what_is_named_outlives_every_sweep() {
+    let parent = in_memory();
+    let store = FsStore::open(&options(parent.path(), 88)).unwrap();
+    let named = store.put_attachment((*b"named").into()).await.unwrap();
+    let mut naming = commit(1);
+    naming.attachments = vec![named];
+    store.commit(naming).await.unwrap();
+    for removed in [1, 0, 1] {
+        if removed == 1 {
+            store.put_attachment((*b"unnamed").into()).await.unwrap();
+        }
+        let swept = store.sweep_attachments(&|_| false, Duration::ZERO).await;
+        assert_eq!(swept.unwrap(), removed);
+        assert_eq!(&*store.attachment(&named).await.unwrap(), b"named");
+    }
+}
+
+/// E18, S6: what a commit names while a cleaning goes on is named after it, though the cleaning
+/// writes a checkpoint that does not hold the commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e18_what_is_named_during_a_cleaning_stays_named() {
+    let parent = in_memory();
+    let options = small(parent.path(), 89);
+    let store = Arc::new(FsStore::open(&options).unwrap());
+    fill(&store, 0..60).await;
+    store.checkpoint().await.unwrap();
+    fill(&store, 60..100).await;
+    let prune = removal(10_000, Removal::Through(Position(90)));
+    store.commit(prune).await.unwrap();
+
+    let (enter, entered) = mpsc::channel();
+    let (go_on, waits) = mpsc::channel::<()>();
+    let cleaning = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            let progress = move |_| {
+                let _ = enter.send(());
+                let _ended = waits.recv();
+            };
+            store.clean(CleanOptions::default(), progress).await
+        })
+    };
+    tokio::task::block_in_place(|| entered.recv()).unwrap();
+    let named = store.put_attachment((*b"named").into()).await.unwrap();
+    let mut naming = commit(100);
+    naming.attachments = vec![named];
+    store.commit(naming).await.unwrap();
+    drop(go_on);
+    let cleaned = cleaning.await.unwrap().unwrap();
+    assert!(cleaned.segments_removed > 0, "{cleaned:?}");
+    let swept = store.sweep_attachments(&|_| false, Duration::ZERO).await;
+    assert_eq!(swept.unwrap(), 0);
+    assert_eq!(&*store.attachment(&named).await.unwrap(), b"named");
+    assert_eq!(numbers(&store).await, (90..101).collect::<Vec<_>>());
+}
+
+/// S1, V6: whoever holds a store says under which start of the machine, which tells the next one
+/// whether what only the page cache held is still there.
+#[tokio::test]
+async fn v6_a_holder_names_the_start_of_the_machine() {
+    let parent = in_memory();
+    let options = options(parent.path(), 90);
+    let _store = FsStore::open(&options).unwrap();
+    let holder = runtime_fs_store::holder(&options.directory).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+    let boot = boot.map(|boot| boot.trim_end().to_owned());
+    assert_eq!(holder.unwrap().boot, boot);
+}
+
+/// S8: whoever looks into the inbox while commands are left there and taken away sees no failure
+/// and nothing foreign: a command that is gone before it can be read is not there any more.
+#[test]
+fn s8_a_look_into_the_inbox_beside_its_holder_goes_well() {
+    const COMMANDS: u64 = 500;
+    let parent = in_memory();
+    let options = options(parent.path(), 91);
+    let store = FsStore::open(&options).unwrap();
+    std::thread::scope(|scope| {
+        let taking = scope.spawn(|| {
+            for number in 0..COMMANDS {
+                let id = commit_id(number);
+                submit_command(&options.directory, id, b"command").unwrap();
+                run(store.inbox().unwrap().forget(&id)).unwrap();
+            }
+        });
+        while !taking.is_finished() {
+            assert_eq!(store.foreign_in_inbox().unwrap(), [""; 0]);
+        }
+    });
+    let left = run(store.inbox().unwrap().commands()).unwrap();
+    assert_eq!(left, []);
 }

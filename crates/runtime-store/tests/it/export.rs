@@ -19,6 +19,7 @@ fn store(head: u64, pruned: u64) -> ExportLine {
         lineage: "l".to_owned(),
         head,
         pruned,
+        forgotten: false,
     }
 }
 
