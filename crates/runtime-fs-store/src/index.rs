@@ -195,6 +195,11 @@ impl Index {
         self.streams.iter()
     }
 
+    /// The streams that may have lost events up to a position, of which nothing that follows tells.
+    pub(crate) fn lost_ends(&self) -> impl Iterator<Item = (&StreamKey, u64)> {
+        self.streams.lost_ends()
+    }
+
     /// The segments since the checkpoint that hold events.
     pub(crate) fn units(&self) -> &[Unit] {
         &self.units
@@ -250,6 +255,7 @@ impl Index {
         for end in applied.streams {
             self.streams.end(end);
         }
+        let has_rows = !applied.rows.is_empty();
         for row in applied.rows {
             self.edit_row(row, &extents, segment);
         }
@@ -266,8 +272,9 @@ impl Index {
             let (id, content) = (applied.id, applied.content);
             self.memory
                 .remember(id, content, positions, events, remembered_max);
-        } else if !extents.is_empty() || !applied.id.as_uuid().is_nil() {
-            // What a base keeps of no commit at all, its streams, says nothing of that.
+        } else if !applied.id.as_uuid().is_nil() || (!has_rows && !extents.is_empty()) {
+            // What a base keeps of no commit at all, its streams and imported rows, says nothing
+            // of that; an imported event without its commit does.
             self.memory.has_forgotten = true;
         }
     }

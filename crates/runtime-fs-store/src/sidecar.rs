@@ -2,6 +2,7 @@
 //! made of the segment and can be made again; the layout is drawn in
 //! `docs/adr/0015-checkpoints-and-sidecars-are-caches-of-sealed-segments.md`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -76,11 +77,19 @@ impl Sidecar {
         if !block.is_empty() {
             out.block(&block)?;
         }
-        let mut streams: Vec<_> = index.streams().collect();
-        streams.sort_unstable_by_key(|(key, _)| *key);
+        let streams = index.streams();
+        let streams = streams.map(|(key, stream)| (key, stream.positions_in(unit).collect()));
+        let mut streams: BTreeMap<&StreamKey, Vec<StreamPlace>> = streams.collect();
+        for (key, last) in index.lost_ends() {
+            // There is no event at it, which readers are told.
+            let places = streams.entry(key).or_default();
+            let is_end = places.last().is_none_or(|(position, _)| *position < last);
+            if is_end && (unit.first..=unit.last).contains(&last) {
+                places.push((last, false));
+            }
+        }
         let mut table = TableWriter::default();
-        for (key, stream) in streams {
-            let places: Vec<StreamPlace> = stream.positions_in(unit).collect();
+        for (key, places) in streams {
             for places in places.chunks(PLACES_PER_ENTRY) {
                 let mut value = Vec::with_capacity(places.len() * 4);
                 for (position, is_after_gap) in places {

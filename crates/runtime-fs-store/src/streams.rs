@@ -183,6 +183,10 @@ impl Streams {
         self.known.iter()
     }
 
+    pub(crate) fn lost_ends(&self) -> impl Iterator<Item = (&StreamKey, u64)> {
+        self.lost.iter().map(|(key, last)| (key, *last))
+    }
+
     pub(crate) fn tails(&self) -> impl Iterator<Item = (&StreamKey, StreamTail)> {
         self.known.iter().map(|(key, stream)| (key, stream.tail))
     }

@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use runtime_core::{Classified, Timestamp};
-use runtime_fs_store::{Damage, FsStore, FsStoreOptions, RepairAction, repair, verify};
+use runtime_fs_store::{Damage, FsStore, FsStoreOptions, RepairAction, backup, repair, verify};
 use runtime_store::{Commit, CommitError, Page, Position, Removal, RowChange, RowKey, Store};
+use runtime_testkit::SeededRandom;
 
 use crate::care::{clean, fill, removal, small, told};
 use crate::repairs::frames;
@@ -405,4 +406,33 @@ async fn s7_each_repair_keeps_a_copy_of_its_own_aside() {
             "{name}"
         );
     }
+}
+
+/// S7: a segment with nothing in it yet goes on from the base before it.
+#[tokio::test]
+async fn s7_the_header_of_an_empty_segment_is_renewed() {
+    let parent = in_memory();
+    let from = small(parent.path(), 112);
+    let store = FsStore::open(&from).unwrap();
+    fill(&store, 0..60).await;
+    let through = Removal::Through(Position(60));
+    store.commit(removal(10_000, through)).await.unwrap();
+    clean(&store).await;
+    let options = FsStoreOptions {
+        directory: parent.path().join("copy"),
+        ..from.clone()
+    };
+    let random = SeededRandom::new(1);
+    backup(&from.directory, &options.directory, &random, &mut |_| ()).unwrap();
+    let entries = fs::read_dir(options.directory.join("segments")).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    let is_log = |path: &PathBuf| path.extension().unwrap() == "log";
+    let empty = paths.find(is_log).expect("one comes after the base");
+    assert_eq!(fs::metadata(&empty).unwrap().len(), 64, "its header alone");
+    flip_segment_header(&empty);
+    let file = empty.strip_prefix(&options.directory).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    assert_eq!(repaired(&options), [RepairAction::RenewHeader { file }]);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(store.commit(commit(60)).await.unwrap().positions, 61..62);
 }

@@ -255,3 +255,25 @@ async fn s4_a_lost_end_of_a_stream_is_told() {
         assert!(lost.is_err(), "{name}");
     }
 }
+
+/// The same on a checkpoint, where the segment is damaged and its sidecar is made anew.
+#[tokio::test]
+async fn s4_a_sidecar_made_anew_tells_of_a_lost_end_of_a_stream() {
+    let parent = in_memory();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..8).await;
+    store.checkpoint().await.unwrap();
+    fill(&store, 8..12).await;
+    store.close().await.unwrap();
+    drop(store);
+    flip(&options, &body(7));
+    let sidecar = "checkpoints/0000000001.log.sidecar";
+    fs::remove_file(options.directory.join(sidecar)).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    let topic = stream("worker/3");
+    let lost = store
+        .events(Some(&topic), Page::after(Position(4), 100))
+        .await;
+    assert!(lost.is_err(), "{lost:?}");
+}
