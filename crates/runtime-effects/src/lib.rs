@@ -13,10 +13,9 @@
 //! An effect whose outcome is recorded is never executed again. One that was in flight at a crash
 //! runs again only if it is declared `retry_safe`; otherwise it is reported in doubt and waits
 //! for a [`Ruling`]. Instances that share a store keep a lease each ([`LeaseKeeper`]); what a dead
-//! one drove is taken over by the others.
+//! one drove is taken over by the others. The bounds of all this are [`EffectLimits`].
 //!
-//! Not here: what a turn does next (`runtime-turn`), who drives it (`runtime-agent`). Its bounds
-//! are [`EffectLimits`].
+//! Not here: what a turn does next (`runtime-turn`), who drives it (`runtime-agent`).
 //!
 //! ```
 //! use std::sync::Arc;
