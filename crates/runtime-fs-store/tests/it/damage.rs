@@ -49,6 +49,17 @@ fn header(path: &Path, frame: &Range<usize>) -> (u64, u64) {
     (field(16), field(24))
 }
 
+/// Damages the header of a segment and that of its first frame; returns the frame and the position
+/// of its event.
+fn damage_beginning(options: &FsStoreOptions, number: u32) -> (Range<usize>, u64) {
+    let path = segment(options, number);
+    let first = frames_in(&path).swap_remove(0);
+    let (_, position) = header(&path, &first);
+    flip_segment_header(&path);
+    flip_header(&path, &first);
+    (first, position)
+}
+
 fn in_file(frame: &Range<usize>) -> Range<u64> {
     frame.start as u64..frame.end as u64
 }
@@ -139,11 +150,7 @@ async fn s7_a_segment_without_its_beginning_goes_on_after_the_one_before() {
     let parent = in_memory();
     let options = small(parent.path(), 102);
     closed(&options).await;
-    let path = segment(&options, 2);
-    let first = frames_in(&path).swap_remove(0);
-    let (_, position) = header(&path, &first);
-    flip_segment_header(&path);
-    flip_header(&path, &first);
+    let (first, position) = damage_beginning(&options, 2);
 
     let given_up = RepairAction::GiveUp {
         file: name(2),
@@ -296,11 +303,7 @@ async fn s6_a_cleaning_after_a_repair_leaves_a_whole_store() {
     let parent = in_memory();
     let options = small(parent.path(), 108);
     closed(&options).await;
-    let path = segment(&options, 2);
-    let first = frames_in(&path).swap_remove(0);
-    let (_, position) = header(&path, &first);
-    flip_segment_header(&path);
-    flip_header(&path, &first);
+    let (_, position) = damage_beginning(&options, 2);
     repaired(&options);
     let store = FsStore::open(&options).unwrap();
     let through = Removal::Through(Position(position + 2));
@@ -319,11 +322,7 @@ async fn s7_a_segment_without_its_beginning_goes_on_after_the_base() {
     let parent = in_memory();
     let options = small(parent.path(), 109);
     let (_, after) = with_base(&options).await;
-    let path = segment(&options, after);
-    let first = frames_in(&path).swap_remove(0);
-    let (_, position) = header(&path, &first);
-    flip_segment_header(&path);
-    flip_header(&path, &first);
+    let (first, position) = damage_beginning(&options, after);
     let given_up = RepairAction::GiveUp {
         file: name(after),
         bytes: in_file(&first),
