@@ -323,6 +323,22 @@ pub(crate) fn try_lock(_: &File) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Lets go of the lock of an open file, whoever else has it open: a child that was just forked has,
+/// until it becomes another program.
+#[cfg(not(feature = "simulation"))]
+pub(crate) fn unlock(file: &File) -> io::Result<()> {
+    file.unlock()
+}
+
+#[cfg(feature = "simulation")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the real file system can fail here"
+)]
+pub(crate) fn unlock(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
 /// Names this start of the machine; none where that cannot be told.
 #[cfg(not(feature = "simulation"))]
 pub(crate) fn boot() -> Option<String> {

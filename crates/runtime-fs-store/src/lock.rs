@@ -54,13 +54,23 @@ pub fn holder(directory: &Path) -> Result<Option<Holder>, OpenError> {
         return Ok(None);
     };
     let free = fs::try_lock(&file).map_err(|e| OpenError::io("lock", &path, e))?;
+    if free {
+        fs::unlock(&file).map_err(|e| OpenError::io("unlock", &path, e))?;
+    }
     Ok((!free).then_some(holder))
 }
 
 /// A held lock; dropping it, or the end of the process, lets go.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Where this fails, closing the file lets go of it.
+        let _ = fs::unlock(&self.file);
+    }
 }
 
 impl Lock {
@@ -77,9 +87,10 @@ impl Lock {
                 holder: read_living_holder(&file),
             });
         }
-        let before = read_holder(&file);
-        sign(&file, holder).map_err(|e| OpenError::io("write", &path, e))?;
-        Ok((Self { _file: file }, before))
+        let lock = Self { file };
+        let before = read_holder(&lock.file);
+        sign(&lock.file, holder).map_err(|e| OpenError::io("write", &path, e))?;
+        Ok((lock, before))
     }
 }
 
@@ -114,4 +125,30 @@ fn is_alive(holder: &Holder) -> bool {
     let pid = pid.and_then(rustix::process::Pid::from_raw);
     // A process of somebody else answers with a refusal, and lives.
     pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "simulation"))]
+mod tests {
+    use super::*;
+
+    /// S1: a child that is being started has all files of its parent open for a moment. A store
+    /// that was closed, or only asked for its holder, can be opened all the same.
+    #[test]
+    fn s1_what_a_child_inherits_does_not_hold_the_lock() {
+        let directory = tempfile::tempdir().expect("there is a place for temporary files");
+        let me = Holder {
+            pid: std::process::id(),
+            instance: "a".to_owned(),
+            opened_at: Timestamp::from_millis(1),
+            boot: None,
+        };
+        let (lock, _) = Lock::take(directory.path(), &me).expect("it is free");
+        let inherited = lock.file.try_clone().expect("it can be opened twice");
+        assert!(Lock::take(directory.path(), &me).is_err(), "it is held");
+        drop(lock);
+        assert_eq!(holder(directory.path()).expect("it can be read"), None);
+        Lock::take(directory.path(), &me).expect("it is free again");
+        drop(inherited);
+    }
 }
