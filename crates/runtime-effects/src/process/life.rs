@@ -19,6 +19,7 @@ use super::record::{
     status_space, told,
 };
 use super::schema::check_size;
+use super::table::keys_of;
 use super::trigger::OCCURRENCE_SPACE;
 use super::{ProcessClaim, ProcessError, ProcessRecord, Processes};
 use crate::lease_keeper::is_alive;
@@ -495,19 +496,10 @@ impl Processes {
     /// # Errors
     /// [`ProcessError`] when the store cannot be read.
     pub async fn children(&self, process: &ProcessId) -> Result<Vec<ProcessId>, ProcessError> {
-        let mut children = Vec::new();
-        let mut after = None;
-        loop {
-            let query = RowQuery::scope(CHILD_SPACE, process_scope(process).scope_id());
-            let page = Page::after(after, self.page_entries());
-            let page = self.shared.store.rows(query, page).await?;
-            let ids = page.rows.iter().filter_map(|row| row.key.name.parse().ok());
-            children.extend(ids);
-            after = page.next;
-            if after.is_none() {
-                return Ok(children);
-            }
-        }
+        let scope = process_scope(process).scope_id();
+        let children = keys_of(&self.shared, CHILD_SPACE, scope).await?;
+        let ids = children.iter().filter_map(|key| key.name.parse().ok());
+        Ok(ids.collect())
     }
 
     pub(crate) async fn dispose_of_orphan(&self, process: &ProcessId) -> Result<(), ProcessError> {
@@ -569,18 +561,8 @@ impl Processes {
     ) -> Result<Commit, ProcessError> {
         let process = &found.record.process;
         let grants = self.versioned_grants(process).await?;
-        let query = RowQuery::scope(PENDING_SPACE, process_scope(process).scope_id());
-        let mut waiting = Vec::new();
-        let mut after = None;
-        loop {
-            let page = Page::after(after, self.page_entries());
-            let page = self.shared.store.rows(query.clone(), page).await?;
-            waiting.extend(page.rows.into_iter().map(|row| row.key));
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
+        let scope = process_scope(process).scope_id();
+        let waiting = keys_of(&self.shared, PENDING_SPACE, scope).await?;
         let holder = Lease::holder(&self.opened(process).await?);
         let commit = Lease::lets_go(commit, holder.as_ref(), &process_scope(process).scope_id());
         Ok(plan::end(commit, found, &grants, waiting, outcome, None))

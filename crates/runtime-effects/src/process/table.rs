@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use runtime_core::{
     CommitId, EventKind, InstanceId, ProcessId, ProcessListing, ProcessOutcome,
-    ProcessRegistration, ProcessStatus, SessionDeletion, SessionId,
+    ProcessRegistration, ProcessStatus, ScopeId, SessionDeletion, SessionId,
 };
 use runtime_store::{
     Commit, CommitError, Committed, Epoch, Found, Page, ReadError, RowKey, RowQuery,
@@ -582,17 +582,30 @@ pub(crate) async fn held_processes(
     shared: &Shared,
     session: &SessionId,
 ) -> Result<Vec<ProcessId>, ReadError> {
+    let held = keys_of(shared, HELD_SPACE, held_scope(session)).await?;
+    Ok(held
+        .iter()
+        .filter_map(|key| key.name.parse().ok())
+        .collect())
+}
+
+/// Lists all rows of a scope in a space, page by page, in the order of their names.
+pub(crate) async fn keys_of(
+    shared: &Shared,
+    space: &str,
+    scope: ScopeId,
+) -> Result<Vec<RowKey>, ReadError> {
     let limit = shared.store.capabilities().limits.page_entries_max;
-    let mut held = Vec::new();
+    let query = RowQuery::scope(space, scope);
+    let mut keys = Vec::new();
     let mut after = None;
     loop {
-        let query = RowQuery::scope(HELD_SPACE, held_scope(session));
-        let page = shared.store.rows(query, Page::after(after, limit)).await?;
-        let ids = page.rows.iter().filter_map(|row| row.key.name.parse().ok());
-        held.extend(ids);
+        let page = Page::after(after, limit);
+        let page = shared.store.rows(query.clone(), page).await?;
+        keys.extend(page.rows.into_iter().map(|row| row.key));
         after = page.next;
         if after.is_none() {
-            return Ok(held);
+            return Ok(keys);
         }
     }
 }

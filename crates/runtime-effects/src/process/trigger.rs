@@ -180,8 +180,9 @@ async fn was_started(shared: &Shared, process: &ProcessId) -> Result<bool, ReadE
         }
     }
     let stream = process_scope(process).stream_key();
+    let stream = stream.expect("a process has a stream of its own");
     let first = Page::after(Position(0), 1);
-    let page = shared.store.events(stream.as_ref(), first).await?;
+    let page = shared.store.events(Some(&stream), first).await?;
     Ok(!page.events.is_empty())
 }
 
