@@ -188,7 +188,12 @@ async fn one_instance(
     let ended = async {
         loop {
             match drive(desk, &instance, id).await {
-                Ok(value) => return Some(value),
+                Ok(value) => {
+                    // It may have been read before the commit that made it was answered, and
+                    // that answer may be the death of this process.
+                    desk.rest().await;
+                    return (!store.is_crashed()).then_some(value);
+                }
                 Err(_) if store.is_crashed() => return None,
                 Err(class) if class.is_retryable() => {}
                 // A fault that was planted; the row says so.
