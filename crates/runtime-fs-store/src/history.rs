@@ -112,20 +112,10 @@ impl History {
                 continue;
             }
             let left = wanted.count - list.events.len();
-            let places =
+            let mut positions =
                 self.with_sidecar(unit, |sidecar| sidecar.stream(key, wanted.after, left + 1))?;
-            list.has_more = places.len() > left;
-            let mut positions = Vec::new();
-            for (position, is_after_gap) in places.into_iter().take(left) {
-                let reached = positions.last().copied();
-                let reached = reached.or(list.events.last().map(|(at, _)| *at));
-                let reached = reached.unwrap_or(wanted.after);
-                if is_after_gap && position > reached + 1 {
-                    list.damaged = Some(reached + 1..position);
-                    break;
-                }
-                positions.push(position);
-            }
+            list.has_more = positions.len() > left;
+            positions.truncate(left);
             let found =
                 self.with_sidecar(unit, |sidecar| sidecar.extents(positions.iter().copied()))?;
             let whole = found.iter().take_while(|(_, at)| at.bytes > 0).count();

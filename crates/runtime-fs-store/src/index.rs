@@ -393,8 +393,7 @@ impl Index {
         self.count(event.at, position, time);
         for (index, place) in event.places.into_iter().enumerate() {
             let closes = event.closes && index == 0;
-            let known = (self.before, self.pruned);
-            self.streams.append(place, position, closes, known);
+            self.streams.append(place, position, closes, self.pruned);
         }
     }
 

@@ -25,15 +25,10 @@ const EVENTS_PER_BLOCK: u64 = 512;
 const EVENT_BYTES: usize = 8;
 /// Events of one stream in one entry of the table.
 const PLACES_PER_ENTRY: usize = 256;
-/// In a place: events of the stream before it are lost.
-const AFTER_GAP: u32 = 1 << 31;
 
 fn seed(tag: StoreTag, segment: u32) -> Seed {
     Seed::new(tag, MAGIC, segment)
 }
-
-/// An event of a stream: its position, and whether events of the stream before it are lost.
-pub(crate) type StreamPlace = (u64, bool);
 
 /// An open sidecar.
 #[derive(Debug)]
@@ -79,24 +74,23 @@ impl Sidecar {
         }
         let streams = index.streams();
         let streams = streams.map(|(key, stream)| (key, stream.positions_in(unit).collect()));
-        let mut streams: BTreeMap<&StreamKey, Vec<StreamPlace>> = streams.collect();
+        let mut streams: BTreeMap<&StreamKey, Vec<u64>> = streams.collect();
         for (key, last) in index.lost_ends() {
             // There is no event at it, which readers are told.
             let places = streams.entry(key).or_default();
-            let is_end = places.last().is_none_or(|(position, _)| *position < last);
+            let is_end = places.last().is_none_or(|position| *position < last);
             if is_end && (unit.first..=unit.last).contains(&last) {
-                places.push((last, false));
+                places.push(last);
             }
         }
         let mut table = TableWriter::default();
         for (key, places) in streams {
             for places in places.chunks(PLACES_PER_ENTRY) {
                 let mut value = Vec::with_capacity(places.len() * 4);
-                for (position, is_after_gap) in places {
-                    let gap = if *is_after_gap { AFTER_GAP } else { 0 };
-                    value.extend((ordinal(unit, *position)? | gap).to_le_bytes());
+                for position in places {
+                    value.extend(ordinal(unit, *position)?.to_le_bytes());
                 }
-                let first = ordinal(unit, places[0].0)?;
+                let first = ordinal(unit, places[0])?;
                 table.push(&mut out, &stream_key(key, first), &value)?;
             }
         }
@@ -174,16 +168,11 @@ impl Sidecar {
         Ok(extents)
     }
 
-    /// Returns at most `count` events of a stream after a position.
-    pub(crate) fn stream(
-        &self,
-        key: &StreamKey,
-        after: u64,
-        count: usize,
-    ) -> io::Result<Vec<StreamPlace>> {
+    /// Returns the positions of at most `count` events of a stream after a position.
+    pub(crate) fn stream(&self, key: &StreamKey, after: u64, count: usize) -> io::Result<Vec<u64>> {
         let first = after.max(self.unit.first);
         let start = stream_key(key, ordinal(&self.unit, first)?);
-        let mut places = Vec::new();
+        let mut positions = Vec::new();
         for entry in self.streams.entries_from(&self.file, &start) {
             let (found, value) = entry?;
             match found.split_last_chunk::<4>() {
@@ -195,20 +184,20 @@ impl Sidecar {
             }
             for place in value.chunks_exact(4) {
                 let place = u32::from_le_bytes(place.try_into().expect("chunks of four"));
-                let position = self.unit.first + u64::from(place & !AFTER_GAP);
+                let position = self.unit.first + u64::from(place);
                 if position > self.unit.last {
                     return Err(damaged("a sidecar"));
                 }
                 if position > after {
-                    places.push((position, place & AFTER_GAP != 0));
+                    positions.push(position);
                 }
             }
-            if places.len() >= count {
+            if positions.len() >= count {
                 break;
             }
         }
-        places.truncate(count);
-        Ok(places)
+        positions.truncate(count);
+        Ok(positions)
     }
 }
 
@@ -218,8 +207,7 @@ const fn index_bytes(events: u64) -> usize {
 
 fn ordinal(unit: &Unit, position: u64) -> io::Result<u32> {
     let ordinal = u32::try_from(position - unit.first).ok();
-    let ordinal = ordinal.filter(|ordinal| ordinal & AFTER_GAP == 0);
-    ordinal.ok_or_else(|| io::Error::other("a segment holds less than 2^31 events"))
+    ordinal.ok_or_else(|| io::Error::other("a segment holds less than 2^32 events"))
 }
 
 /// The name, a zero, the first of the events: entries of one stream follow each other.

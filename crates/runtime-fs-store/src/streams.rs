@@ -41,11 +41,9 @@ pub(crate) struct Stream {
     /// Those of its events that are served and come after the checkpoint.
     positions: VecDeque<u64>,
     tail: StreamTail,
-    /// Events of it between these positions, exclusive, are damaged.
-    gaps: Vec<(u64, u64)>,
 }
 
-/// Positions of a page of a stream, whether more follow, and the damage at which it stops.
+/// Positions of a page of a stream, whether more follow, and the lost end at which it stops.
 pub(crate) type StreamPage = (Vec<u64>, bool, Option<Range<u64>>);
 
 impl Stream {
@@ -53,36 +51,20 @@ impl Stream {
         self.tail
     }
 
-    /// Those of its events that one segment holds, each with whether events before it are lost.
-    pub(crate) fn positions_in(&self, unit: &Unit) -> impl Iterator<Item = (u64, bool)> {
+    /// Those of its events that one segment holds.
+    pub(crate) fn positions_in(&self, unit: &Unit) -> impl Iterator<Item = u64> {
         let start = self.positions.partition_point(|at| *at < unit.first);
         let end = self.positions.partition_point(|at| *at <= unit.last);
-        self.positions.range(start..end).map(|at| {
-            let is_after_gap = self.gaps.iter().any(|(_, before)| before == at);
-            (*at, is_after_gap)
-        })
+        self.positions.range(start..end).copied()
     }
 
-    /// Returns the positions of a page, up to the first gap in it.
-    fn page(&self, page: &Page<Position>) -> StreamPage {
+    /// Returns the positions of a page, and whether more follow.
+    fn page(&self, page: &Page<Position>) -> (Vec<u64>, bool) {
         let first = self.positions.partition_point(|at| *at <= page.after.0);
-        let rest = self.positions.len() - first;
         let taken = self.positions.range(first..).take(page.limit);
-        let mut taken: Vec<u64> = taken.copied().collect();
-        let mut damaged = None;
-        let reached = taken.last().copied().unwrap_or(page.after.0);
-        // A gap counts for whoever has not been past it yet.
-        let gap = self
-            .gaps
-            .iter()
-            .find(|(_, before)| *before > page.after.0.saturating_add(1) && *before <= reached);
-        if let Some(&(after, before)) = gap {
-            let end = taken.partition_point(|position| *position < before);
-            taken.truncate(end);
-            damaged = Some(page.after.0.max(after) + 1..before);
-        }
-        let has_more = rest > taken.len();
-        (taken, has_more, damaged)
+        let taken: Vec<u64> = taken.copied().collect();
+        let has_more = self.positions.len() - first > taken.len();
+        (taken, has_more)
     }
 }
 
@@ -105,21 +87,11 @@ impl Streams {
         }
     }
 
-    /// Takes an event's place. Events up to `before` are known to the checkpoint only.
-    pub(crate) fn append(
-        &mut self,
-        place: EventPlace,
-        position: u64,
-        closes: bool,
-        (before, pruned): (u64, u64),
-    ) {
+    /// Takes an event's place.
+    pub(crate) fn append(&mut self, place: EventPlace, position: u64, closes: bool, pruned: u64) {
         let stream = self.known.entry(place.stream).or_default();
         if stream.tail.is_forgotten(pruned) {
             *stream = Stream::default();
-        }
-        // Where the event before it is not known here, nothing is known of a gap.
-        if stream.tail.last != place.previous && place.previous.0 > before {
-            stream.gaps.push((stream.tail.last.0, position));
         }
         stream.positions.push_back(position);
         stream.tail.last = Position(position);
@@ -139,8 +111,7 @@ impl Streams {
 
     pub(crate) fn page(&self, key: &StreamKey, page: &Page<Position>) -> StreamPage {
         let stream = self.known.get(key);
-        let (taken, has_more, damaged) =
-            stream.map_or_else(Default::default, |stream| stream.page(page));
+        let (taken, has_more) = stream.map_or_else(Default::default, |stream| stream.page(page));
         let known = stream.map_or(0, |stream| stream.tail.last.0);
         let reached = page.after.0.max(known);
         match self.lost.get(key) {
@@ -149,7 +120,7 @@ impl Streams {
                 let damaged = taken.is_empty().then_some(reached + 1..lost + 1);
                 (taken, true, damaged)
             }
-            _ => (taken, has_more, damaged),
+            _ => (taken, has_more, None),
         }
     }
 
@@ -196,7 +167,6 @@ impl Stream {
     fn forget(&mut self, through: u64) {
         let gone = self.positions.partition_point(|at| *at <= through);
         self.positions.drain(..gone);
-        self.gaps.retain(|(_, before)| *before > through);
     }
 }
 
@@ -208,24 +178,24 @@ mod tests {
         StreamKey::new("session/all").expect("it is a key")
     }
 
-    /// A stream with events at 1 to 4 and from 8 to 10; those between are damaged.
-    fn with_gap() -> Streams {
+    /// A stream with events at 1 to 4 and from 8 to 10.
+    fn grown() -> Streams {
         let mut streams = Streams::default();
         for (seq, position, previous) in [
             (1, 1, 0),
             (2, 2, 1),
             (3, 3, 2),
             (4, 4, 3),
-            (8, 8, 7),
-            (9, 9, 8),
-            (10, 10, 9),
+            (5, 8, 4),
+            (6, 9, 8),
+            (7, 10, 9),
         ] {
             let place = EventPlace {
                 stream: key(),
                 seq: Seq(seq),
                 previous: Position(previous),
             };
-            streams.append(place, position, false, (0, 0));
+            streams.append(place, position, false, 0);
         }
         streams
     }
@@ -234,38 +204,33 @@ mod tests {
         streams.page(&key(), &Page::after(Position(after), 10))
     }
 
-    /// S6: what is pruned takes no memory any more, and damage is told as long as an event behind
-    /// it is served.
+    /// S6: what is pruned takes no memory any more, and what is served stays.
     #[test]
     fn s6_a_pruned_stream_keeps_what_is_served_and_nothing_else() {
-        let mut streams = with_gap();
-        let behind = (vec![], true, Some(6..8));
+        let mut streams = grown();
         streams.prune(5);
-        assert_eq!(page_after(&streams, 5), behind);
+        assert_eq!(page_after(&streams, 5), (vec![8, 9, 10], false, None));
         assert_eq!(streams.known[&key()].positions, [8, 9, 10]);
-        streams.prune(7);
-        assert_eq!(page_after(&streams, 7), (vec![8, 9, 10], false, None));
         let (_, stream) = streams.iter().next().expect("there is one");
         let unit = Unit {
             segment: 1,
             first: 1,
-            last: 10,
+            last: 9,
             newest: runtime_core::Timestamp::default(),
             bytes: 0,
         };
         let told: Vec<_> = stream.positions_in(&unit).collect();
-        assert_eq!(told, [(8, true), (9, false), (10, false)]);
+        assert_eq!(told, [8, 9]);
         streams.prune(8);
         assert_eq!(page_after(&streams, 8), (vec![9, 10], false, None));
         let stream = &streams.known[&key()];
-        assert_eq!((stream.positions.len(), &stream.gaps[..]), (2, &[][..]));
-        assert_eq!(stream.tail.head, Seq(10));
+        assert_eq!((stream.positions.len(), stream.tail.head), (2, Seq(7)));
     }
 
     /// S6: a stream that has not grown since a checkpoint is known to the checkpoint only.
     #[test]
     fn s6_a_checkpoint_takes_a_stream_out_of_memory_with_its_last_event() {
-        let mut streams = with_gap();
+        let mut streams = grown();
         streams.rebase(9);
         assert_eq!(page_after(&streams, 9), (vec![10], false, None));
         assert_eq!(streams.iter().count(), 1);

@@ -2,6 +2,7 @@
 //! since, and the segments hold the bytes.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use runtime_core::{CommitId, ScopeId, StreamKey};
@@ -240,7 +241,7 @@ impl FsStore {
             )
         })?;
         let after = page.after.0.max(pruned);
-        let list = match below {
+        let mut list = match below {
             Some(below) if after < before => {
                 let wanted = Wanted {
                     after,
@@ -252,7 +253,14 @@ impl FsStore {
             }
             _ => above,
         };
-        if let (true, Some(damaged)) = (list.events.is_empty(), &list.damaged) {
+        let mut events = self.segments().read_page(&list.events)?;
+        if let Some((whole, lost)) = stream.and_then(|key| lost_before(key, after, &events)) {
+            events.truncate(whole);
+            list.events.truncate(whole);
+            list.has_more = true;
+            list.damaged = Some(lost);
+        }
+        if let (true, Some(damaged)) = (events.is_empty(), &list.damaged) {
             return Err(ReadError::Corrupt {
                 what: format!(
                     "events at positions {} to {}",
@@ -262,7 +270,6 @@ impl FsStore {
             });
         }
         let next = history::next(&list, after, head);
-        let events = self.segments().read_page(&list.events)?;
         let events = events.into_iter();
         Ok(EventPage {
             events: events.map(|event| without_erased(event, &erased)).collect(),
@@ -312,6 +319,24 @@ impl FsStore {
 /// What a checkpoint or a sidecar does not tell.
 pub(super) fn unreadable(error: io::Error) -> ReadError {
     unavailable("read a checkpoint", error)
+}
+
+/// Finds the first event of a stream before which events of it are lost, and where they were:
+/// each tells the position of the one before it, which a reader after `after` has seen or meets.
+fn lost_before(
+    stream: &StreamKey,
+    after: u64,
+    events: &[StoredEvent],
+) -> Option<(usize, Range<u64>)> {
+    let mut reached = after;
+    for (index, event) in events.iter().enumerate() {
+        let place = event.places.iter().find(|place| place.stream == *stream)?;
+        if place.previous.0 > reached {
+            return Some((index, reached + 1..place.previous.0 + 1));
+        }
+        reached = event.position.0;
+    }
+    None
 }
 
 /// Makes a stub of an event that was erased.

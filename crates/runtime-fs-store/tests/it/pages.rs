@@ -266,8 +266,8 @@ async fn s4_damage_in_a_stream_is_told_by_its_positions() {
     let store = FsStore::open(&options).unwrap();
     for (of, after, expected) in [
         (Some("session/all"), 4, "events at positions 5 to 5"),
-        (Some("worker/1"), 1, "events at positions 2 to 8"),
-        (Some("worker/1"), 3, "events at positions 4 to 8"),
+        (Some("worker/1"), 1, "events at positions 2 to 5"),
+        (Some("worker/1"), 3, "events at positions 4 to 5"),
         (None, 4, "events at positions 5 to 5"),
     ] {
         let key = of.map(stream);
@@ -277,9 +277,12 @@ async fn s4_damage_in_a_stream_is_told_by_its_positions() {
             panic!("{of:?} after {after}: {read:?}");
         };
         assert_eq!(what, expected, "{of:?} after {after}");
-        let page = Page::after(Position(8), 10);
-        let rest = store.events(key.as_ref(), page).await.unwrap();
-        assert_eq!(rest.events.last().unwrap().position, Position(9));
+        // Whoever is behind the last event that is lost has missed none.
+        for after in 5..9 {
+            let page = Page::after(Position(after), 10);
+            let rest = store.events(key.as_ref(), page).await.unwrap();
+            assert_eq!(rest.events.last().unwrap().position, Position(9));
+        }
     }
 }
 

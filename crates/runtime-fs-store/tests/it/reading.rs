@@ -142,8 +142,8 @@ async fn s4_what_is_lost_right_after_a_checkpoint_is_told() {
     let whole = page(&store, Some("worker/0"), 0, 2).await.unwrap();
     assert_eq!((positions(&whole), whole.has_more), (vec![1, 5], true));
     let told = lost_after(&store, Some("worker/0"), 5, 100).await;
-    assert_eq!(told, "damaged: events at positions 9 to 12");
-    let rest = page(&store, Some("worker/0"), 12, 100).await.unwrap();
+    assert_eq!(told, "damaged: events at positions 6 to 9");
+    let rest = page(&store, Some("worker/0"), 9, 100).await.unwrap();
     assert_eq!((positions(&rest), rest.has_more), (vec![13, 17], false));
 }
 
@@ -168,6 +168,41 @@ async fn s4_a_sidecar_made_anew_tells_of_damage() {
     assert!(whole.has_more);
     let told = lost_after(&store, None, 6, 1).await;
     assert_eq!(told, "damaged: events at positions 7 to 8");
+}
+
+/// S4, S6: what is lost at the end of one segment is told from the next, by sidecars that are made
+/// anew of each segment alone too.
+#[tokio::test]
+async fn s4_sidecars_made_anew_tell_of_a_loss_between_two_segments() {
+    let parent = in_memory();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..8).await;
+    store.checkpoint().await.unwrap();
+    fill(&store, 8..12).await;
+    store.close().await.unwrap();
+    drop(store);
+    flip(&options, &body(7));
+    repair(&options, true).unwrap();
+    for is_made_anew in [false, true] {
+        let store = FsStore::open(&options).unwrap();
+        if is_made_anew {
+            for name in fs::read_dir(options.directory.join("checkpoints")).unwrap() {
+                let path = name.unwrap().path();
+                if path.to_string_lossy().ends_with(".sidecar") {
+                    fs::remove_file(path).unwrap();
+                }
+            }
+        }
+        store.checkpoint().await.unwrap();
+        let whole = page(&store, Some("session/all"), 5, 100).await.unwrap();
+        assert_eq!((positions(&whole), whole.has_more), (vec![6, 7], true));
+        let told = lost_after(&store, Some("session/all"), 7, 100).await;
+        assert_eq!(told, "damaged: events at positions 8 to 8");
+        let rest = page(&store, Some("session/all"), 8, 100).await.unwrap();
+        assert_eq!(positions(&rest), [9, 10, 11, 12]);
+        store.close().await.unwrap();
+    }
 }
 
 /// S6, S7: only a sidecar that is missing or not whole is made anew. Another failure is told, and a
