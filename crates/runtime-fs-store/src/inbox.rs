@@ -29,7 +29,8 @@ const MAGIC: [u8; 4] = *b"ARCm";
 /// Leaves a command for whoever holds the store in `directory`, or opens it next. When it
 /// returns, the command survives the loss of power. Leaving the same id again changes nothing.
 ///
-/// It may be called beside a writer. It blocks on the disk for a few milliseconds.
+/// It may be called beside a writer, by the same user: what another one leaves may not be read,
+/// and is told with the files that are no commands. It blocks on the disk for a few milliseconds.
 ///
 /// # Errors
 /// [`InboxError`]; on none of them the command is waiting, except that after
@@ -171,6 +172,10 @@ impl Inbox {
         }
         let file = match fs::open_read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),
+            // Left by another user. It must not keep the commands beside it from being taken.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Found::Damaged);
+            }
             file => file?,
         };
         let bytes = fs::length(&file)?;
@@ -188,7 +193,7 @@ impl Inbox {
 /// What stands under the name of a command.
 enum Found {
     Command(Payload),
-    /// It is none, or not whole any more.
+    /// It is none, is not whole any more, or may not be read.
     Damaged,
     Gone,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use runtime_core::{EventId, Tier, Timestamp};
 use runtime_fs_store::{
     CleanOptions, Failure, Fault, FsLimits, FsStore, FsStoreOptions, Operation, has_failed, plant,
-    plant_failure, syncs,
+    plant_failure, submit_command, syncs,
 };
 use runtime_store::{
     Commit, CommitError, KeyRingStore, NewEvent, Page, Position, Removal, RowQuery, Store,
@@ -22,6 +22,7 @@ use crate::support::{
 };
 
 pub(crate) const LIVES: u64 = 4;
+const EACCES: i32 = 13;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
@@ -552,6 +553,39 @@ fn r7_a_failed_operation_stops_the_store_and_loses_nothing() {
     let met = results.iter().filter(|failed| **failed).count();
     assert!(met >= 1_500, "only {met} cases");
     print_row("R7", met, started);
+}
+
+/// S8: a command that may not be read, since another user left it, is told of and keeps no other
+/// from being taken. Any other failure to read one is a failure of the look.
+#[test]
+fn s8_a_command_of_another_user_keeps_no_other_from_being_taken() {
+    let disk = disk(1);
+    let _entered = disk.enter();
+    plant(None);
+    make_parent();
+    let options = options(1);
+    let store = FsStore::open(&options).unwrap();
+    for number in [1, 2] {
+        submit_command(&options.directory, commit(number).id, b"{}").unwrap();
+    }
+    let inbox = store.inbox().unwrap();
+    let first_open = |error| {
+        plant_failure(Failure {
+            operation: Operation::Open,
+            after: 0,
+            error,
+        });
+    };
+    first_open(EACCES);
+    let taken = run(inbox.commands()).unwrap();
+    assert_eq!(taken.len(), 1);
+    first_open(EACCES);
+    let foreign = store.foreign_in_inbox().unwrap();
+    assert_eq!(foreign.len(), 1);
+    assert_ne!(foreign[0], taken[0].id.to_string());
+    first_open(EIO);
+    assert!(run(inbox.commands()).is_err());
+    assert_eq!(run(inbox.commands()).unwrap().len(), 2);
 }
 
 /// V6: at tier Crash the loss of power takes what was acknowledged, and the hint with it; whoever
