@@ -39,8 +39,9 @@ impl Segments {
         self.event(position, at, &self.bytes(at)?)
     }
 
-    /// Reads the events of a page, each checked as [`read`](Self::read) does. Neighbours in a file
-    /// are read at once.
+    /// Reads the events of a page up to the first that is damaged, each checked as
+    /// [`read`](Self::read) does; an error if that is the first. Neighbours in a file are read at
+    /// once.
     pub(crate) fn read_page(&self, page: &[(u64, Extent)]) -> Result<Vec<StoredEvent>, ReadError> {
         let mut events = Vec::with_capacity(page.len());
         for run in page.chunk_by(|(_, one), (_, next)| are_neighbours(*one, *next)) {
@@ -52,7 +53,11 @@ impl Segments {
             for &(position, at) in run {
                 let from = (at.offset - first.offset) as usize;
                 let bytes = &bytes[from..from + at.bytes as usize];
-                events.push(self.event(position, at, bytes)?);
+                match self.event(position, at, bytes) {
+                    // What is whole before it is served; the next page begins with it.
+                    Err(_) if !events.is_empty() => return Ok(events),
+                    event => events.push(event?),
+                }
             }
         }
         Ok(events)

@@ -253,7 +253,21 @@ impl FsStore {
             }
             _ => above,
         };
-        let mut events = self.segments().read_page(&list.events)?;
+        let read = self.segments().read_page(&list.events);
+        let mut events = read.map_err(|error| match (error, list.events.first()) {
+            // It would have told of events of the stream that are lost before it.
+            (ReadError::Corrupt { what }, Some((first, _)))
+                if stream.is_some() && *first > after + 1 =>
+            {
+                let what = format!("events at positions {} to {first}: {what}", after + 1);
+                ReadError::Corrupt { what }
+            }
+            (error, _) => error,
+        })?;
+        if events.len() < list.events.len() {
+            list.events.truncate(events.len());
+            list.has_more = true;
+        }
         if let Some((whole, lost)) = stream.and_then(|key| lost_before(key, after, &events)) {
             events.truncate(whole);
             list.events.truncate(whole);

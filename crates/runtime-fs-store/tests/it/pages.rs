@@ -331,6 +331,38 @@ async fn s4_damage_since_opening_is_told_by_its_file() {
     assert!(what.starts_with(row), "{what}");
 }
 
+/// S4: damage that came after opening, or that a checkpoint does not know of, hides nothing that is
+/// whole before it: the page ends there, the next one says where, and reading goes on behind it.
+#[tokio::test]
+async fn s4_damage_since_opening_hides_nothing_that_is_whole() {
+    for is_in_checkpoint in [false, true] {
+        let parent = in_memory();
+        let options = options(parent.path(), 109);
+        let store = FsStore::open(&options).unwrap();
+        // The position of each is its number.
+        fill(&store, 1..7).await;
+        if is_in_checkpoint {
+            store.checkpoint().await.unwrap();
+        }
+        flip(&options, &body(3));
+        for of in [None, Some("session/all")] {
+            let key = of.map(stream);
+            let read = async |after| {
+                let page = Page::after(Position(after), 100);
+                let page = store.events(key.as_ref(), page).await?;
+                let found = page.events.iter().map(|event| event.position.0);
+                Ok::<_, ReadError>((found.collect::<Vec<_>>(), page.has_more, page.next.0))
+            };
+            assert_eq!(read(0).await.unwrap(), (vec![1, 2], true, 2), "{of:?}");
+            let told = read(2).await.unwrap_err().to_string();
+            let event = "damaged: event at position 3 (0000000001.log byte ";
+            assert!(told.starts_with(event), "{told}");
+            let rest = (vec![4, 5, 6], false, 6);
+            assert_eq!(read(3).await.unwrap(), rest, "{of:?}");
+        }
+    }
+}
+
 /// S6: retention can be paged through: each segment once, in pages within the bounds of the store.
 #[tokio::test]
 async fn s6_retention_units_come_once_each_in_pages() {

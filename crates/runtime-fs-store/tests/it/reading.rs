@@ -312,3 +312,24 @@ async fn s4_a_sidecar_made_anew_tells_of_a_lost_end_of_a_stream() {
         .await;
     assert!(lost.is_err(), "{lost:?}");
 }
+
+/// S4: an event that cannot be read any more does not tell what is lost of its stream before it, so
+/// its readers are told of that range.
+#[tokio::test]
+async fn s4_damage_since_opening_hides_no_loss_before_it() {
+    let parent = in_memory();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..16).await;
+    store.close().await.unwrap();
+    drop(store);
+    flip(&options, &body(7));
+    repair(&options, true).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    flip(&options, &body(11));
+    let told = lost_after(&store, Some("worker/3"), 4, 100).await;
+    let range = "damaged: events at positions 5 to 12: event at position 12 (0000000001.log byte ";
+    assert!(told.starts_with(range), "{told}");
+    let rest = page(&store, Some("worker/3"), 12, 100).await.unwrap();
+    assert_eq!(positions(&rest), [16]);
+}
