@@ -121,7 +121,8 @@ impl History {
             let whole = found.iter().take_while(|(_, at)| at.bytes > 0).count();
             list.events.extend(&found[..whole]);
             if let Some((position, _)) = found.get(whole) {
-                list.damaged = Some(*position..position + 1);
+                let reached = list.events.last().map_or(wanted.after, |(last, _)| *last);
+                list.damaged = Some(reached + 1..position + 1);
             }
             if list.damaged.is_some() || list.has_more {
                 list.has_more = true;

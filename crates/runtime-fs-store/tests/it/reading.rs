@@ -333,3 +333,26 @@ async fn s4_damage_since_opening_hides_no_loss_before_it() {
     let rest = page(&store, Some("worker/3"), 12, 100).await.unwrap();
     assert_eq!(positions(&rest), [16]);
 }
+
+/// S4: a reader of a stream is told of all that is lost of it at the end of a segment, be it more
+/// than the last event.
+#[tokio::test]
+async fn s4_a_sidecar_made_anew_tells_of_all_that_a_stream_has_lost_at_its_end() {
+    let parent = in_memory();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..12).await;
+    store.checkpoint().await.unwrap();
+    fill(&store, 12..16).await;
+    store.close().await.unwrap();
+    drop(store);
+    for number in [7, 11] {
+        flip(&options, &body(number));
+    }
+    fs::remove_file(sidecar(&options)).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    let told = lost_after(&store, Some("worker/3"), 4, 100).await;
+    assert_eq!(told, "damaged: events at positions 5 to 12");
+    let rest = page(&store, Some("worker/3"), 12, 100).await.unwrap();
+    assert_eq!(positions(&rest), [16]);
+}
