@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use runtime_fs_store::{FsStore, FsStoreOptions, repair};
+use runtime_fs_store::{FsStore, FsStoreOptions, backup, repair};
 use runtime_store::{EventPage, Page, Position, ReadError, Store};
+use runtime_testkit::SeededRandom;
 
 use crate::care::{fill, told};
 use crate::checkpoints::copy_all;
-use crate::repairs::{flip, flip_in};
+use crate::repairs::{flip, flip_in, frames};
 use crate::support::{body, in_memory, options, segment, stream};
 
 async fn page(
@@ -355,4 +356,35 @@ async fn s4_a_sidecar_made_anew_tells_of_all_that_a_stream_has_lost_at_its_end()
     assert_eq!(told, "damaged: events at positions 5 to 12");
     let rest = page(&store, Some("worker/3"), 12, 100).await.unwrap();
     assert_eq!(positions(&rest), [16]);
+}
+
+/// Damages the header of the last commit in the first segment, behind which so many frames are.
+fn flip_last_header(path: &std::path::Path, behind: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    let frames = frames(&bytes);
+    bytes[frames[frames.len() - 1 - behind].start + 8] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+/// S4, S7: in a copy that nobody has written to yet the last event is told to be lost, though no
+/// writer has published how far its log goes.
+#[tokio::test]
+async fn s4_a_lost_end_of_a_copy_is_told() {
+    let parent = in_memory();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..8).await;
+    store.close().await.unwrap();
+    let copy = FsStoreOptions {
+        directory: parent.path().join("copy"),
+        ..options.clone()
+    };
+    let random = SeededRandom::new(1);
+    backup(&options.directory, &copy.directory, &random, &mut |_| ()).unwrap();
+    flip_last_header(&segment(&copy, 1), 1);
+    let store = FsStore::open_read_only(&copy).unwrap();
+    let whole = page(&store, None, 0, 100).await.unwrap();
+    assert_eq!((positions(&whole).len(), whole.has_more), (7, true));
+    let told = lost_after(&store, None, 7, 100).await;
+    assert_eq!(told, "damaged: events at positions 8 to 8");
 }
