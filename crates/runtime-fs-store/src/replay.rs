@@ -466,8 +466,10 @@ impl Replay {
     }
 
     fn take_segment_header(&mut self, tag: StoreTag, number: u32, bytes: &[u8]) {
-        if SegmentHeader::from_bytes(tag, number, bytes).is_none() {
-            self.fold.take_bad_segment_header(number);
+        match SegmentHeader::from_bytes(tag, number, bytes) {
+            // What the segment before has lost at its end is known by it.
+            Some(header) => self.fold.index.skip_to(header.first_position),
+            None => self.fold.take_bad_segment_header(number),
         }
     }
 
@@ -486,6 +488,9 @@ impl Replay {
                 self.fold.take_missing(self.end.segment, missing);
             }
             self.end = frames_of(self.end.segment + 1);
+            if let Some(header) = header(layout, tag, self.end.segment)? {
+                self.fold.index.skip_to(header.first_position);
+            }
         }
         self.follow_to(layout, tag, hint.end.offset, last_mark)
     }

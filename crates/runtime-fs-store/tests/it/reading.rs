@@ -388,3 +388,26 @@ async fn s4_a_lost_end_of_a_copy_is_told() {
     let told = lost_after(&store, None, 7, 100).await;
     assert_eq!(told, "damaged: events at positions 8 to 8");
 }
+
+/// S4: what is lost at the end of a segment is told by the header of the next one, before anything
+/// is written there.
+#[tokio::test]
+async fn s4_a_lost_end_before_an_empty_segment_is_told() {
+    let parent = in_memory();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..8).await;
+    store.checkpoint().await.unwrap();
+    drop(store);
+    fs::remove_dir_all(options.directory.join("checkpoints")).unwrap();
+    flip_last_header(&segment(&options, 1), 0);
+    let beside = FsStore::open_read_only(&options).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    assert!(store.report().read_only.is_some());
+    for store in [&beside, &store] {
+        let whole = page(store, None, 0, 100).await.unwrap();
+        assert_eq!((positions(&whole).len(), whole.has_more), (7, true));
+        let told = lost_after(store, None, 7, 100).await;
+        assert_eq!(told, "damaged: events at positions 8 to 8");
+    }
+}
