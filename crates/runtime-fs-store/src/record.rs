@@ -490,7 +490,11 @@ fn read_change(record: &Record<'_>, applied: &mut Applied) -> Option<()> {
                 due: due.map(Timestamp::from_millis),
             });
         }
-        kind::VERSIONED_PUT | kind::DEAD_PUT => {
+        // A later commit put or removed it; if that one is lost, nothing is left of the row.
+        kind::DEAD_PUT => applied
+            .rows
+            .push(RowEdit::Delete(read_put(&mut fields)?.key)),
+        kind::VERSIONED_PUT => {
             let put = read_put(&mut fields)?;
             applied.rows.push(RowEdit::Put {
                 key: put.key,

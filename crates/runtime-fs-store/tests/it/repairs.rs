@@ -9,11 +9,13 @@ use runtime_fs_store::{
     CleanOptions, Damage, FsStore, FsStoreOptions, RepairAction, backup, repair, submit_command,
     verify,
 };
-use runtime_store::{AttachmentStore, Page, Position, ReadError, Removal, Store};
+use runtime_store::{AttachmentStore, Page, Position, ReadError, Removal, RowKey, Store};
 use runtime_testkit::SeededRandom;
 
-use crate::care::{clean, fill, removal, small};
-use crate::support::{body, commit, commit_id, in_memory, numbers, options, segment, stream};
+use crate::care::{clean, fill, removal, rows, small};
+use crate::support::{
+    body, commit, commit_id, in_memory, numbers, options, scope, segment, stream,
+};
 
 pub(crate) fn flip(options: &FsStoreOptions, text: &[u8]) {
     flip_in(&segment(options, 1), text);
@@ -464,4 +466,34 @@ async fn s8_a_repair_puts_damaged_commands_aside() {
     assert_eq!(cleaned.aside_removed, 2);
     let left = fs::read_dir(options.directory.join("aside")).unwrap();
     assert_eq!(left.count(), 1);
+}
+
+/// S4, S7: a row whose last put is given up, and whose puts before are cleaned, is gone; it makes no
+/// other row of its space unreadable.
+#[tokio::test]
+async fn s7_a_row_of_which_nothing_is_left_hides_no_other() {
+    let parent = in_memory();
+    let options = options(parent.path(), 83);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 1..5).await;
+    // Of the same row as the first.
+    fill(&store, 17..18).await;
+    assert_eq!(clean(&store).await.segments_rewritten, 1);
+    store.close().await.unwrap();
+    drop(store);
+    flip(&options, &body(17));
+    for is_repaired in [false, true] {
+        if is_repaired {
+            repair(&options, true).unwrap();
+        }
+        let store = FsStore::open(&options).unwrap();
+        let names = rows(&store).await.into_iter().map(|row| row.key.name);
+        let names: Vec<_> = names.collect();
+        assert_eq!(names, ["4", "2", "3"].map(Into::into), "{is_repaired}");
+        let key = RowKey::new("state", scope("worker/1"), "1");
+        assert_eq!(store.row(&key).await.unwrap(), None);
+    }
+    let store = FsStore::open(&options).unwrap();
+    store.commit(commit(33)).await.unwrap();
+    assert_eq!(rows(&store).await.len(), 4);
 }
