@@ -108,19 +108,19 @@ pub fn repair_with_progress(
         tag,
         report: RepairReport::default(),
         files: Vec::new(),
+        is_loss: false,
     };
     repair.plan_log(&found.fold, found.end)?;
     repair.plan_beside_the_log()?;
     if apply && !repair.report.actions.is_empty() {
-        repair.apply(options)?;
-        // Where no header says what was lost, it may have been an event.
-        let is_loss = |action: &RepairAction| matches!(action, RepairAction::GiveUp { positions, names, .. } if !positions.is_empty() || names.is_empty());
-        if repair.report.actions.iter().any(is_loss) {
+        if repair.is_loss {
+            // First, so that nothing is given out twice in one lineage if the rest is cut off.
             format.renew_lineage(&*options.random);
             let written = layout.write_format(&format);
             written.map_err(|e| MaintenanceError::io("write", &layout.directory, e))?;
             repair.report.lineage_renewed = true;
         }
+        repair.apply(options)?;
         repair.report.applied = true;
     }
     Ok(repair.report)
@@ -132,6 +132,8 @@ struct Repair<'a> {
     report: RepairReport,
     /// What each file of the log becomes.
     files: Vec<(u32, Vec<u8>)>,
+    /// Positions, or places in streams, are given up that readers may have seen (V6).
+    is_loss: bool,
 }
 
 /// What is known before or after something damaged.
@@ -371,7 +373,7 @@ impl Repair<'_> {
         out: &mut [u8],
     ) {
         let names = lost.iter().flat_map(|header| header.names.iter());
-        let names = names.map(str::to_owned).collect();
+        let names: Vec<String> = names.map(str::to_owned).collect();
         lost.clear();
         let is_base = segment & BASE != 0;
         let kept = if is_base { flag::KEPT } else { 0 };
@@ -397,6 +399,9 @@ impl Repair<'_> {
         header.write(self.tag, at, &payload, &mut frame);
         let length = frame.len().min(out.len() - from);
         out[from..from + length].copy_from_slice(&frame[..length]);
+        // Where no header says what was lost, it may have been an event; a base says where streams
+        // end.
+        self.is_loss |= is_base || names.is_empty() || !positions.is_empty();
         self.report.actions.push(RepairAction::GiveUp {
             file: file_name(segment),
             bytes,

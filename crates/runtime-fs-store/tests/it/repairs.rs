@@ -497,3 +497,44 @@ async fn s7_a_row_of_which_nothing_is_left_hides_no_other() {
     store.commit(commit(33)).await.unwrap();
     assert_eq!(rows(&store).await.len(), 4);
 }
+
+/// V6: a base says where streams end. Where that is given up, their places are given out again, so
+/// the lineage is a new one.
+#[tokio::test]
+async fn v6_a_repair_of_the_ends_of_streams_renews_the_lineage() {
+    let parent = in_memory();
+    let options = small(parent.path(), 84);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..64).await;
+    let mut alone = commit(64);
+    alone.events[0].streams = vec![stream("turn/a/1")];
+    alone.rows.clear();
+    let places = store.commit(alone.clone()).await.unwrap().places;
+    let through = Removal::Through(Position(65));
+    store.commit(removal(10_000, through)).await.unwrap();
+    clean(&store).await;
+    let lineage = store.identity().lineage.clone();
+    store.close().await.unwrap();
+    drop(store);
+    let entries = fs::read_dir(options.directory.join("segments")).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    let base = paths.find(|path| path.extension().unwrap() == "base");
+    let base = base.expect("a base was made");
+    let mut bytes = fs::read(&base).unwrap();
+    let last = frames(&bytes).pop().unwrap();
+    bytes[last.end - 1] ^= 1;
+    fs::write(&base, bytes).unwrap();
+
+    let done = repair(&options, true).unwrap();
+    let [RepairAction::GiveUp { names, .. }] = &done.actions[..] else {
+        panic!("{done:?}");
+    };
+    assert!(names.contains(&"turn/a/1".to_owned()), "{names:?}");
+    let store = FsStore::open(&options).unwrap();
+    let mut again = commit(65);
+    again.events[0].streams = alone.events[0].streams.clone();
+    let committed = store.commit(again).await.unwrap();
+    assert_eq!(committed.places[0][0].seq, places[0][0].seq);
+    assert!(done.lineage_renewed);
+    assert_ne!(store.identity().lineage, lineage);
+}
