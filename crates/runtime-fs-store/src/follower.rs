@@ -7,6 +7,7 @@ use runtime_store::ReadError;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::OpenError;
+use crate::fold::Fold;
 use crate::frame::StoreTag;
 use crate::hint;
 use crate::history::History;
@@ -20,6 +21,10 @@ pub(crate) struct Follower {
     layout: Layout,
     tag: StoreTag,
     remembered_max: usize,
+    /// That of the log when it was opened, which its readers' cursors are of.
+    lineage: String,
+    /// The log has another lineage now, so nothing more is read of it (V6).
+    is_outdated: AtomicBool,
     /// What is read does not grow any more.
     frozen: AtomicBool,
     replay: Mutex<Replay>,
@@ -30,7 +35,7 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) fn new(
         layout: Layout,
-        tag: StoreTag,
+        (tag, lineage): (StoreTag, String),
         replay: Replay,
         remembered_max: usize,
         open_segments_max: usize,
@@ -41,6 +46,8 @@ impl Follower {
             layout,
             tag,
             remembered_max,
+            lineage,
+            is_outdated: AtomicBool::new(false),
             frozen: AtomicBool::new(false),
             replay: Mutex::new(replay),
         }
@@ -50,7 +57,6 @@ impl Follower {
     pub(crate) fn with_index<T>(&self, read: impl FnOnce(&Index) -> T) -> Result<T, ReadError> {
         let mut replay = self.lock();
         if let Err(error) = self.refresh(&mut replay) {
-            let error = read_error(error);
             drop(replay);
             if !is_gone(&error) {
                 return Err(error);
@@ -68,6 +74,7 @@ impl Follower {
 
     /// Reads everything anew: a cleaning has moved what was known.
     pub(crate) fn reload(&self) -> Result<(), ReadError> {
+        self.check_lineage()?;
         let hint = hint::read(&self.layout);
         let reader = Reader::Beside(hint);
         let fresh = replay(&self.layout, self.tag, self.remembered_max, reader, hint);
@@ -78,14 +85,24 @@ impl Follower {
         Ok(())
     }
 
-    fn refresh(&self, replay: &mut Replay) -> Result<(), OpenError> {
+    fn refresh(&self, replay: &mut Replay) -> Result<(), ReadError> {
+        if self.is_outdated.load(Ordering::Relaxed) {
+            return Err(outdated());
+        }
         if self.frozen.load(Ordering::Relaxed) {
             return Ok(());
         }
         match hint::read(&self.layout) {
             Some(hint) if hint.end > replay.end => {
                 let segment = replay.end.segment;
-                replay.follow(&self.layout, self.tag, hint)?;
+                let known = |fold: &Fold| (fold.incarnation, fold.damage.len());
+                let before = known(&replay.fold);
+                let followed = replay.follow(&self.layout, self.tag, hint);
+                followed.map_err(read_error)?;
+                if known(&replay.fold) != before {
+                    // Before this writer the log may have been repaired or cut.
+                    self.check_lineage()?;
+                }
                 if hint.end.segment > segment {
                     self.lie_on_checkpoint(replay);
                 }
@@ -93,6 +110,15 @@ impl Follower {
             }
             _ => Ok(()),
         }
+    }
+
+    fn check_lineage(&self) -> Result<(), ReadError> {
+        let format = self.layout.open_existing().map_err(read_error)?;
+        if format.identity().lineage == self.lineage {
+            return Ok(());
+        }
+        self.is_outdated.store(true, Ordering::Relaxed);
+        Err(outdated())
     }
 
     /// Lets what is read lie on the writer's latest checkpoint, so that it does not grow with what
@@ -121,6 +147,13 @@ impl Follower {
     fn lock(&self) -> MutexGuard<'_, Replay> {
         // A fold that panicked half-way would show a part of a commit, but folding cannot panic.
         self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Not worth trying again: only whoever opens the store anew knows which lineage it reads.
+fn outdated() -> ReadError {
+    ReadError::Corrupt {
+        what: "the log has a new lineage, as after a repair; open the store again".to_owned(),
     }
 }
 

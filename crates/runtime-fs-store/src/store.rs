@@ -141,7 +141,8 @@ impl FsStore {
         let mut report = open::report_of(&layout, &replay, None)?;
         report.read_only = Some("opened read-only".to_owned());
         let open_max = options.fs_limits.open_segments_max;
-        let follower = Follower::new(layout.clone(), tag, replay, remembered_max, open_max);
+        let known = (tag, identity.lineage.clone());
+        let follower = Follower::new(layout.clone(), known, replay, remembered_max, open_max);
         let view = View::Beside(Box::new(follower));
         Ok(Self::assemble(layout, identity, options, report, view))
     }

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{self, Write};
 
-use runtime_core::Tier;
-use runtime_fs_store::{FsStore, FsStoreOptions, export};
-use runtime_store::{Position, Removal, Store};
+use runtime_core::{Classified, Tier};
+use runtime_fs_store::{FsStore, FsStoreOptions, export, repair};
+use runtime_store::{Page, Position, Removal, Store};
 
 use crate::care::{clean, fill, removal, small, told};
-use crate::support::{commit, in_memory, numbers, options, run, segment};
+use crate::repairs::flip;
+use crate::support::{all_events, body, commit, in_memory, numbers, options, run, segment};
 
 /// S6, S8: a reader whose place in the log a cleaning has removed reads the log anew, whatever it
 /// is asked first.
@@ -141,4 +142,33 @@ fn s7_an_export_tells_of_one_moment() {
         String::from_utf8(out.lines).unwrap(),
         String::from_utf8(expected).unwrap()
     );
+}
+
+/// V6, S8: a reader that had opened the log before it was repaired is told to open it again, and is
+/// given nothing of the new lineage as if it went on from the old one.
+#[tokio::test]
+async fn v6_a_reader_from_before_a_repair_is_told_of_the_new_lineage() {
+    let parent = in_memory();
+    let options = options(parent.path(), 91);
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 0..8).await;
+    store.close().await.unwrap();
+    drop(store);
+    let beside = FsStore::open_read_only(&options).unwrap();
+    assert_eq!(all_events(&beside).await.len(), 8);
+    flip(&options, &body(7));
+    repair(&options, true).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    fill(&store, 11..12).await;
+    for _ in 0..2 {
+        let page = Page::after(Position(8), 100);
+        let refused = beside.events(None, page).await.unwrap_err();
+        assert!(!refused.class().is_retryable());
+        let told = refused.to_string();
+        assert!(told.contains("new lineage, as after a repair"), "{told}");
+    }
+    let fresh = FsStore::open_read_only(&options).unwrap();
+    let page = Page::after(Position(8), 100);
+    assert_eq!(fresh.events(None, page).await.unwrap().events.len(), 1);
+    assert_ne!(fresh.identity(), beside.identity());
 }
