@@ -8,7 +8,6 @@ use runtime_store::Progress;
 use serde::Serialize;
 
 use crate::error::OpenError;
-use crate::frame::Place;
 use crate::fs::{self, Kind};
 use crate::hint::{self, Hint};
 use crate::layout::{ATTACHMENTS, KEYS, Layout, SEGMENTS};
@@ -35,7 +34,8 @@ pub struct BackupReport {
 }
 
 /// Copies a store, also one that is written to, into a directory that does not exist yet. The copy
-/// is everything that was durable when the copying began, signing keys included; it has its own
+/// is a store of one moment, with everything that was durable when the copying began, signing keys
+/// included; it has its own
 /// lineage, since its log goes on differently from that of the original (V6). It is on stable
 /// storage when this returns, and before that has no identity, so that half of it is no store.
 ///
@@ -70,7 +70,7 @@ pub fn backup(
     };
     copy.log_again_while_it_moves()?;
     copy.attachments()?;
-    copy.file(&from.path(KEYS), &to.directory, KEYS, u64::MAX)?;
+    copy.file(&from.path(KEYS), &to.directory, KEYS)?;
     format.renew_lineage(random);
     let written = to.write_format(&format);
     written.map_err(|e| MaintenanceError::io("write", target, e))?;
@@ -119,49 +119,75 @@ impl Copy<'_> {
 
     /// Copies the log up to what is durable; says whether that is all of it. It is not if a base
     /// was made or a writer has come meanwhile.
+    ///
+    /// A cleaning writes over what is dead by its time. So the end of the copy is looked up only
+    /// once everything before the last segment is copied: what was dead there is dead in the copy.
     fn log(&mut self) -> Result<bool, MaintenanceError> {
         self.report = BackupReport::default();
-        let published = self.published()?;
+        // A writer that is still opening is waited for.
+        self.published()?;
         // Segments first: a base that is made in between then leaves a gap that is seen.
-        let mut numbers = self.from.segments()?;
+        let numbers = self.from.segments()?;
         let base = self.from.base()?;
-        let first = base.map_or(1, |base| base + 1);
-        numbers.retain(|number| *number >= first);
-        // A base stands for all that was published before it; after it comes a segment with
-        // nothing in it yet.
-        let nothing = Place {
-            segment: first,
-            offset: SEGMENT_HEADER_BYTES as u64,
-        };
-        let durable = published.map(|hint| hint.end.max(nothing));
-        if let Some(end) = durable {
-            numbers.retain(|number| *number <= end.segment);
-        }
-        let last = durable.map_or(numbers.last().copied(), |end| Some(end.segment));
-        let all = last.map(|last| (first..=last).collect());
-        if all.as_ref() != Some(&numbers) {
-            return Ok(false);
-        }
-        let files: Vec<u32> = base
-            .map(|base| base | BASE)
-            .into_iter()
-            .chain(numbers)
-            .collect();
+        let mut next = base.map_or(1, |base| base + 1);
+        let base = base.map(|base| base | BASE);
+        let left = numbers.into_iter().filter(|number| *number >= next);
         self.total = 0;
-        for number in &files {
-            let path = self.from.segment_path(*number);
+        for number in base.into_iter().chain(left) {
+            let path = self.from.segment_path(number);
             let length = fs::open_read(&path).and_then(|file| fs::length(&file));
             self.total += length.map_err(|e| MaintenanceError::io("read", &path, e))?;
         }
-        for number in files {
-            let end = durable.filter(|end| end.segment == number);
-            let end = end.map_or(u64::MAX, |end| end.offset);
-            let name = Layout::segment_name(number);
-            let path = self.from.segment_path(number);
-            self.file(&path, &self.to.path(SEGMENTS), &name, end)?;
-            self.report.segments += 1;
+        if let Some(base) = base {
+            self.segment(base)?;
         }
-        Ok(published.is_some() || self.holder()?.is_none())
+        for _ in 0..ATTEMPTS_MAX {
+            let mut numbers = self.from.segments()?;
+            numbers.retain(|number| *number >= next);
+            let Some(last) = numbers.pop() else {
+                return Ok(false);
+            };
+            if !numbers.iter().copied().eq(next..last) {
+                return Ok(false);
+            }
+            // Opened before its end is looked up: a cleaning puts another file in its place.
+            let path = self.from.segment_path(last);
+            let file = fs::open_read(&path);
+            let file = file.map_err(|e| MaintenanceError::io("read", &path, e))?;
+            for number in numbers {
+                self.segment(number)?;
+            }
+            next = last;
+            let published = self.published()?;
+            let end = match published {
+                Some(Hint { end, .. }) if end.segment > last => continue,
+                Some(Hint { end, .. }) if end.segment == last => end.offset,
+                // Nothing is published of it yet.
+                Some(_) => SEGMENT_HEADER_BYTES as u64,
+                None => u64::MAX,
+            };
+            let length = fs::length(&file).map(|length| length.min(end));
+            let bytes = length.and_then(|length| fs::read_range(&file, 0, length));
+            let bytes = bytes.map_err(|e| MaintenanceError::io("read", &path, e))?;
+            let name = Layout::segment_name(last);
+            self.write(&self.to.path(SEGMENTS), &name, &bytes)?;
+            self.report.segments += 1;
+            return Ok(published.is_some() || self.is_still_last(last)?);
+        }
+        Ok(false)
+    }
+
+    /// Says whether no writer is there, and none came and went.
+    fn is_still_last(&self, segment: u32) -> Result<bool, MaintenanceError> {
+        Ok(self.from.segments()?.last() == Some(&segment) && self.holder()?.is_none())
+    }
+
+    fn segment(&mut self, number: u32) -> Result<(), MaintenanceError> {
+        let path = self.from.segment_path(number);
+        let name = Layout::segment_name(number);
+        self.file(&path, &self.to.path(SEGMENTS), &name)?;
+        self.report.segments += 1;
+        Ok(())
     }
 
     /// Returns up to where the log is durable beside a writer; none without one: then everything
@@ -209,7 +235,7 @@ impl Copy<'_> {
                 if file.parse::<runtime_core::Digest>().is_err() {
                     continue;
                 }
-                match self.file(&directory.join(&file), &target, &file, u64::MAX) {
+                match self.file(&directory.join(&file), &target, &file) {
                     // Swept since; nothing that was copied names it.
                     Err(MaintenanceError::Io { source, .. })
                         if source.kind() == std::io::ErrorKind::NotFound => {}
@@ -223,19 +249,18 @@ impl Copy<'_> {
         fs::sync_directory(&self.to.path(ATTACHMENTS)).map_err(failed)
     }
 
-    fn file(
+    fn file(&mut self, from: &Path, directory: &Path, name: &str) -> Result<(), MaintenanceError> {
+        let bytes = fs::read_all(from).map_err(|e| MaintenanceError::io("read", from, e))?;
+        self.write(directory, name, &bytes)
+    }
+
+    fn write(
         &mut self,
-        from: &Path,
         directory: &Path,
         name: &str,
-        end: u64,
+        bytes: &[u8],
     ) -> Result<(), MaintenanceError> {
-        let bytes = fs::open_read(from).and_then(|file| {
-            let length = fs::length(&file)?.min(end);
-            fs::read_range(&file, 0, length)
-        });
-        let bytes = bytes.map_err(|e| MaintenanceError::io("read", from, e))?;
-        let written = fs::write_whole(directory, name, &bytes);
+        let written = fs::write_whole(directory, name, bytes);
         written.map_err(|e| MaintenanceError::io("write", &directory.join(name), e))?;
         self.report.bytes += bytes.len() as u64;
         (self.progress)(Progress {
