@@ -68,6 +68,9 @@ pub fn backup(
         total: 0,
         progress,
     };
+    // Before the log, since what is swept meanwhile may be named in what is copied of it, and once
+    // more for what was put since.
+    copy.attachments()?;
     copy.log_again_while_it_moves()?;
     copy.attachments()?;
     copy.file(&from.path(KEYS), &to.directory, KEYS)?;
@@ -88,6 +91,7 @@ struct Copy<'a> {
 impl Copy<'_> {
     /// A cleaning replaces files while they are listed and copied; then the copy begins again.
     fn log_again_while_it_moves(&mut self) -> Result<(), MaintenanceError> {
+        let before = self.report;
         for _ in 1..ATTEMPTS_MAX {
             match self.log() {
                 Ok(true) => return Ok(()),
@@ -97,6 +101,7 @@ impl Copy<'_> {
                 Err(error) => return Err(error),
             }
             self.empty_log()?;
+            self.report = before;
         }
         match self.log()? {
             true => Ok(()),
@@ -123,7 +128,6 @@ impl Copy<'_> {
     /// A cleaning writes over what is dead by its time. So the end of the copy is looked up only
     /// once everything before the last segment is copied: what was dead there is dead in the copy.
     fn log(&mut self) -> Result<bool, MaintenanceError> {
-        self.report = BackupReport::default();
         // A writer that is still opening is waited for.
         self.published()?;
         // Segments first: a base that is made in between then leaves a gap that is seen.
@@ -132,7 +136,7 @@ impl Copy<'_> {
         let mut next = base.map_or(1, |base| base + 1);
         let base = base.map(|base| base | BASE);
         let left = numbers.into_iter().filter(|number| *number >= next);
-        self.total = 0;
+        self.total = self.report.bytes;
         for number in base.into_iter().chain(left) {
             let path = self.from.segment_path(number);
             let length = fs::open_read(&path).and_then(|file| fs::length(&file));
@@ -221,6 +225,7 @@ impl Copy<'_> {
         Ok(lock::holder(&self.from.directory)?)
     }
 
+    /// Copies the attachments that are not in the copy yet.
     fn attachments(&mut self) -> Result<(), MaintenanceError> {
         let root = self.from.path(ATTACHMENTS);
         let failed = |e| MaintenanceError::io("read", &root, e);
@@ -232,11 +237,12 @@ impl Copy<'_> {
             let target = self.to.path(ATTACHMENTS).join(&name);
             fs::create_directory(&target).map_err(failed)?;
             for file in fs::names(&directory).map_err(failed)? {
-                if file.parse::<runtime_core::Digest>().is_err() {
+                let is_there = fs::kind(&target.join(&file)).map_err(failed)?.is_some();
+                if is_there || file.parse::<runtime_core::Digest>().is_err() {
                     continue;
                 }
                 match self.file(&directory.join(&file), &target, &file) {
-                    // Swept since; nothing that was copied names it.
+                    // Swept since; nothing that is copied names it.
                     Err(MaintenanceError::Io { source, .. })
                         if source.kind() == std::io::ErrorKind::NotFound => {}
                     copied => {

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use runtime_core::{Classified, Clock, Digest, Sleep, Timestamp};
 use runtime_fs_store::{BackupReport, FsStore, FsStoreOptions, MaintenanceError, backup, verify};
-use runtime_store::{AttachmentStore, Position, Progress, Removal, Store};
+use runtime_store::{AttachmentStore, Commit, Position, Progress, Removal, RowChange, Store};
 use runtime_testkit::{SeededRandom, SimulatedClock};
 
 use crate::care::{clean, fill, removal, rows, segment_bytes, small};
-use crate::support::{commit, in_memory, numbers, options, run, segment};
+use crate::support::{commit, commit_id, in_memory, numbers, options, run, scope, segment};
 
 fn copied(
     from: &FsStoreOptions,
@@ -301,4 +301,37 @@ fn s7_a_backup_beside_a_cleaning_has_every_row() {
     expected.sort();
     found.sort();
     assert_eq!(found, expected);
+}
+
+/// S7, E18: an attachment that the copied log names is in the copy, though what named it was pruned
+/// and the attachment swept while the log was copied.
+#[test]
+fn s7_a_backup_has_the_attachments_that_its_log_names() {
+    let parent = in_memory();
+    let from = small(parent.path(), 138);
+    let store = FsStore::open(&from).unwrap();
+    let named = run(store.put_attachment((*b"named").into())).unwrap();
+    let mut naming = commit(0);
+    naming.attachments = vec![named];
+    run(store.commit(naming)).unwrap();
+    run(fill(&store, 1..100));
+    let target = parent.path().join("copy");
+    let mut swept = None;
+    let report = copied(&from, &target, &mut |_| {
+        if swept.is_none() && target.join("segments/0000000001.log").exists() {
+            let everything = Removal::Through(Position(u64::MAX));
+            run(store.commit(removal(10_000, everything))).unwrap();
+            let retire = Commit::new(commit_id(10_001), Timestamp::from_millis(1));
+            let retire = retire.row(RowChange::Retire(scope("worker/0")));
+            run(store.commit(retire)).unwrap();
+            let sweep = store.sweep_attachments(&|_| false, Duration::ZERO);
+            swept = Some(run(sweep).unwrap());
+        }
+    });
+    report.unwrap();
+    assert_eq!(swept, Some(1));
+    let copy = FsStore::open(&at(&target, &from)).unwrap();
+    let events = run(numbers(&copy));
+    let found = run(copy.attachment(&named));
+    assert!(events.is_empty() || found.is_ok(), "{events:?}: {found:?}");
 }
