@@ -353,7 +353,7 @@ impl Layout {
     }
 
     /// The files of the log; none where no log was made.
-    fn log_names(&self) -> Result<Vec<String>, OpenError> {
+    pub(crate) fn log_names(&self) -> Result<Vec<String>, OpenError> {
         let path = self.path(SEGMENTS);
         match fs::names(&path) {
             Ok(names) => Ok(names),

@@ -17,6 +17,9 @@ use crate::segment::{
 };
 use runtime_store::Progress;
 
+/// How often reading begins again because a cleaning removed what was about to be read.
+const ATTEMPTS_MAX: usize = 8;
+
 /// The log as far as it has been read.
 #[derive(Debug)]
 pub(crate) struct Replay {
@@ -82,8 +85,27 @@ pub(crate) fn replay(
     )
 }
 
-/// Reads the log and tells how much of it has been read.
+/// Reads the log and tells how much of it has been read. Beside a writer it begins again where a
+/// cleaning has removed what it was about to read: that is not missing.
 pub(crate) fn replay_with_progress(
+    layout: &Layout,
+    tag: StoreTag,
+    remembered_max: usize,
+    how: (Start, Reader),
+    hint: Option<Hint>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Replay, OpenError> {
+    for _ in 1..ATTEMPTS_MAX {
+        let names = layout.log_names()?;
+        match replay_once(layout, tag, remembered_max, how, hint, progress) {
+            Err(_) if layout.log_names()? != names => {}
+            result => return result,
+        }
+    }
+    replay_once(layout, tag, remembered_max, how, hint, progress)
+}
+
+fn replay_once(
     layout: &Layout,
     tag: StoreTag,
     remembered_max: usize,

@@ -12,7 +12,9 @@ use runtime_store::{
 };
 
 use crate::care::{clean, fill, removal, segment_bytes, small, told};
-use crate::support::{all_events, commit, commit_id, in_memory, numbers, scope, segment, stream};
+use crate::support::{
+    all_events, commit, commit_id, in_memory, numbers, run, scope, segment, stream,
+};
 
 fn caches(options: &FsStoreOptions) -> Vec<PathBuf> {
     let entries = fs::read_dir(options.directory.join("checkpoints")).unwrap();
@@ -339,4 +341,23 @@ async fn s8_a_reader_looks_again_when_a_cleaning_has_taken_a_checkpoints_history
     store.checkpoint().await.unwrap();
     let told = numbers(&beside).await;
     assert_eq!(told, (90..100).collect::<Vec<_>>());
+}
+
+/// S6, S7: a cleaning beside it takes files away that verifying was about to read. They are not
+/// missing.
+#[test]
+fn s7_verifying_beside_a_cleaning_finds_a_whole_store() {
+    let parent = in_memory();
+    let options = small(parent.path(), 99);
+    let store = FsStore::open(&options).unwrap();
+    run(fill(&store, 0..100));
+    run(store.commit(removal(10_000, Removal::Through(Position(90))))).unwrap();
+    let mut is_first = true;
+    let report = verify_with_progress(&options.directory, &mut |_| {
+        if std::mem::take(&mut is_first) {
+            assert!(run(clean(&store)).segments_removed > 0);
+        }
+    });
+    let report = report.unwrap();
+    assert_eq!((report.damage, report.cut), (vec![], None));
 }
