@@ -8,10 +8,9 @@ use crate::checkpoint::Checkpoint;
 use crate::error::OpenError;
 use crate::frame::StoreTag;
 use crate::hint;
-use crate::index::Index;
 use crate::layout::{ATTACHMENTS, CHECKPOINTS, KEYS, Layout};
 use crate::open::{check_keys, report_of, torn_tail};
-use crate::replay::{Reader, Start, replay_with_progress};
+use crate::replay::{Reader, Replay, Start, replay_with_progress};
 use crate::report::{Damage, OpenReport};
 use crate::sidecar::Sidecar;
 use crate::{attachments, fs, keys};
@@ -58,15 +57,16 @@ pub fn verify_with_progress(
     report
         .damage
         .extend(damaged.into_iter().map(|file| Damage::Attachment { file }));
-    let caches = damaged_caches(&layout, tag, &replay.fold.index);
+    let caches = damaged_caches(&layout, tag, &replay);
     report
         .damage
         .extend(caches.into_iter().map(|file| Damage::Cache { file }));
     Ok(report)
 }
 
-/// Reads all checkpoints and sidecars; returns those that are not whole.
-fn damaged_caches(layout: &Layout, tag: StoreTag, index: &Index) -> Vec<String> {
+/// Reads all checkpoints and sidecars; returns those that are not whole. A sidecar of the last
+/// segment was made by a writer that went on meanwhile, and is of more than has been read.
+fn damaged_caches(layout: &Layout, tag: StoreTag, replay: &Replay) -> Vec<String> {
     let directory = layout.path(CHECKPOINTS);
     let mut damaged = Vec::new();
     for number in layout.checkpoints().unwrap_or_default() {
@@ -80,9 +80,10 @@ fn damaged_caches(layout: &Layout, tag: StoreTag, index: &Index) -> Vec<String> 
         }
     }
     for name in layout.caches().unwrap_or_default() {
-        let unit = index.all_units();
+        let unit = replay.fold.index.all_units();
         let unit = unit
             .into_iter()
+            .filter(|unit| unit.segment != replay.end.segment)
             .find(|unit| Layout::sidecar_name(unit.segment) == name);
         let Some(unit) = unit else {
             continue;

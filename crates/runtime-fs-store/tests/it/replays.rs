@@ -361,3 +361,21 @@ fn s7_verifying_beside_a_cleaning_finds_a_whole_store() {
     let report = report.unwrap();
     assert_eq!((report.damage, report.cut), (vec![], None));
 }
+
+/// S6, S7: a checkpoint that is made beside it holds more of the last segment than verifying has
+/// read. That is no damage.
+#[test]
+fn s7_verifying_beside_a_checkpoint_finds_no_damaged_cache() {
+    let parent = in_memory();
+    let options = small(parent.path(), 98);
+    let store = FsStore::open(&options).unwrap();
+    run(fill(&store, 0..60));
+    let report = verify_with_progress(&options.directory, &mut |at| {
+        if at.done == at.total {
+            run(fill(&store, 60..62));
+            run(store.checkpoint()).unwrap();
+        }
+    });
+    assert_eq!(report.unwrap().damage, []);
+    assert!(!caches(&options).is_empty());
+}
