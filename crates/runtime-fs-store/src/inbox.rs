@@ -138,9 +138,16 @@ impl Inbox {
     pub(crate) fn remove_leftovers(&self, now: Timestamp) -> io::Result<()> {
         let now = Duration::from_millis(now.as_millis());
         for name in fs::names(&self.directory)? {
+            if !is_temporary(&name) {
+                continue;
+            }
             let path = self.directory.join(&name);
-            if is_temporary(&name) && now.saturating_sub(fs::modified(&path)?) >= LEFTOVER_AGE {
-                fs::remove_file(&path)?;
+            match fs::modified(&path) {
+                Ok(modified) if now.saturating_sub(modified) < LEFTOVER_AGE => {}
+                Ok(_) => fs::remove_file(&path)?,
+                // It has got its name since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -345,4 +346,32 @@ fn s8_a_look_into_the_inbox_beside_its_holder_goes_well() {
     });
     let left = run(store.inbox().unwrap().commands()).unwrap();
     assert_eq!(left, []);
+}
+
+/// S8: commands that are left by others while a store is opened keep it from nothing: what was
+/// half-written a moment ago has its name by now, and is no left-over.
+#[test]
+fn s8_a_store_can_be_opened_while_commands_are_left() {
+    const OPENINGS: u64 = 300;
+    let parent = in_memory();
+    let options = options(parent.path(), 92);
+    drop(FsStore::open(&options).unwrap());
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for sender in 1..=4 {
+            let (ends, directory) = (&ends, &options.directory);
+            scope.spawn(move || {
+                let mut number = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    number += 1;
+                    let id = commit_id(sender << 32 | number);
+                    submit_command(directory, id, b"command").unwrap();
+                    fs::remove_file(directory.join("inbox").join(id.to_string())).unwrap();
+                }
+            });
+        }
+        let opened = (0..OPENINGS).find_map(|_| FsStore::open(&options).err());
+        ends.store(true, Ordering::Relaxed);
+        assert!(opened.is_none(), "{opened:?}");
+    });
 }
