@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
@@ -28,7 +28,8 @@ enum Job {
 #[derive(Debug)]
 pub(crate) struct Writer {
     queue: Mutex<Option<mpsc::Sender<Job>>>,
-    in_order: Arc<AtomicBool>,
+    /// Used by `close`; dropped without it the thread ends as well, but not in order.
+    closing: Mutex<Option<oneshot::Sender<()>>>,
     ended: watch::Receiver<Option<Result<(), String>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -42,23 +43,28 @@ impl Writer {
     ) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(limits.queue_commits_max);
         let (end, ended) = watch::channel(None);
-        let in_order = Arc::new(AtomicBool::new(false));
+        let (close, closing) = oneshot::channel();
         // The clock's sleep may need a runtime around it.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
         let checkpointer = Checkpointer::start(Arc::clone(&checkpoints))?;
-        let closing = Arc::clone(&in_order);
         let thread = std::thread::Builder::new()
             .name("fs-store".to_owned())
             .spawn(move || {
-                let mut log = log;
-                runtime.block_on(run(&mut log, waiting, &checkpointer, &*clock, limits));
-                let result = if closing.load(Ordering::Acquire) {
-                    log.close()
-                } else {
+                let (mut log, mut waiting) = (log, waiting);
+                let work = run(
+                    &mut log,
+                    &mut waiting,
+                    closing,
+                    &checkpointer,
+                    &*clock,
+                    limits,
+                );
+                let result = match runtime.block_on(work) {
+                    true => log.close(),
                     // Dropped without `close`: the next opening says so.
-                    Ok(())
+                    false => Ok(()),
                 };
                 // What these write is the holder's, so they end before another one can be.
                 checkpoints.end();
@@ -66,10 +72,12 @@ impl Writer {
                 // The lock goes first, so that whoever waits for the end can open again.
                 drop(log);
                 end.send_replace(Some(result));
+                // Last, so that whoever was not taken any more sees that nothing happened.
+                drop(waiting);
             })?;
         Ok(Self {
             queue: Mutex::new(Some(queue)),
-            in_order,
+            closing: Mutex::new(Some(close)),
             ended,
             thread: Mutex::new(Some(thread)),
         })
@@ -86,7 +94,15 @@ impl Writer {
             .await
             .map_err(|_| closed())?;
         drop(queue);
-        answer.await.unwrap_or_else(|_| Err(gone(id)))
+        answer.await.unwrap_or_else(|_| match self.has_ended() {
+            true => Err(closed()),
+            false => Err(gone(id)),
+        })
+    }
+
+    /// Says whether the thread has answered all that it took, and takes nothing any more.
+    fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
     }
 
     /// Begins a new segment.
@@ -100,9 +116,14 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(gone.to_owned()))
     }
 
-    /// Ends the thread once it has taken what waits.
+    /// Ends the thread once it has taken what is in the queue. It does not wait for those that
+    /// found no place there: nobody may be polling them any more.
     pub(crate) async fn close(&self) -> Result<(), String> {
-        self.in_order.store(true, Ordering::Release);
+        let closing = self.closing.lock();
+        if let Some(close) = closing.unwrap_or_else(PoisonError::into_inner).take() {
+            // A thread that has panicked says so below.
+            let _ = close.send(());
+        }
         drop(self.lock_queue().take());
         let mut ended = self.ended.clone();
         let result = match ended.wait_for(Option::is_some).await {
@@ -139,14 +160,17 @@ impl Drop for Writer {
     }
 }
 
+/// Runs until the store is closed or dropped, and says whether it was closed.
 async fn run(
     log: &mut Log,
-    mut waiting: mpsc::Receiver<Job>,
+    waiting: &mut mpsc::Receiver<Job>,
+    mut closing: oneshot::Receiver<()>,
     checkpointer: &Checkpointer,
     clock: &dyn Clock,
     limits: FsLimits,
-) {
+) -> bool {
     let mut group = Vec::new();
+    let mut is_closed = false;
     loop {
         if let Some(number) = log.take_sealed() {
             checkpointer.sealed(number);
@@ -154,6 +178,10 @@ async fn run(
         let needs_mark = log.needs_mark();
         let mut idle = None;
         let taken = poll_fn(|context| {
+            if let Poll::Ready(closed) = Pin::new(&mut closing).poll(context) {
+                is_closed = closed.is_ok();
+                return Poll::Ready(Some(0));
+            }
             let taken = waiting.poll_recv_many(context, &mut group, limits.group_commits_max);
             if let Poll::Ready(taken) = taken {
                 return Poll::Ready(Some(taken));
@@ -167,11 +195,22 @@ async fn run(
         })
         .await;
         match taken {
-            Some(0) => return,
+            Some(0) => break,
             Some(_) => answer_group(log, &mut group),
             None => log.mark(),
         }
     }
+    // What is in the queue happens. Whoever has no place there may not be polled any more, so it is
+    // not waited for.
+    waiting.close();
+    while let Ok(job) = waiting.try_recv() {
+        group.push(job);
+        if group.len() >= limits.group_commits_max {
+            answer_group(log, &mut group);
+        }
+    }
+    answer_group(log, &mut group);
+    is_closed || closing.try_recv().is_ok()
 }
 
 fn answer_group(log: &mut Log, group: &mut Vec<Job>) {

@@ -2,9 +2,11 @@
 //! closed, half-written files, backups after a crash, opening after a sync that failed.
 
 use std::fs;
+use std::future::poll_fn;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::task::Poll;
 use std::time::Duration;
 
 use runtime_core::{Classified, Digest, Tier};
@@ -374,4 +376,44 @@ fn s8_a_store_can_be_opened_while_commands_are_left() {
         ends.store(true, Ordering::Relaxed);
         assert!(opened.is_none(), "{opened:?}");
     });
+}
+
+/// U3: whoever closes a store need not wait for those that found no place in its queue, and whom
+/// nobody may ever poll again: they are told that nothing happened.
+#[tokio::test]
+async fn u3_closing_waits_for_no_commit_that_is_not_taken_yet() {
+    const COMMITS: u64 = 64;
+    let parent = in_memory();
+    let mut options = options(parent.path(), 93);
+    options.fs_limits.queue_commits_max = 1;
+    options.fs_limits.group_commits_max = 1;
+    let store = FsStore::open(&options).unwrap();
+    let mut waiting: Vec<_> = (0..COMMITS).map(|n| store.commit(commit(n))).collect();
+    let mut answers = Vec::new();
+    poll_fn(|context| {
+        waiting.retain_mut(|commit| match commit.as_mut().poll(context) {
+            Poll::Ready(answer) => {
+                answers.push(answer);
+                false
+            }
+            Poll::Pending => true,
+        });
+        Poll::Ready(())
+    })
+    .await;
+    store.close().await.unwrap();
+    for commit in waiting {
+        answers.push(commit.await);
+    }
+    let mut acknowledged = 0;
+    for answer in answers {
+        match answer {
+            Ok(_) => acknowledged += 1,
+            Err(refused) => assert_eq!(refused.code(), "store_read_only", "{refused}"),
+        }
+    }
+    assert!(acknowledged < COMMITS, "all of them had a place");
+    drop(store);
+    let store = FsStore::open(&options).unwrap();
+    assert_eq!(numbers(&store).await.len() as u64, acknowledged);
 }
