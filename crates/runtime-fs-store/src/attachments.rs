@@ -87,10 +87,15 @@ impl Attachments {
     pub(crate) fn aged(&self, min_age: Duration) -> io::Result<Vec<Digest>> {
         let mut aged = Vec::new();
         for (directory, name) in files(&self.root)? {
-            if let Ok(digest) = name.parse()
-                && self.is_aged(&directory.join(name), min_age)?
-            {
-                aged.push(digest);
+            let Ok(digest) = name.parse() else {
+                continue;
+            };
+            match self.is_aged(&directory.join(name), min_age) {
+                Ok(true) => aged.push(digest),
+                Ok(false) => {}
+                // Another sweep was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(aged)
@@ -162,7 +167,12 @@ pub(crate) fn damaged(layout: &Layout) -> io::Result<Vec<String>> {
         let Ok(digest) = name.parse::<Digest>() else {
             continue;
         };
-        if Digest::of_bytes(&fs::read_all(&directory.join(&name))?) != digest {
+        let bytes = match fs::read_all(&directory.join(&name)) {
+            // Swept since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            bytes => bytes?,
+        };
+        if Digest::of_bytes(&bytes) != digest {
             let digits = &name[..2];
             damaged.push(format!("{ATTACHMENTS}/{digits}/{name}"));
         }

@@ -417,3 +417,35 @@ async fn u3_closing_waits_for_no_commit_that_is_not_taken_yet() {
     let store = FsStore::open(&options).unwrap();
     assert_eq!(numbers(&store).await.len() as u64, acknowledged);
 }
+
+/// S7, E18: verifying and sweeping beside a sweep goes well: what was removed since it was listed is
+/// neither missing nor a failure.
+#[test]
+fn e18_verifying_and_sweeping_beside_a_sweep_goes_well() {
+    const ROUNDS: u64 = 300;
+    let parent = in_memory();
+    let options = options(parent.path(), 94);
+    let store = FsStore::open(&options).unwrap();
+    let sweep = || run(store.sweep_attachments(&|_| false, Duration::ZERO));
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..ROUNDS {
+                for part in 0..16_u64 {
+                    let bytes = (number << 8 | part).to_be_bytes();
+                    run(store.put_attachment(bytes.into())).unwrap();
+                }
+                sweep().unwrap();
+            }
+            ends.store(true, Ordering::Relaxed);
+        });
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                sweep().unwrap();
+            }
+        });
+        while !ends.load(Ordering::Relaxed) {
+            assert_eq!(verify(&options.directory).unwrap().damage, []);
+        }
+    });
+}
