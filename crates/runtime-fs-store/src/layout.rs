@@ -192,19 +192,21 @@ impl Layout {
 
     /// Reads the identity of a store that must exist.
     pub(crate) fn open_existing(&self) -> Result<Format, OpenError> {
-        match self.read_format()? {
-            Some(format) => {
-                let format = format.check(None)?;
-                self.check_directories()?;
-                Ok(format)
-            }
-            None => {
-                self.check_nothing_is_lost()?;
-                Err(OpenError::NoStore {
-                    directory: self.directory.clone(),
-                })
+        let mut format = self.read_format()?;
+        if format.is_none() {
+            let nothing_is_lost = self.check_nothing_is_lost();
+            // It may have been created in between.
+            format = self.read_format()?;
+            if format.is_none() {
+                nothing_is_lost?;
             }
         }
+        let format = format.ok_or_else(|| OpenError::NoStore {
+            directory: self.directory.clone(),
+        })?;
+        let format = format.check(None)?;
+        self.check_directories()?;
+        Ok(format)
     }
 
     fn read_format(&self) -> Result<Option<Format>, OpenError> {

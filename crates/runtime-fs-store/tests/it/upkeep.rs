@@ -4,7 +4,7 @@
 use std::fs;
 use std::future::poll_fn;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::time::Duration;
@@ -446,6 +446,33 @@ fn e18_verifying_and_sweeping_beside_a_sweep_goes_well() {
         });
         while !ends.load(Ordering::Relaxed) {
             assert_eq!(verify(&options.directory).unwrap().damage, []);
+        }
+    });
+}
+
+/// S1: whoever looks for a store that is just being created finds it or finds none; nothing of it is
+/// missing.
+#[test]
+fn s1_a_store_that_is_being_created_is_there_or_not() {
+    const CREATIONS: u64 = 200;
+    let parent = in_memory();
+    let number = AtomicU64::new(0);
+    let options = |number: u64| FsStoreOptions {
+        directory: parent.path().join(number.to_string()),
+        ..options(parent.path(), 95)
+    };
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| {
+            for next in 1..=CREATIONS {
+                drop(FsStore::open(&options(next - 1)).unwrap());
+                number.store(next, Ordering::Relaxed);
+            }
+        });
+        while !creating.is_finished() {
+            match FsStore::open_read_only(&options(number.load(Ordering::Relaxed))) {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.code(), "store_not_found", "{error}"),
+            }
         }
     });
 }
