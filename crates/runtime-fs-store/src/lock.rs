@@ -74,7 +74,9 @@ impl Drop for Lock {
 }
 
 impl Lock {
-    /// Takes the lock and signs it; returns who held it before, if that can be read.
+    /// Takes the lock and signs it; returns who held it before, if that can be read. The start of
+    /// the machine stays that of the one before until [`sign`](Self::sign): whoever only tried to
+    /// open the store has not looked at what was lost with it.
     pub(crate) fn take(
         directory: &Path,
         holder: &Holder,
@@ -89,17 +91,22 @@ impl Lock {
         }
         let lock = Self { file };
         let before = read_holder(&lock.file);
-        sign(&lock.file, holder).map_err(|e| OpenError::io("write", &path, e))?;
+        lock.sign(&Holder {
+            boot: before.as_ref().and_then(|before| before.boot.clone()),
+            ..holder.clone()
+        })
+        .map_err(|e| OpenError::io("write", &path, e))?;
         Ok((lock, before))
     }
-}
 
-fn sign(file: &File, holder: &Holder) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec(holder)?;
-    text.push(b'\n');
-    // Cut first: a reader in between finds nothing rather than a mixture of two holders.
-    file.set_len(0)?;
-    fs::write_all_at(file, &text, 0)
+    /// Says in the file who holds it.
+    pub(crate) fn sign(&self, holder: &Holder) -> std::io::Result<()> {
+        let mut text = serde_json::to_vec(holder)?;
+        text.push(b'\n');
+        // Cut first: a reader in between finds nothing rather than a mixture of two holders.
+        self.file.set_len(0)?;
+        fs::write_all_at(&self.file, &text, 0)
+    }
 }
 
 /// Reads who holds the lock. Between taking and signing, the file still names an earlier holder,

@@ -11,7 +11,7 @@ use crate::fs::{self, Kind};
 use crate::hint::{self, Hint};
 use crate::history::History;
 use crate::inbox::Inbox;
-use crate::layout::{ASIDE, Format, INBOX, KEYS, Layout, hex};
+use crate::layout::{ASIDE, Format, INBOX, KEYS, LOCK, Layout, hex};
 use crate::lock::{Holder, Lock};
 use crate::log::{Log, LogStart};
 use crate::replay::{Reader, Replay, replay};
@@ -68,6 +68,8 @@ pub(crate) fn open(options: &FsStoreOptions) -> Result<Opened, OpenError> {
                 .write_format(&format)
                 .map_err(|e| OpenError::io("write", &layout.directory, e))?;
         }
+        lock.sign(&holder)
+            .map_err(|e| OpenError::io("write", &layout.path(LOCK), e))?;
     }
     let (log, shared) = start_log(options, &layout, tag, lock, replay, &report)?;
     report.read_only = log.stopped().map(str::to_owned);

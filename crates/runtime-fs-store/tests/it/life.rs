@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime_core::{Classified, CommitId, Tier, Timestamp};
+use runtime_core::{Classified, CommitId, RuntimeId, Tier, Timestamp};
 use runtime_fs_store::{
-    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, holder, submit_command,
-    verify,
+    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, holder, repair,
+    submit_command, verify,
 };
 use runtime_store::{
     AttachmentStore, Commit, CommitError, KeyRingStore, Page, Position, RowChange, RowKey, Store,
@@ -406,6 +406,30 @@ async fn v6_the_crash_tier_renews_its_lineage_only_after_the_machine_started_aga
     assert!(store.report().lineage_renewed);
     assert_ne!(store.identity().lineage, lineage);
     assert_eq!(numbers(&store).await, [1]);
+}
+
+/// V6: what the machine may have lost when it started again is not forgotten because somebody tried
+/// to open the store in between, or repaired it.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn v6_a_failed_opening_does_not_hide_that_the_machine_started_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1).tier(Tier::Crash);
+    let store = FsStore::open(&options).unwrap();
+    store.commit(commit(1)).await.unwrap();
+    drop(store);
+    let lock = options.directory.join("lock");
+    let signed = fs::read_to_string(&lock).unwrap();
+    fs::write(&lock, signed.replace("\"boot\":\"", "\"boot\":\"other-")).unwrap();
+    let other = options.clone().runtime(RuntimeId::new("another").unwrap());
+    let refused = FsStore::open(&other).unwrap_err();
+    assert_eq!(refused.code(), "store_wrong_runtime");
+    repair(&options, true).unwrap();
+    let store = FsStore::open(&options).unwrap();
+    assert!(store.report().lineage_renewed);
+    drop(store);
+    let store = FsStore::open(&options).unwrap();
+    assert!(!store.report().lineage_renewed, "once is enough");
 }
 
 /// V1: the ids of events are remembered with the commits they came with, and no longer; opening
