@@ -1,16 +1,18 @@
 //! Writing everything of a store as lines of JSON, beside its writer or without one (S7).
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use runtime_store::{
     AttachmentError, EXPORT_SCHEMA, ExportLine, ExportReport, ExportedBytes, ExportedEvent, Page,
-    Position, Progress, RowQuery,
+    Position, Progress, ReadError, RowQuery,
 };
 
 use crate::config::FsStoreOptions;
 use crate::index::CommitListing;
 use crate::maintenance::MaintenanceError;
+use crate::segments::is_gone;
 use crate::store::FsStore;
 
 const PAGE: usize = 256;
@@ -23,6 +25,7 @@ const PAGE: usize = 256;
 ///
 /// # Errors
 /// [`MaintenanceError`]; a store with damaged events or rows cannot be exported whole and is not.
+/// [`ReadError::Unavailable`] where a cleaning beside has taken what was to be written.
 pub fn export(
     directory: &Path,
     out: &mut dyn Write,
@@ -34,8 +37,18 @@ pub fn export(
         out,
         report: ExportReport::default(),
     };
-    export.run(progress)?;
-    Ok(export.report)
+    match export.run(progress) {
+        Err(MaintenanceError::Read(error)) if is_gone(&error) => Err(cleaned(error).into()),
+        result => result.map(|()| export.report),
+    }
+}
+
+/// Says what to do where the moment that was to be written is gone.
+fn cleaned(error: ReadError) -> ReadError {
+    ReadError::Unavailable {
+        reason: "a cleaning has taken what was to be exported; export again".to_owned(),
+        source: Some(Arc::new(io::Error::other(error))),
+    }
 }
 
 struct Export<'a> {
@@ -126,7 +139,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    fn rows(&mut self, spaces: Vec<std::sync::Arc<str>>) -> Result<(), MaintenanceError> {
+    fn rows(&mut self, spaces: Vec<Arc<str>>) -> Result<(), MaintenanceError> {
         for space in spaces {
             let mut after = None;
             loop {
@@ -164,7 +177,7 @@ impl Export<'_> {
                 Err(AttachmentError::NotFound { .. }) => continue,
                 Err(error) => {
                     let what = error.to_string();
-                    return Err(runtime_store::ReadError::Corrupt { what }.into());
+                    return Err(ReadError::Corrupt { what }.into());
                 }
             };
             self.line(&ExportLine::Attachment {

@@ -660,6 +660,11 @@ pub(crate) fn read_row_body(
     }
 }
 
+/// Says whether it is a put whose body has been written over.
+pub(crate) fn is_dead_put(tag: StoreTag, at: Extent, bytes: &[u8]) -> bool {
+    next_record(tag, at.place(), bytes).is_some_and(|record| record.kind == kind::DEAD_PUT)
+}
+
 /// Reads which commit a record begins: its id and the digest of its content.
 pub(crate) fn read_commit_id(
     tag: StoreTag,

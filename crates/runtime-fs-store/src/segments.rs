@@ -9,7 +9,7 @@ use runtime_store::{Payload, ReadError, RowKey, StoredEvent};
 use crate::frame::StoreTag;
 use crate::fs::{self, File};
 use crate::layout::Layout;
-use crate::record::{Extent, read_event, read_row_body};
+use crate::record::{Extent, is_dead_put, read_event, read_row_body};
 
 /// Between two events that are read at once there are at most so many bytes that nobody asked for.
 const GAP_BYTES_MAX: u32 = 4 * 1024;
@@ -92,6 +92,11 @@ impl Segments {
     }
 
     fn row_body(&self, key: &RowKey, at: Extent, bytes: &[u8]) -> Result<Payload, ReadError> {
+        if is_dead_put(self.tag, at, bytes) {
+            // It is another put's by now, which whoever looks again finds.
+            let gone = io::Error::new(io::ErrorKind::NotFound, "a cleaning has written over it");
+            return Err(unavailable("read a row", gone));
+        }
         read_row_body(self.tag, at, key, bytes).ok_or_else(|| ReadError::Corrupt {
             what: format!(
                 "row {} {} {} ({})",
@@ -154,7 +159,7 @@ fn place(at: Extent) -> String {
     format!("{} byte {}", Layout::segment_name(at.segment), at.offset)
 }
 
-/// Says whether a file is not there that the index has just named.
+/// Says whether a file, or a row in it, is not there that the index has just named.
 pub(crate) fn is_gone(error: &ReadError) -> bool {
     let ReadError::Unavailable {
         source: Some(source),

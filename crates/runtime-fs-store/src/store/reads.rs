@@ -361,3 +361,49 @@ fn without_erased(mut event: StoredEvent, erased: &Erased) -> StoredEvent {
     }
     event
 }
+
+#[cfg(test)]
+#[cfg(not(feature = "simulation"))]
+mod tests {
+    use runtime_core::{EventId, Random as _, Timestamp};
+    use runtime_store::{Commit, NewEvent, RowChange, Store};
+    use runtime_testkit::SeededRandom;
+
+    use super::*;
+    use crate::clean::CleanOptions;
+    use crate::config::FsStoreOptions;
+
+    /// S6: whoever looked a row up just before it was put anew and cleaned is no reader of a damaged
+    /// row: it looks again.
+    #[tokio::test]
+    async fn s6_a_row_that_a_cleaning_has_just_written_over_is_gone_and_not_damaged() {
+        let parent = tempfile::tempdir().expect("there is a place for temporary files");
+        let options = FsStoreOptions::new(parent.path().join("store"));
+        let random = SeededRandom::new(1);
+        let store = FsStore::open(&options).expect("it is new");
+        let key = RowKey::new("state", ScopeId::new("worker/1").expect("a scope"), "row");
+        let put = |body: u8| {
+            let time = Timestamp::from_millis(1);
+            let id = CommitId::generate(time, random.ten());
+            // The event keeps its segment from going into a base.
+            let event = NewEvent {
+                id: EventId::generate(time, random.ten()),
+                streams: Vec::new(),
+                closes: false,
+                body: [].into(),
+            };
+            let put = RowChange::put(key.clone(), [body]);
+            Commit::new(id, time).event(event).row(put)
+        };
+        store.commit(put(1)).await.expect("it can be written to");
+        let (entry, erased) = store.find_row(&key).expect("it can be read");
+        let entry = entry.expect("it is there");
+        store.commit(put(2)).await.expect("it can be written to");
+        let cleaned = store.clean(CleanOptions::default(), |_| ()).await;
+        assert_eq!(cleaned.expect("it goes well").segments_rewritten, 1);
+        let gone = store.read_row(key.clone(), entry, &erased);
+        assert!(is_gone(&gone.expect_err("it has been written over")));
+        let found = store.row(&key).await.expect("it can be read");
+        assert_eq!(*found.expect("it is there").body, [2]);
+    }
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 
-use runtime_core::{Classified, Tier};
+use runtime_core::{Classified, ErrorClass, Tier};
 use runtime_fs_store::{FsStore, FsStoreOptions, export, repair};
 use runtime_store::{Page, Position, Removal, Store};
 
@@ -171,4 +171,53 @@ async fn v6_a_reader_from_before_a_repair_is_told_of_the_new_lineage() {
     let page = Page::after(Position(8), 100);
     assert_eq!(fresh.events(None, page).await.unwrap().events.len(), 1);
     assert_ne!(fresh.identity(), beside.identity());
+}
+
+/// Somebody changes the store and cleans it while the first line is written.
+struct CleansMeanwhile<'a> {
+    store: &'a FsStore,
+    pruned: u64,
+    lines: Vec<u8>,
+}
+
+impl Write for CleansMeanwhile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.lines.is_empty() {
+            run(fill(self.store, 100..150));
+            let through = Removal::Through(Position(self.pruned));
+            run(self.store.commit(removal(10_000, through))).unwrap();
+            let report = run(clean(self.store));
+            assert!(report.segments_rewritten > 0, "{report:?}");
+            assert_eq!(report.segments_removed > 0, self.pruned > 0, "{report:?}");
+        }
+        self.lines.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// S7: where a cleaning takes away what is being exported, files or rows that were put anew, that is
+/// no damage: whoever exports is told to do it again, and then it goes well.
+#[test]
+fn s7_an_export_that_a_cleaning_has_overtaken_is_to_be_made_again() {
+    for pruned in [0, 120] {
+        let parent = in_memory();
+        let options = small(parent.path(), 124);
+        let store = FsStore::open(&options).unwrap();
+        run(fill(&store, 0..100));
+        let mut out = CleansMeanwhile {
+            store: &store,
+            pruned,
+            lines: Vec::new(),
+        };
+        let refused = export(&options.directory, &mut out, &mut |_| ()).unwrap_err();
+        assert_eq!(refused.class(), ErrorClass::Unavailable, "{refused}");
+        assert!(refused.to_string().contains("export again"), "{refused}");
+        let mut again = Vec::new();
+        let report = export(&options.directory, &mut again, &mut |_| ()).unwrap();
+        assert_eq!((report.events, report.rows), (150 - pruned, 16));
+    }
 }
