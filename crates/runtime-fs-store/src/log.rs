@@ -391,14 +391,14 @@ impl Log {
 
     /// Begins a new segment, so that all that was written so far can be cleaned.
     pub(crate) fn seal(&mut self) -> Result<Sealed, String> {
-        if let Some(reason) = &self.stopped {
-            return Err(reason.clone());
-        }
-        if self.end.offset > SEGMENT_HEADER_BYTES as u64
+        if self.stopped.is_none()
+            && self.end.offset > SEGMENT_HEADER_BYTES as u64
             && let Err(error) = self.sync().and_then(|()| self.begin_segment())
         {
             self.stop(&error);
-            return Err(error.to_string());
+        }
+        if let Some(reason) = &self.stopped {
+            return Err(reason.clone());
         }
         // Nothing is in the new segment that a mark would have to cover.
         self.unmarked = false;
@@ -697,6 +697,19 @@ mod tests_on_files {
         log.file = fs::open_read(&layout.segment_path(1)).expect("it is there");
         let failed = log.close().expect_err("nothing can be written to it");
         assert!(failed.contains("reopen the store"), "{failed}");
+    }
+
+    /// S5: whoever cleans a store is told that nothing is written any more, and what to do.
+    #[test]
+    fn s5_sealing_tells_of_a_write_that_failed() {
+        let parent = temporary();
+        let Opened {
+            mut log, layout, ..
+        } = opened(&parent);
+        std::fs::create_dir(layout.segment_path(2)).expect("it is not there");
+        let failed = log.seal().expect_err("its name is taken");
+        assert!(failed.contains("reopen the store"), "{failed}");
+        assert_eq!(log.stopped(), Some(failed.as_str()));
     }
 
     /// S6: a checkpoint is asked for up to the segment before the one that is written to.
