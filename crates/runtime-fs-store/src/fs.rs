@@ -1,6 +1,7 @@
 //! The one way to the file system, so that a simulated one can take its place.
 //!
 //! Every name is opened without following a symlink, every file is 0600, every directory 0700.
+//! Only regular files are read or written, and nothing waits for who is at the other end of a pipe.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -30,22 +31,38 @@ pub(crate) enum Kind {
     File,
     Directory,
     Symlink,
+    /// A pipe, a socket or a device.
+    Other,
 }
 
 fn options() -> alias::OpenOptions {
     let mut options = alias::OpenOptions::new();
-    options.mode(FILE_MODE).custom_flags(no_follow());
+    options.mode(FILE_MODE).custom_flags(flags());
     options
 }
 
-fn no_follow() -> i32 {
-    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+/// To open a pipe waits for its other end, unless it is asked not to.
+fn flags() -> i32 {
+    use rustix::fs::OFlags;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    flags.bits().cast_signed()
 }
 
 fn open(options: &mut alias::OpenOptions, path: &Path) -> io::Result<File> {
     #[cfg(feature = "simulation")]
     fault::before(fault::Operation::Open)?;
-    options.open(path)
+    let not_a_file = || io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file");
+    let file = options.open(path).map_err(|error| {
+        match error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) {
+            // A socket, or a device without a driver.
+            true => not_a_file(),
+            false => error,
+        }
+    })?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(not_a_file()),
+    }
 }
 
 pub(crate) fn open_read(path: &Path) -> io::Result<File> {
@@ -75,7 +92,8 @@ pub(crate) fn kind(path: &Path) -> io::Result<Option<Kind>> {
     match alias::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => Ok(Some(Kind::Symlink)),
         Ok(metadata) if metadata.is_dir() => Ok(Some(Kind::Directory)),
-        Ok(_) => Ok(Some(Kind::File)),
+        Ok(metadata) if metadata.is_file() => Ok(Some(Kind::File)),
+        Ok(_) => Ok(Some(Kind::Other)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

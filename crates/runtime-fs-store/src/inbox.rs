@@ -175,7 +175,7 @@ impl Inbox {
             Some(fs::Kind::File) => {}
             // The holder has forgotten it since it was listed.
             None => return Ok(Found::Gone),
-            Some(fs::Kind::Directory | fs::Kind::Symlink) => return Ok(Found::Damaged),
+            Some(_) => return Ok(Found::Damaged),
         }
         let file = match fs::open_read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Gone),

@@ -250,7 +250,7 @@ impl Layout {
             match fs::kind(&path).map_err(|e| OpenError::io("look at", &path, e))? {
                 Some(Kind::Directory) => {}
                 Some(Kind::Symlink) => return Err(OpenError::Symlink { path }),
-                Some(Kind::File) | None => {
+                Some(Kind::File | Kind::Other) | None => {
                     return Err(OpenError::Missing {
                         file: name.to_owned(),
                     });
@@ -267,7 +267,7 @@ impl Layout {
         match fs::kind(&path).map_err(|e| OpenError::io("look at", &path, e))? {
             Some(Kind::Directory) | None => Ok(()),
             Some(Kind::Symlink) => Err(OpenError::Symlink { path }),
-            Some(Kind::File) => Err(OpenError::Missing {
+            Some(Kind::File | Kind::Other) => Err(OpenError::Missing {
                 file: CHECKPOINTS.to_owned(),
             }),
         }

@@ -115,7 +115,7 @@ pub(crate) fn check_keys(layout: &Layout) -> Result<(), OpenError> {
     match fs::kind(&path).map_err(|e| OpenError::io("look at", &path, e))? {
         Some(Kind::File) => Ok(()),
         Some(Kind::Symlink) => Err(OpenError::Symlink { path }),
-        Some(Kind::Directory) | None => Err(OpenError::Missing {
+        Some(Kind::Directory | Kind::Other) | None => Err(OpenError::Missing {
             file: KEYS.to_owned(),
         }),
     }

@@ -647,6 +647,74 @@ fn s7_symlinks_are_refused() {
     assert_eq!(refused.code(), "store_symlink");
 }
 
+/// What makes something else than a file.
+const MAKERS: [fn(&Path); 3] = [make_pipe, make_socket, make_directory];
+
+fn make_pipe(path: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+fn make_socket(path: &Path) {
+    drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+}
+
+fn make_directory(path: &Path) {
+    fs::create_dir(path).unwrap();
+}
+
+/// S4, S7: a pipe, a socket or a directory where a file of the store belongs is told by its name;
+/// nothing waits for the other end of the pipe.
+#[test]
+fn s4_what_is_no_file_is_told_and_not_waited_for() {
+    let names = [
+        "format",
+        "keys",
+        "lock",
+        "durable",
+        "segments/0000000001.log",
+    ];
+    for (name, make) in names
+        .iter()
+        .flat_map(|name| MAKERS.map(|make| (name, make)))
+    {
+        let parent = tempfile::tempdir().unwrap();
+        let options = options(parent.path(), 1);
+        drop(FsStore::open(&options).unwrap());
+        let path = options.directory.join(name);
+        fs::remove_file(&path).unwrap();
+        make(&path);
+        let _ = verify(&options.directory);
+        let _ = holder(&options.directory);
+        let refused = FsStore::open(&options).unwrap_err();
+        let told = refused.to_string();
+        assert!(told.contains(name), "{told}");
+        let kinds = ["misplaced", "it is not a regular file", "directory"];
+        assert!(kinds.iter().any(|kind| told.contains(kind)), "{told}");
+    }
+}
+
+/// S8: a pipe, a socket or a directory with the name of a command is told as damaged, and keeps
+/// no command from being taken.
+#[tokio::test]
+async fn s8_what_is_no_file_keeps_no_command_from_being_taken() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    for (number, make) in (1..).zip(MAKERS) {
+        make(
+            &options
+                .directory
+                .join(format!("inbox/{}", commit_id(number))),
+        );
+    }
+    submit_command(&options.directory, commit_id(9), b"x").unwrap();
+    let taken = store.inbox().unwrap().commands().await.unwrap();
+    let taken: Vec<CommitId> = taken.iter().map(|command| command.id).collect();
+    assert_eq!(taken, [commit_id(9)]);
+    assert_eq!(verify(&options.directory).unwrap().damage.len(), 3);
+}
+
 /// S4: a missing file of the store is named, nothing is created in its place.
 #[tokio::test]
 async fn s4_a_missing_file_is_named() {
