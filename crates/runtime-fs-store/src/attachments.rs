@@ -160,24 +160,35 @@ fn files(root: &Path) -> io::Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// Reads every attachment and returns the files whose bytes are not those of their name.
+/// Reads every attachment and returns the files whose bytes are not those of their name, or cannot
+/// be read at all.
 pub(crate) fn damaged(layout: &Layout) -> io::Result<Vec<String>> {
     let mut damaged = Vec::new();
     for (directory, name) in files(&layout.path(ATTACHMENTS))? {
         let Ok(digest) = name.parse::<Digest>() else {
             continue;
         };
-        let bytes = match fs::read_all(&directory.join(&name)) {
-            // Swept since.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            bytes => bytes?,
-        };
-        if Digest::of_bytes(&bytes) != digest {
+        if !is_whole(&directory.join(&name), digest)? {
             let digits = &name[..2];
             damaged.push(format!("{ATTACHMENTS}/{digits}/{name}"));
         }
     }
     Ok(damaged)
+}
+
+fn is_whole(path: &Path, digest: Digest) -> io::Result<bool> {
+    match fs::kind(path)? {
+        Some(fs::Kind::File) => {}
+        // Swept since it was listed.
+        None => return Ok(true),
+        Some(_) => return Ok(false),
+    }
+    match fs::read_all(path) {
+        Ok(bytes) => Ok(Digest::of_bytes(&bytes) == digest),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) if fs::is_lost(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 pub(crate) fn unavailable(action: &str, error: io::Error) -> AttachmentError {

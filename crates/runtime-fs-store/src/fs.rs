@@ -99,6 +99,13 @@ pub(crate) fn kind(path: &Path) -> io::Result<Option<Kind>> {
     }
 }
 
+/// Whether this one file cannot be read, whatever becomes of the others: it may not be, or the disk
+/// has lost it.
+pub(crate) fn is_lost(error: &io::Error) -> bool {
+    let from_disk = rustix::io::Errno::IO.raw_os_error();
+    error.kind() == io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(from_disk)
+}
+
 pub(crate) fn length(file: &File) -> io::Result<u64> {
     Ok(file.metadata()?.len())
 }

@@ -715,6 +715,31 @@ async fn s8_what_is_no_file_keeps_no_command_from_being_taken() {
     assert_eq!(verify(&options.directory).unwrap().damage.len(), 3);
 }
 
+/// S4, S7: an attachment that cannot be read is told by its name, beside all others; a repair puts
+/// it aside, whatever it is.
+#[tokio::test]
+async fn s4_an_attachment_that_is_no_file_is_named_and_put_aside() {
+    for make in MAKERS {
+        let parent = tempfile::tempdir().unwrap();
+        let options = options(parent.path(), 1);
+        let store = FsStore::open(&options).unwrap();
+        let lost = store.put_attachment((*b"lost").into()).await.unwrap();
+        let kept = store.put_attachment((*b"kept").into()).await.unwrap();
+        store.close().await.unwrap();
+        let digits = lost.to_string();
+        let file = format!("attachments/{}/{digits}", &digits[..2]);
+        fs::remove_file(options.directory.join(&file)).unwrap();
+        make(&options.directory.join(&file));
+        let found = verify(&options.directory).unwrap().damage;
+        assert_eq!(found, [Damage::Attachment { file }]);
+        assert!(repair(&options, true).unwrap().applied);
+        assert_eq!(verify(&options.directory).unwrap().damage, []);
+        let store = FsStore::open(&options).unwrap();
+        assert_eq!(&*store.attachment(&kept).await.unwrap(), b"kept");
+        assert_eq!(store.put_attachment((*b"lost").into()).await.unwrap(), lost);
+    }
+}
+
 /// S4: a missing file of the store is named, nothing is created in its place.
 #[tokio::test]
 async fn s4_a_missing_file_is_named() {
