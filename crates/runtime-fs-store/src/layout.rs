@@ -149,14 +149,8 @@ impl Layout {
 
     /// Creates the directory itself; the lock comes into it before anything else.
     pub(crate) fn create_directory(&self) -> Result<(), OpenError> {
+        self.check_no_symlink()?;
         let directory = &self.directory;
-        if fs::kind(directory).map_err(|e| OpenError::io("look at", directory, e))?
-            == Some(Kind::Symlink)
-        {
-            return Err(OpenError::Symlink {
-                path: directory.clone(),
-            });
-        }
         let made = fs::create_directory(directory);
         if made.map_err(|e| OpenError::io("create", directory, e))?
             && let Some(parent) = directory.parent()
@@ -169,6 +163,17 @@ impl Layout {
             fs::sync_directory(parent).map_err(|e| OpenError::io("sync", parent, e))?;
         }
         Ok(())
+    }
+
+    fn check_no_symlink(&self) -> Result<(), OpenError> {
+        let directory = &self.directory;
+        let kind = fs::kind(directory).map_err(|e| OpenError::io("look at", directory, e))?;
+        match kind {
+            Some(Kind::Symlink) => Err(OpenError::Symlink {
+                path: directory.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Reads the identity; creates the store if there is none. The lock must be held.
@@ -192,6 +197,7 @@ impl Layout {
 
     /// Reads the identity of a store that must exist.
     pub(crate) fn open_existing(&self) -> Result<Format, OpenError> {
+        self.check_no_symlink()?;
         let mut format = self.read_format()?;
         if format.is_none() {
             let nothing_is_lost = self.check_nothing_is_lost();

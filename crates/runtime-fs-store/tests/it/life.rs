@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use runtime_core::{Classified, CommitId, RuntimeId, Tier, Timestamp};
 use runtime_fs_store::{
-    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, holder, repair,
+    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, backup, holder, repair,
     submit_command, verify,
 };
 use runtime_store::{
@@ -643,8 +643,19 @@ fn s7_symlinks_are_refused() {
     drop(FsStore::open(&store).unwrap());
     let link = parent.path().join("link");
     symlink(&store.directory, &link).unwrap();
-    let refused = FsStore::open(&FsStoreOptions::new(&link)).unwrap_err();
-    assert_eq!(refused.code(), "store_symlink");
+    // Whoever only reads or copies it is told what the next one who writes is told.
+    let through = FsStoreOptions::new(&link);
+    let copy = parent.path().join("copy");
+    let backed_up = backup(&link, &copy, &SystemRandom, &mut |_| ());
+    for refused in [
+        FsStore::open(&through).unwrap_err().code(),
+        FsStore::open_read_only(&through).unwrap_err().code(),
+        verify(&link).unwrap_err().code(),
+        repair(&through, true).unwrap_err().code(),
+        backed_up.unwrap_err().code(),
+    ] {
+        assert_eq!(refused, "store_symlink");
+    }
 }
 
 /// What makes something else than a file.
