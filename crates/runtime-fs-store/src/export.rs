@@ -11,6 +11,7 @@ use runtime_store::{
 
 use crate::config::FsStoreOptions;
 use crate::index::CommitListing;
+use crate::layout::ATTACHMENTS;
 use crate::maintenance::MaintenanceError;
 use crate::segments::is_gone;
 use crate::store::FsStore;
@@ -167,7 +168,7 @@ impl Export<'_> {
     }
 
     fn attachments(&mut self) -> Result<(), MaintenanceError> {
-        let root = self.store.directory().to_owned();
+        let root = self.store.directory().join(ATTACHMENTS);
         let digests = self.store.attachments.digests();
         let digests = digests.map_err(|error| MaintenanceError::io("read", &root, error))?;
         for digest in digests {
@@ -175,6 +176,9 @@ impl Export<'_> {
                 Ok(bytes) => bytes,
                 // Swept since.
                 Err(AttachmentError::NotFound { .. }) => continue,
+                Err(AttachmentError::Unavailable { reason, source }) => {
+                    return Err(ReadError::Unavailable { reason, source }.into());
+                }
                 Err(error) => {
                     let what = error.to_string();
                     return Err(ReadError::Corrupt { what }.into());

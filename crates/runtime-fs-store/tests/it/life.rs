@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use runtime_core::{Classified, CommitId, RuntimeId, Tier, Timestamp};
 use runtime_fs_store::{
-    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, backup, holder, repair,
-    submit_command, verify,
+    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, backup, export, holder,
+    repair, submit_command, verify,
 };
 use runtime_store::{
     AttachmentStore, Commit, CommitError, KeyRingStore, Page, Position, RowChange, RowKey, Store,
@@ -749,6 +749,29 @@ async fn s4_an_attachment_that_is_no_file_is_named_and_put_aside() {
         assert_eq!(&*store.attachment(&kept).await.unwrap(), b"kept");
         assert_eq!(store.put_attachment((*b"lost").into()).await.unwrap(), lost);
     }
+}
+
+/// S7: an export that cannot read an attachment now says so; the store is not damaged by that.
+#[tokio::test]
+async fn s7_an_export_tells_an_attachment_that_cannot_be_read_from_a_damaged_one() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    let digest = store.put_attachment((*b"lost").into()).await.unwrap();
+    store.close().await.unwrap();
+    let digits = digest.to_string();
+    let path = options
+        .directory
+        .join(format!("attachments/{}/{digits}", &digits[..2]));
+    let code = || {
+        let exported = export(&options.directory, &mut Vec::new(), &mut |_| ());
+        exported.unwrap_err().code()
+    };
+    fs::write(&path, b"other").unwrap();
+    assert_eq!(code(), "store_corrupt");
+    fs::remove_file(&path).unwrap();
+    make_pipe(&path);
+    assert_eq!(code(), "store_read_unavailable");
 }
 
 /// S4: a missing file of the store is named, nothing is created in its place.
