@@ -181,7 +181,6 @@ async fn s7_an_import_believes_no_line() {
         event: lines.iter().position(served).unwrap(),
         row: first("row"),
         stream: first("stream"),
-        end: lines.len() - 1,
     };
     let whole = |lines: &[Value]| {
         let lines = lines.iter().map(|line| format!("{line}\n"));
@@ -294,7 +293,7 @@ async fn s7_an_import_believes_no_line() {
         ),
         (
             "a head far away",
-            |at| at.end,
+            |at| at.stream,
             |lines, _| lines[0]["head"] = (1_u64 << 60).into(),
         ),
         (
@@ -354,7 +353,6 @@ struct Lines {
     event: usize,
     row: usize,
     stream: usize,
-    end: usize,
 }
 
 /// S7: an export and an import say what they wrote and how far they have come.

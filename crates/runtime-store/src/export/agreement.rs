@@ -71,6 +71,7 @@ impl Agreement {
             } => self.commit(*first_position, *events, *following),
             ExportLine::Event(event) => self.event(event),
             ExportLine::Row { version, event, .. } => {
+                self.end()?;
                 if *version == u64::MAX {
                     return Err("the version of a row leaves none after it".to_owned());
                 }
@@ -79,6 +80,7 @@ impl Agreement {
             ExportLine::Stream {
                 stream, head, last, ..
             } => {
+                self.end()?;
                 let (Seq(number), Position(last)) = (*head, *last);
                 match number <= last && last <= self.head {
                     true => Ok(()),
@@ -159,7 +161,7 @@ impl Agreement {
         }
     }
 
-    /// All events were there.
+    /// All events were there: streams and rows come after them, at the head.
     fn end(&self) -> Result<(), String> {
         let last = self.next - 1;
         match last == self.head {

@@ -123,6 +123,15 @@ fn s7_a_whole_export_is_read_to_its_end() {
     assert_eq!(read(vec![store(7, 7)], Some(1)).expect("all pruned"), 2);
 }
 
+/// Without the end of a stream, so that a row is the first to come too early.
+fn rows_before_the_last_event() -> Vec<ExportLine> {
+    let mut lines = whole();
+    lines.remove(7);
+    let last = lines.remove(6);
+    lines.push(last);
+    lines
+}
+
 #[test]
 fn s7_what_does_not_agree_with_the_lines_before_is_refused_with_its_line() {
     let with = |at: usize, line: ExportLine| {
@@ -155,8 +164,13 @@ fn s7_what_does_not_agree_with_the_lines_before_is_refused_with_its_line() {
         ("an event of another commit", 4, with(1, commit(2, 1, 2))),
         ("more events than came", 4, with(1, commit(2, 3, 2))),
         ("a commit whose events are cut", 3, with(2, row(1, None))),
-        // Nothing that follows says that another event was to come; the end does.
-        ("a missing event", 10, without(6)),
+        // What follows is at the head, where the events have not come yet.
+        ("a missing event", 7, without(6)),
+        (
+            "a row before the last event",
+            7,
+            rows_before_the_last_event(),
+        ),
         ("an event twice", 7, with(6, event(4))),
         ("an event after the head", 7, with(6, event(6))),
         ("an event at nothing", 7, with(6, event(0))),
