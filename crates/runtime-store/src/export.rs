@@ -131,21 +131,32 @@ impl<'a> ExportReader<'a> {
     /// # Errors
     /// [`ExportError`].
     pub fn next_line(&mut self) -> Result<ExportLine, ExportError> {
-        let mut text = String::new();
-        let read = self.lines.read_line(&mut text);
-        if read.map_err(|error| io("read", error))? == 0 {
+        let text = self.next_text()?;
+        if text.is_empty() {
             return Err(self.bad("it ends before its last line"));
         }
         let before = self.number;
         self.number += 1;
-        let line = serde_json::from_str(&text);
+        let line = serde_json::from_slice(&text);
         let line: ExportLine = line.map_err(|error| self.bad(&error.to_string()))?;
         let agrees = match &mut self.agreement {
             Some(agreement) => agreement.take(&line, before),
             None => Agreement::begin(&line).map(|begun| self.agreement = Some(begun)),
         };
         agrees.map_err(|reason| self.bad(&reason))?;
+        if matches!(line, ExportLine::End { .. }) && !self.next_text()?.trim_ascii().is_empty() {
+            self.number += 1;
+            return Err(self.bad("something follows the last line"));
+        }
         Ok(line)
+    }
+
+    /// The bytes of the next line; none after the last one.
+    fn next_text(&mut self) -> Result<Vec<u8>, ExportError> {
+        let mut text = Vec::new();
+        let read = self.lines.read_until(b'\n', &mut text);
+        read.map_err(|error| io("read", error))?;
+        Ok(text)
     }
 
     /// Says what is wrong with the line that was read last.

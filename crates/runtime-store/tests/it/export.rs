@@ -198,6 +198,36 @@ fn s7_what_does_not_agree_with_the_lines_before_is_refused_with_its_line() {
     }
 }
 
+/// S7: whatever cannot be read is told by the number of its line, also what is no text; and two
+/// exports one after the other are not taken for the first of them.
+#[test]
+fn s7_what_is_no_line_is_refused_with_its_number_wherever_it_stands() {
+    let mut export = Vec::new();
+    for line in [store(0, 0), row(1, None), ExportLine::End { lines: 2 }] {
+        line.write(&mut export).expect("there is room");
+    }
+    let last_of = |text: &[u8]| {
+        let mut text = text;
+        let mut reader = ExportReader::new(&mut text);
+        loop {
+            match reader.next_line() {
+                Ok(ExportLine::End { .. }) => return None,
+                Ok(_) => {}
+                Err(ExportError::Bad { line, .. }) => return Some(line),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    };
+    assert_eq!(last_of(&export), None);
+    assert_eq!(last_of(&[&export[..], b"\n"].concat()), None);
+    assert_eq!(last_of(&[&export[..], &export[..]].concat()), Some(4));
+    assert_eq!(last_of(&[&export[..], b"\xff"].concat()), Some(4));
+    assert_eq!(last_of(&[b"\xff\n", &export[..]].concat()), Some(1));
+    let at = export.len() - b"\"}\n".len();
+    let with_no_text = [&export[..at], b"\xff", &export[at..]].concat();
+    assert_eq!(last_of(&with_no_text), Some(3));
+}
+
 #[test]
 fn s7_an_export_that_was_cut_is_refused() {
     for end in [None, Some(9), Some(11)] {
