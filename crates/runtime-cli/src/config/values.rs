@@ -16,7 +16,7 @@ const MODEL_VARIABLE: &str = "AGENT_RUNTIME_MODEL";
 /// The variable of the runtime's directory.
 const DIRECTORY_VARIABLE: &str = "AGENT_RUNTIME_DIR";
 /// The tables that variables can set keys of.
-const TABLES: &[&str] = &["agent", "approval", "limits", "model", "store"];
+const TABLES: &[&str] = &["agent", "approval", "limits", "model", "retention", "store"];
 
 /// Who set a value.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -66,6 +66,39 @@ impl Folder {
     }
 }
 
+/// U4: a variable sets a key of every table that the page of the configuration says.
+#[test]
+fn u4_a_variable_sets_a_key_of_each_table() {
+    let folder = Folder::new("");
+    for (key, variable, value) in [
+        (
+            "agent.instructions",
+            "AGENT_RUNTIME_AGENT_INSTRUCTIONS",
+            "be brief",
+        ),
+        (
+            "approval.default",
+            "AGENT_RUNTIME_APPROVAL_DEFAULT",
+            "always",
+        ),
+        ("limits.queue_max", "AGENT_RUNTIME_LIMITS_QUEUE_MAX", "7"),
+        (
+            "model.temperature",
+            "AGENT_RUNTIME_MODEL_TEMPERATURE",
+            "0.5",
+        ),
+        (
+            "retention.events_max",
+            "AGENT_RUNTIME_RETENTION_EVENTS_MAX",
+            "7",
+        ),
+        ("store.directory", "AGENT_RUNTIME_STORE_DIRECTORY", "there"),
+    ] {
+        let (_, origin) = folder.shown(key, &[], &[(variable, value)]);
+        assert_eq!(origin, format!("environment {variable}"));
+    }
+}
+
 #[test]
 fn the_layers_are_file_then_environment_then_flags() {
     let folder = Folder::new("[limits]\niterations_max = 5\n\n[model]\nname = \"scripted\"\n");
