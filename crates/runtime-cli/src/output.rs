@@ -1,5 +1,6 @@
 //! What is printed: for people, or one JSON object per line.
 
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
@@ -155,7 +156,12 @@ fn told(event: &RuntimeEvent) -> Option<String> {
 /// A time as people and programs read it.
 pub(crate) fn when(at: Timestamp) -> String {
     let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at.as_millis());
-    humantime::format_rfc3339_seconds(at).to_string()
+    let mut text = String::new();
+    match write!(text, "{}", humantime::format_rfc3339_seconds(at)) {
+        Ok(()) => text,
+        // Such a year has no form there: the end of time, say, as far as a deadline may be off.
+        Err(fmt::Error) => "after the year 9999".to_owned(),
+    }
 }
 
 /// A time that is over, and how long that is ago.
@@ -204,4 +210,22 @@ fn classified<E: Classified + std::error::Error + 'static>(
     cause: &(dyn std::error::Error + 'static),
 ) -> Option<WireError> {
     cause.downcast_ref::<E>().map(Classified::to_wire)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// U4: whatever time is stored can be shown, from the beginning to the end of time.
+    #[test]
+    fn u4_any_time_can_be_shown() {
+        let shown = |millis| when(Timestamp::from_millis(millis));
+        assert_eq!(shown(0), "1970-01-01T00:00:00Z");
+        assert_eq!(shown(253_402_300_799_999), "9999-12-31T23:59:59Z");
+        for late in [253_402_300_800_000, u64::MAX] {
+            assert_eq!(shown(late), "after the year 9999");
+        }
+        let long = ago(Timestamp::default(), Timestamp::from_millis(u64::MAX));
+        assert!(long.ends_with('s'), "{long}");
+    }
 }
