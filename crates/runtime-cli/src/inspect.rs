@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use runtime::RuntimeError;
 use runtime::core::{RuntimeEvent, SessionId, Topic, WorkerId};
 use runtime::effects::{PendingKind, UnfinishedEffect};
-use runtime::events::{Cursor, EventHub, StreamItem};
+use runtime::events::{Cursor, CursorError, EventHub, StreamItem, SubscribeError};
 use runtime::fs_store;
 use runtime::store::{Position, Store, SystemClock, SystemRandom};
 use runtime::workers::view::{self, PendingItem};
@@ -213,10 +213,18 @@ pub(crate) async fn tail(common: &Common, output: Output, tail: Tail) -> anyhow:
         cursors: tail.cursors,
     };
     if tail.follow {
-        follow_topic(&hub, output, topic, cursor).await
-    } else {
-        read_topic(&hub, output, topic, cursor).await
+        return follow_topic(&hub, output, topic, cursor).await;
     }
+    let read = match read_topic(&hub, output, topic.clone(), cursor).await {
+        // Whoever asks for the start has no cursor to go on from. Who brings one is refused.
+        Err(SubscribeError::Cursor(CursorError::Pruned { oldest })) if tail.from == "start" => {
+            output.gap(oldest);
+            let before = hub.cursor_after(Position(oldest.0.saturating_sub(1)));
+            read_topic(&hub, output, topic, before).await
+        }
+        read => read,
+    };
+    Ok(read.map_err(|error| RuntimeError::from_part(&error))?)
 }
 
 /// Where `tail` prints.
@@ -243,6 +251,12 @@ impl TailOutput<'_> {
         };
         self.output.print(line, &value);
     }
+
+    fn gap(self, oldest: Position) {
+        let line = || format!("events before {oldest} have been removed");
+        self.output
+            .print(line, &json!({ "gap": { "oldest": oldest } }));
+    }
 }
 
 async fn read_topic(
@@ -250,10 +264,9 @@ async fn read_topic(
     output: TailOutput<'_>,
     topic: Topic,
     mut cursor: Cursor,
-) -> anyhow::Result<Exit> {
+) -> Result<Exit, SubscribeError> {
     loop {
-        let read = hub.read(topic.clone(), cursor, 256).await;
-        let read = read.map_err(|error| RuntimeError::from_part(&error))?;
+        let read = hub.read(topic.clone(), cursor, 256).await?;
         for event in &read.events {
             output.event(event);
         }
@@ -278,10 +291,7 @@ async fn follow_topic(
             item = stream.next() => match item {
                 None => return Ok(Exit::Done),
                 Some(Ok(StreamItem::Event(event))) => output.event(&event),
-                Some(Ok(StreamItem::Gap { oldest })) => {
-                    let line = || format!("events before {oldest} have been removed");
-                    output.output.print(line, &json!({ "gap": { "oldest": oldest } }));
-                }
+                Some(Ok(StreamItem::Gap { oldest })) => output.gap(oldest),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(RuntimeError::from_part(&error).into()),
             }

@@ -145,9 +145,12 @@ fn v9_retention_of_the_configuration_happens_by_itself() {
     let keeps = "retention.events_max=1";
     let often = "retention.interval_ms=1";
     let gone = |home: &Home| {
-        let read = home.run(&["tail", "--json", "--from", "start"]);
-        read.code == Some(1) && read.json()[0]["error"]["code"] == "cursor_pruned"
+        let read = home.run(&["tail", "--json", "--from", "start"]).expect(0);
+        read.json()[0]["gap"].is_object()
     };
+    home.run(&["run", "--worker", "one", "hello"]).expect(0);
+    let read = home.run(&["tail", "--json", "--cursors"]).expect(0).json();
+    let early = read[0]["cursor"].as_str().expect("a cursor").to_owned();
     for run in 0..50 {
         let said = format!("hello {run}");
         home.run(&[
@@ -159,6 +162,13 @@ fn v9_retention_of_the_configuration_happens_by_itself() {
         }
     }
     assert!(gone(&home), "nothing was removed in 50 runs");
+    // From the start what is left is read, after it is told from where; who brings a cursor from
+    // before that is refused.
+    let read = home.run(&["tail", "--json", "--cursors"]).expect(0).json();
+    let oldest = &read[0]["gap"]["oldest"];
+    assert_eq!(&read[1]["position"], oldest, "{read:?}");
+    let refused = home.run(&["tail", "--json", "--from", &early]).expect(1);
+    assert_eq!(refused.json()[0]["error"]["code"], "cursor_pruned");
     // The command as well: a live worker loses its events, and nothing that it said.
     home.run(&["retention", "--events", "0"]).expect(0);
     home.run(&["run", "--worker", "one", "goodbye"]).expect(0);
