@@ -1,6 +1,6 @@
 //! Caring for a store: verify, export, import, backup, repair, retention, purge.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use runtime::fs_store::{
     self, CleanOptions, CleanReport, Damage, FsStore, OpenReport, Progress, RepairAction,
 };
 use runtime::store::{
-    AttachmentStore as _, Commit, NewEvent, Store as _, SystemClock, SystemRandom,
+    AttachmentStore as _, Commit, ExportReport, NewEvent, Store as _, SystemClock, SystemRandom,
 };
 use runtime::workers::{Command, event_hub, view};
 use runtime::{OpenError, RuntimeError};
@@ -101,12 +101,12 @@ pub(crate) fn export(common: &Common, output: Output, file: &Path) -> anyhow::Re
         .mode(0o600)
         .open(file)
         .with_context(|| format!("cannot create {}", file.display()))?;
-    let mut out = BufWriter::new(opened);
-    let report = fs_store::export(&directory, &mut out, progress)?;
-    out.into_inner()
-        .map_err(std::io::IntoInnerError::into_error)
-        .and_then(|file| file.sync_all())
-        .with_context(|| format!("cannot write {}", file.display()))?;
+    let written = write_export(&directory, opened, file, progress);
+    if written.is_err() {
+        // It is ours, it is no export, and it would be in the way of the next one.
+        let _ = std::fs::remove_file(file);
+    }
+    let report = written?;
     output.print(
         || {
             format!(
@@ -117,6 +117,21 @@ pub(crate) fn export(common: &Common, output: Output, file: &Path) -> anyhow::Re
         &json!(report),
     );
     Ok(Exit::Done)
+}
+
+fn write_export(
+    directory: &Path,
+    opened: File,
+    file: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> anyhow::Result<ExportReport> {
+    let mut out = BufWriter::new(opened);
+    let report = fs_store::export(directory, &mut out, progress)?;
+    out.into_inner()
+        .map_err(std::io::IntoInnerError::into_error)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(report)
 }
 
 /// `import`
@@ -130,8 +145,7 @@ pub(crate) fn import(common: &Common, output: Output, file: &Path) -> anyhow::Re
     let report = if file == Path::new("-") {
         fs_store::import(&mut BufReader::new(io::stdin()), &options, None, progress)?
     } else {
-        let opened =
-            std::fs::File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+        let opened = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
         fs_store::import(&mut BufReader::new(opened), &options, None, progress)?
     };
     output.print(

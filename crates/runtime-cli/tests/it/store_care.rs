@@ -87,6 +87,11 @@ fn s7_a_damaged_store_is_repaired() {
     bytes[at] ^= 1;
     fs::write(&segment, &bytes).expect("a segment");
     home.run(&["verify"]).expect(1);
+    // It cannot be exported whole, and nothing is left that could be taken for an export.
+    let export = home.path().join("export.jsonl");
+    home.run(&["export", export.to_str().expect("a path of text")])
+        .expect(1);
+    assert!(!export.exists());
     let plan = home
         .run(&["repair", "--dry-run", "--json"])
         .expect(1)
