@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use runtime::core::{Classified, Tier};
 use runtime::fs_store::{self, FsStore, OpenError, OpenReport};
-use runtime::store::Store;
+use runtime::store::{KeyRingStore as _, Store};
 use serde_json::{Value, json};
 
 use crate::agents::ConfiguredAgents;
@@ -87,7 +87,7 @@ pub(crate) async fn doctor(flags: Flags, output: Output) -> Exit {
             checks.push(configuration(&common));
             match common.database() {
                 Some(url) => checks.push(database(&url).await),
-                None => checks.extend(directory(&common)),
+                None => checks.extend(directory(&common).await),
             }
         }
         Err(error) => {
@@ -199,11 +199,11 @@ async fn database(url: &str) -> Check {
     }
 }
 
-fn directory(common: &Common) -> Vec<Check> {
+async fn directory(common: &Common) -> Vec<Check> {
     let directory = &common.dir;
     let mut checks = vec![place(directory), file_system(directory), room(directory)];
     checks.push(lock(&common.store_dir()));
-    checks.push(store(common));
+    checks.push(store(common).await);
     checks
 }
 
@@ -345,7 +345,7 @@ fn lock(store: &Path) -> Check {
     }
 }
 
-fn store(common: &Common) -> Check {
+async fn store(common: &Common) -> Check {
     let name = "store";
     let store = match FsStore::open_read_only(&open::options(common)) {
         Ok(store) => store,
@@ -370,8 +370,14 @@ fn store(common: &Common) -> Check {
         "runtime {runtime}, tier {tier}, {} events in {} commits",
         report.events, report.commits
     );
-    let verdict = tier_verdict(tier).max(found(report, &mut told));
-    let details = json!({ "runtime": runtime, "tier": tier, "report": report });
+    let mut verdict = tier_verdict(tier).max(found(report, &mut told));
+    let mut details = json!({ "runtime": runtime, "tier": tier, "report": report });
+    // A reader does without them, whoever opens the store for writing does not.
+    if let Err(error) = store.key_ring().await {
+        told.push_str(&format!("\n{error}: see `verify` and `repair`"));
+        verdict = Verdict::Wrong;
+        details["keys"] = json!(error.to_wire());
+    }
     Check::new(name, verdict, told, details)
 }
 

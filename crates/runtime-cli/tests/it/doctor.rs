@@ -83,6 +83,15 @@ fn u3_doctor_tells_what_is_wrong() {
     let wrong = check(&wrong, "configuration");
     assert_eq!(wrong["verdict"], "wrong");
     assert_eq!(wrong["details"]["code"], "config_invalid");
+    // Without its keys no process opens the store for writing.
+    let keys = home.path().join("store").join("keys");
+    let whole = fs::read(&keys).expect("ours");
+    fs::remove_file(&keys).expect("ours");
+    let without_keys = check(&checks(&home, &[], 1), "store");
+    assert_eq!(without_keys["verdict"], "wrong");
+    home.run(&["resume"]).expect(1);
+    fs::write(&keys, whole).expect("ours");
+    checks(&home, &[], 0);
     // A damaged store: its format file is no format.
     fs::write(home.path().join("store").join("format"), "nonsense").expect("ours");
     let damaged = checks(&home, &[], 1);
