@@ -145,11 +145,11 @@ fn platform() -> Check {
 }
 
 fn configuration(common: &Common) -> Check {
-    let file = &common.configuration.file;
-    let shown = file.as_ref().map_or_else(
-        || "no file; defaults, environment and flags".to_owned(),
-        |file| file.display().to_string(),
-    );
+    let file = common.configuration.file.as_deref();
+    let file = file.map(crate::config::shown);
+    let shown = file
+        .clone()
+        .unwrap_or_else(|| "no file; defaults, environment and flags".to_owned());
     let agents = ConfiguredAgents::new(
         Arc::clone(&common.configuration),
         &common.dir,
@@ -220,7 +220,7 @@ fn existing(directory: &Path) -> PathBuf {
 fn place(directory: &Path) -> Check {
     let name = "directory";
     let shown = directory.display();
-    let details = json!({ "directory": directory, "exists": directory.exists() });
+    let details = json!({ "directory": shown.to_string(), "exists": directory.exists() });
     let metadata = match std::fs::metadata(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let above = existing(directory);

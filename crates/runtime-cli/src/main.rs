@@ -96,11 +96,7 @@ fn common(flags: Flags) -> anyhow::Result<Common> {
         model: flags.model,
         set: flags.set,
     };
-    // A variable that is no text is none of ours.
-    let environment = std::env::vars_os();
-    let environment = environment
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let configuration = Configuration::load(&flags, environment)?;
+    let configuration = Configuration::load(&flags, config::environment()?)?;
     Ok(Common {
         dir: configuration.directory(),
         store: store.or_else(|| configuration.settings.store.url.clone()),

@@ -25,11 +25,10 @@ pub(crate) fn check(
     ConfiguredAgents::new(Arc::clone(configuration), directory, ToolServers::new()).check()?;
     let mut warnings = warnings(configuration);
     warnings.extend(configuration.capped.iter().cloned());
-    let file = configuration.file.as_ref();
-    let shown = file.map_or_else(
-        || format!("no {FILE} here; defaults, environment and flags"),
-        |file| file.display().to_string(),
-    );
+    let file = configuration.file.as_deref().map(super::shown);
+    let shown = file
+        .clone()
+        .unwrap_or_else(|| format!("no {FILE} here; defaults, environment and flags"));
     let lines = || {
         let warnings = warnings.iter().map(|warning| format!("warning: {warning}"));
         let ok = std::iter::once(format!("{shown}: ok"));
@@ -70,6 +69,7 @@ pub(crate) fn show(
     directory: &Path,
     output: Output,
 ) -> anyhow::Result<Exit> {
+    let directory = super::shown(directory);
     let mut rows = Vec::new();
     for (path, entry) in configuration.values.iter() {
         rows.push((
@@ -98,7 +98,7 @@ pub(crate) fn show(
         .iter()
         .map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin }));
     let values: Vec<Value> = values.collect();
-    let file = &configuration.file;
+    let file = configuration.file.as_deref().map(super::shown);
     output.print(
         lines,
         &json!({ "file": file, "directory": directory, "values": values }),

@@ -66,7 +66,7 @@ impl Classified for ConfigError {
 
     fn details(&self) -> Option<Value> {
         match self {
-            Self::Unreadable { file, .. } => Some(json!({ "file": file })),
+            Self::Unreadable { file, .. } => Some(json!({ "file": super::shown(file) })),
             Self::Invalid { problems } => Some(json!({ "problems": problems })),
         }
     }

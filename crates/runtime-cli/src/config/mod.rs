@@ -52,6 +52,8 @@ pub(crate) struct Configuration {
     /// What a variable asked for beyond its cap.
     pub(crate) capped: Vec<String>,
     values: Values,
+    /// What `--dir` named: a path need not be text, a value is.
+    named: Option<PathBuf>,
 }
 
 impl Configuration {
@@ -97,6 +99,7 @@ impl Configuration {
                 agent_cache,
                 capped,
                 values,
+                named: flags.directory.clone(),
             }),
             Err(problem) => Err(ConfigError::Invalid {
                 problems: vec![problem],
@@ -106,6 +109,9 @@ impl Configuration {
 
     /// The directory of the runtime. A relative one in the file is relative to the file.
     pub(crate) fn directory(&self) -> PathBuf {
+        if let Some(named) = &self.named {
+            return named.clone();
+        }
         let Some(directory) = &self.settings.store.directory else {
             return PathBuf::from(DIRECTORY);
         };
@@ -122,6 +128,39 @@ impl Configuration {
     pub(crate) fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
         self.values.problem(key, message)
     }
+}
+
+/// The variables of this process. One that is no text is none of ours, unless it has our prefix.
+///
+/// # Errors
+/// [`ConfigError::Invalid`]: a variable that would be passed by in silence.
+pub(crate) fn environment() -> Result<Vec<(String, String)>, ConfigError> {
+    let mut variables = Vec::new();
+    let mut problems = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
+        match value.into_string() {
+            Ok(value) => variables.push((name, value)),
+            Err(_) if name.starts_with(values::PREFIX) => problems.push(Problem {
+                source: format!("environment {name}"),
+                line: None,
+                key: String::new(),
+                message: "its value is not UTF-8".to_owned(),
+            }),
+            Err(_) => {}
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(variables),
+        false => Err(ConfigError::Invalid { problems }),
+    }
+}
+
+/// A path as JSON has it, which holds text alone.
+pub(crate) fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// The bounds of the cache of built agents, from the variables that set them, and what had to be

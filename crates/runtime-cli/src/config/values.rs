@@ -10,7 +10,7 @@ use super::error::Problem;
 use super::keys::{self, Kind};
 
 /// The prefix of the variables that set keys.
-const PREFIX: &str = "AGENT_RUNTIME_";
+pub(super) const PREFIX: &str = "AGENT_RUNTIME_";
 /// The variable of the most important key.
 const MODEL_VARIABLE: &str = "AGENT_RUNTIME_MODEL";
 /// The variable of the runtime's directory.

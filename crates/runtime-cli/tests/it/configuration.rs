@@ -99,6 +99,44 @@ fn u4_a_variable_sets_a_key_of_each_table() {
     }
 }
 
+/// U4: a path that is no text is that path and no other, and can be shown; a variable that is no
+/// text is not passed by in silence.
+#[test]
+fn u4_a_path_that_is_no_text_is_kept_and_shown() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::new("");
+    let name = std::ffi::OsStr::from_bytes(b"no\xfftext");
+    let place = folder.home.path().join(name);
+    let run = |arguments: &[&str]| {
+        let mut command = folder.command(arguments);
+        command.arg("--dir").arg(&place);
+        let ended = command.output().expect("the program starts");
+        ended.status.code()
+    };
+    assert_eq!(run(&["demo", "--yes"]), Some(0));
+    assert!(place.join("store").is_dir());
+    for arguments in [&["doctor"][..], &["config", "show"], &["--json", "verify"]] {
+        assert_eq!(run(arguments), Some(0), "{arguments:?}");
+    }
+    let file = place.join("other.toml");
+    fs::write(&file, "").expect("is written");
+    for arguments in [
+        &["--json", "config", "check"][..],
+        &["--json", "config", "show"],
+        &["--json", "doctor"],
+    ] {
+        let mut command = folder.command(arguments);
+        let ended = command.arg("--config").arg(&file).output();
+        assert_eq!(ended.expect("the program starts").status.code(), Some(0));
+    }
+    let mut command = folder.command(&["--json", "workers"]);
+    let ended = command.env("AGENT_RUNTIME_DIR", &place).output();
+    let ended = ended.expect("the program starts");
+    assert_eq!(ended.status.code(), Some(1));
+    let told = String::from_utf8(ended.stdout).expect("is text");
+    assert!(told.contains("AGENT_RUNTIME_DIR"), "{told}");
+}
+
 #[test]
 fn the_layers_are_file_then_environment_then_flags() {
     let folder = Folder::new("[limits]\niterations_max = 5\n\n[model]\nname = \"scripted\"\n");
