@@ -54,8 +54,14 @@ pub(crate) async fn read_only(common: &Common) -> anyhow::Result<Arc<dyn Store>>
 /// Refuses when there is no store, where the command would otherwise make an empty one.
 pub(crate) fn existing(common: &Common) -> anyhow::Result<()> {
     let directory = common.store_dir();
+    let is_empty = std::fs::read_dir(&directory).map(|mut names| names.next().is_none());
+    let is_there = match is_empty {
+        Ok(is_empty) => !is_empty,
+        // What else is wrong with it, opening it says.
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    };
     // In a database, opening it says so.
-    if common.database().is_some() || directory.exists() {
+    if common.database().is_some() || is_there {
         return Ok(());
     }
     Err(OpenError::from(fs_store::OpenError::NoStore { directory }).into())

@@ -72,6 +72,33 @@ fn s7_export_import_and_backup_tell_the_same() {
     home.run(&["backup", copy]).expect(1);
 }
 
+/// S1: what cares for a store, or goes on with it, makes none in an empty directory; and what is no
+/// directory at all is not told as a wrong path.
+#[test]
+fn s1_where_no_store_is_none_is_made() {
+    let commands: [&[&str]; 4] = [
+        &["retention", "--events", "1"],
+        &["repair", "--apply"],
+        &["export", "-"],
+        &["resume"],
+    ];
+    let home = Home::new();
+    let store = home.path().join("store");
+    for command in commands {
+        fs::create_dir_all(&store).expect("a directory");
+        let refused = home.run(&[&["--json"], command].concat()).expect(1).json();
+        assert_eq!(
+            refused[0]["error"]["code"], "store_not_found",
+            "{command:?}"
+        );
+        fs::remove_dir(&store).expect("it is empty still");
+        fs::write(&store, "a file").expect("is written");
+        let refused = home.run(&[&["--json"], command].concat()).expect(1).json();
+        assert_eq!(refused[0]["error"]["code"], "store_io", "{command:?}");
+        fs::remove_file(&store).expect("a file");
+    }
+}
+
 /// S7: damage is found, a dry run says what would be given up, and after a repair the store works.
 #[test]
 fn s7_a_damaged_store_is_repaired() {
