@@ -100,7 +100,11 @@ impl Invalidations {
     pub(crate) async fn read(&self, after: Position) -> Result<Heard, ReadError> {
         let limit = self.store.capabilities().limits.page_entries_max;
         let page = Page::after(after, limit);
-        let page = self.store.events(Some(&stream()), page).await?;
+        let page = match self.store.events(Some(&stream()), page).await {
+            // As after retention, nobody can say what was announced.
+            Err(ReadError::CorruptEvents { to, .. }) => return Ok(Heard::Missed(to)),
+            page => page?,
+        };
         if page.pruned > after {
             return Ok(Heard::Missed(page.pruned));
         }

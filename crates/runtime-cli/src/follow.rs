@@ -14,7 +14,7 @@ use runtime::{Runtime, RuntimeError};
 use tokio::sync::mpsc;
 
 use crate::exit::Exit;
-use crate::inspect::{begun_line, pending_line, pending_value, turn_status};
+use crate::inspect::{begun_line, damaged_line, pending_line, pending_value, turn_status};
 use crate::interrupt::Interrupts;
 use crate::output::Output;
 
@@ -151,6 +151,10 @@ impl<'a> Follower<'a> {
             StreamItem::Gap { oldest } => {
                 self.output
                     .say(&format!("events before {oldest} have been removed"));
+                Ok(())
+            }
+            StreamItem::Corrupt { from, to } => {
+                self.output.say(&damaged_line(from, to));
                 Ok(())
             }
             _ => Ok(()),

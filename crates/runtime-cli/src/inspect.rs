@@ -8,7 +8,7 @@ use runtime::core::{RuntimeEvent, SessionId, Topic, WorkerId};
 use runtime::effects::{PendingKind, UnfinishedEffect};
 use runtime::events::{Cursor, CursorError, EventHub, StreamItem, SubscribeError};
 use runtime::fs_store;
-use runtime::store::{Position, Store, SystemClock, SystemRandom};
+use runtime::store::{Position, ReadError, Store, SystemClock, SystemRandom};
 use runtime::workers::view::{self, PendingItem};
 use runtime::workers::{ParkReason, TurnRecord, TurnStatus, WorkerRecord, WorkerStatus};
 use serde_json::{Value, json};
@@ -257,6 +257,13 @@ impl TailOutput<'_> {
         self.output
             .print(line, &json!({ "gap": { "oldest": oldest } }));
     }
+
+    fn corrupt(self, from: Position, to: Position) {
+        self.output.print(
+            || damaged_line(from, to),
+            &json!({ "corrupt": { "from": from, "to": to } }),
+        );
+    }
 }
 
 async fn read_topic(
@@ -266,7 +273,14 @@ async fn read_topic(
     mut cursor: Cursor,
 ) -> Result<Exit, SubscribeError> {
     loop {
-        let read = hub.read(topic.clone(), cursor, 256).await?;
+        let read = match hub.read(topic.clone(), cursor, 256).await {
+            Err(SubscribeError::Read(ReadError::CorruptEvents { from, to, .. })) => {
+                output.corrupt(from, to);
+                cursor = hub.cursor_after(to);
+                continue;
+            }
+            read => read?,
+        };
         for event in &read.events {
             output.event(event);
         }
@@ -292,11 +306,17 @@ async fn follow_topic(
                 None => return Ok(Exit::Done),
                 Some(Ok(StreamItem::Event(event))) => output.event(&event),
                 Some(Ok(StreamItem::Gap { oldest })) => output.gap(oldest),
+                Some(Ok(StreamItem::Corrupt { from, to })) => output.corrupt(from, to),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(RuntimeError::from_part(&error).into()),
             }
         }
     }
+}
+
+/// The line of events that are damaged.
+pub(crate) fn damaged_line(from: Position, to: Position) -> String {
+    format!("events from {from} to {to} are damaged; `verify` says more")
 }
 
 /// The line of something that waits.

@@ -183,6 +183,7 @@ impl Classified for SubscribeError {
     fn details(&self) -> Option<Value> {
         match self {
             Self::Cursor(error) => error.details(),
+            Self::Read(error) => error.details(),
             _ => None,
         }
     }
@@ -290,6 +291,7 @@ impl Classified for ConsumerError {
     fn details(&self) -> Option<Value> {
         match self {
             Self::Cursor(error) => error.details(),
+            Self::Read(error) => error.details(),
             _ => None,
         }
     }

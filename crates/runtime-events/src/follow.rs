@@ -114,7 +114,14 @@ async fn catch_up(shared: &Shared) -> Result<(), ReadError> {
     loop {
         let after = lock(&shared.progress).contiguous();
         let page = Page::after(after, shared.page_limit());
-        let page = shared.store.events(None, page).await?;
+        let page = match shared.store.events(None, page).await {
+            // There is nothing to publish; readers meet the hole before the next event.
+            Err(ReadError::CorruptEvents { to, .. }) => {
+                lock(&shared.progress).start(to);
+                continue;
+            }
+            page => page?,
+        };
         let mut previous = after;
         for stored in page.events {
             let position = stored.position;

@@ -26,6 +26,8 @@ pub(crate) struct LogPage<E> {
     pub(crate) next: Position,
     pub(crate) has_more: bool,
     pub(crate) pruned: Position,
+    /// The page has no entries, since events between these positions are damaged.
+    pub(crate) corrupt: Option<(Position, Position)>,
 }
 
 /// What the reader is given.
@@ -134,6 +136,15 @@ impl Join {
     /// Takes a page that was read after [`last`](Self::last).
     pub(crate) fn page<E>(&mut self, page: LogPage<E>) -> Vec<Given<E>> {
         let mut given = Vec::with_capacity(page.entries.len());
+        if let Some((from, to)) = page.corrupt.filter(|(_, to)| *to > self.last) {
+            if from > self.last.next() {
+                // The store serves nothing before.
+                given.push(Given::Gap { oldest: from });
+            }
+            let from = from.max(self.last.next());
+            given.push(Given::Corrupt { from, to });
+            self.last = to;
+        }
         // Retention took what the read was for: the log has to be read to its head after all.
         let until = self.until.filter(|until| *until > page.pruned);
         for entry in page.entries {
@@ -346,6 +357,7 @@ mod tests {
                         next,
                         has_more,
                         pruned: Position(self.pruned),
+                        corrupt: None,
                     }));
                 }
                 Need::Listen => match self.live.pop_front() {
@@ -485,6 +497,7 @@ mod tests {
             next,
             has_more: false,
             pruned: Position(pruned),
+            corrupt: None,
         }
     }
 

@@ -65,6 +65,7 @@ fn read(log: &Log, after: Position) -> LogPage<u64> {
         next: Position(end),
         has_more: end < head,
         pruned: Position(0),
+        corrupt: None,
     }
 }
 

@@ -74,7 +74,22 @@ pub(crate) async fn page(
 ) -> Result<Pages, ReadError> {
     let key = topic.stream_key();
     let limit = hub.page_limit();
-    let page = events(&hub, key.as_ref(), after, limit).await?;
+    let page = match events(&hub, key.as_ref(), after, limit).await {
+        Err(ReadError::CorruptEvents { from, to, .. }) => {
+            return Ok(Pages {
+                head: to,
+                ended_before: false,
+                page: LogPage {
+                    entries: Vec::new(),
+                    next: to,
+                    has_more: true,
+                    pruned: Position(0),
+                    corrupt: Some((from, to)),
+                },
+            });
+        }
+        page => page?,
+    };
     let may_be_over = first && after > Position(0) && page.events.is_empty();
     let ended_before =
         may_be_over && matches!(topic, Topic::Turn { .. }) && turn_is_over(&hub, &topic).await?;
@@ -102,7 +117,13 @@ async fn turn_is_over(hub: &Shared, topic: &Topic) -> Result<bool, ReadError> {
     let key = topic.stream_key();
     let mut after = Position(0);
     loop {
-        let page = events(hub, key.as_ref(), after, hub.page_limit()).await?;
+        let page = match events(hub, key.as_ref(), after, hub.page_limit()).await {
+            Err(ReadError::CorruptEvents { to, .. }) => {
+                after = to;
+                continue;
+            }
+            page => page?,
+        };
         if !page.has_more {
             // A stub ends its turn as well, and so does an event that cannot be read any more.
             return Ok(page.events.last().is_some_and(|last| last.closes));
@@ -133,6 +154,7 @@ fn log_page(
         next: page.next,
         has_more: page.has_more,
         pruned: page.pruned,
+        corrupt: None,
     }
 }
 
@@ -153,8 +175,8 @@ impl EventHub {
     /// # Errors
     /// [`SubscribeError`]: a limit of 0 (`page_limit_zero`), each wrong cursor by its own code,
     /// a topic without any event ([`SubscribeError::UnknownTopic`]); damaged events are
-    /// [`ReadError::Corrupt`]. After [`CursorError::Pruned`] go on from
-    /// [`cursor_after`](Self::cursor_after) the position before its `oldest`.
+    /// [`ReadError::CorruptEvents`]. Go on from [`cursor_after`](Self::cursor_after) their `to`,
+    /// and after [`CursorError::Pruned`] from the position before its `oldest`.
     pub async fn read(
         &self,
         topic: Topic,
@@ -212,8 +234,10 @@ impl EventHub {
                     continue;
                 }
                 Given::Gap { oldest } => CursorError::Pruned { oldest }.into(),
-                Given::Corrupt { from, to } => ReadError::Corrupt {
-                    what: format!("the events at positions {from} to {to}"),
+                Given::Corrupt { from, to } => ReadError::CorruptEvents {
+                    from,
+                    to,
+                    place: None,
                 }
                 .into(),
             };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use runtime_store::{Payload, ReadError, RowKey, StoredEvent};
+use runtime_store::{Payload, Position, ReadError, RowKey, StoredEvent};
 
 use crate::frame::StoreTag;
 use crate::fs::{self, File};
@@ -64,8 +64,10 @@ impl Segments {
     }
 
     fn event(&self, position: u64, at: Extent, bytes: &[u8]) -> Result<StoredEvent, ReadError> {
-        read_event(self.tag, at, position, bytes).ok_or_else(|| ReadError::Corrupt {
-            what: format!("event at position {position} ({})", place(at)),
+        read_event(self.tag, at, position, bytes).ok_or_else(|| ReadError::CorruptEvents {
+            from: Position(position),
+            to: Position(position),
+            place: Some(place(at)),
         })
     }
 
@@ -92,19 +94,23 @@ impl Segments {
     }
 
     fn row_body(&self, key: &RowKey, at: Extent, bytes: &[u8]) -> Result<Payload, ReadError> {
-        if is_dead_put(self.tag, at, bytes) {
+        let body = read_row_body(self.tag, at, key, bytes);
+        body.ok_or_else(|| match is_dead_put(self.tag, at, bytes) {
             // It is another put's by now, which whoever looks again finds.
-            let gone = io::Error::new(io::ErrorKind::NotFound, "a cleaning has written over it");
-            return Err(unavailable("read a row", gone));
-        }
-        read_row_body(self.tag, at, key, bytes).ok_or_else(|| ReadError::Corrupt {
-            what: format!(
-                "row {} {} {} ({})",
-                key.space,
-                key.scope,
-                key.name,
-                place(at)
-            ),
+            true => {
+                let gone =
+                    io::Error::new(io::ErrorKind::NotFound, "a cleaning has written over it");
+                unavailable("read a row", gone)
+            }
+            false => ReadError::Corrupt {
+                what: format!(
+                    "row {} {} {} ({})",
+                    key.space,
+                    key.scope,
+                    key.name,
+                    place(at)
+                ),
+            },
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use runtime_core::{Classified, CommitId, Digest, ErrorClass, WireError};
 
-use crate::{Guard, Seq};
+use crate::{Guard, Position, Seq};
 
 /// What a guard found instead of what it wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +139,17 @@ pub enum ReadError {
         /// Where, and what is wrong.
         what: String,
     },
+    /// Events of the topic between these positions are damaged; what follows is whole, and is read
+    /// after `to` (V4, S4).
+    #[error("damaged: events at positions {from} to {to}{}", place_after(place.as_ref()))]
+    CorruptEvents {
+        /// The first position at which one may be missing.
+        from: Position,
+        /// The last of them.
+        to: Position,
+        /// Where the last of them stands, if it is still there.
+        place: Option<String>,
+    },
     /// The store cannot be reached; later it may work.
     #[error("store unavailable: {reason}")]
     Unavailable {
@@ -150,11 +161,15 @@ pub enum ReadError {
     },
 }
 
+fn place_after(place: Option<&String>) -> String {
+    place.map_or_else(String::new, |place| format!(" ({place})"))
+}
+
 impl Classified for ReadError {
     fn code(&self) -> &'static str {
         match self {
             Self::LimitZero => "page_limit_zero",
-            Self::Corrupt { .. } => "store_corrupt",
+            Self::Corrupt { .. } | Self::CorruptEvents { .. } => "store_corrupt",
             Self::Unavailable { .. } => "store_read_unavailable",
         }
     }
@@ -162,8 +177,17 @@ impl Classified for ReadError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::LimitZero => ErrorClass::Invalid,
-            Self::Corrupt { .. } => ErrorClass::Corrupt,
+            Self::Corrupt { .. } | Self::CorruptEvents { .. } => ErrorClass::Corrupt,
             Self::Unavailable { .. } => ErrorClass::Unavailable,
+        }
+    }
+
+    fn details(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::CorruptEvents { from, to, .. } => {
+                Some(serde_json::json!({ "from": from, "to": to }))
+            }
+            _ => None,
         }
     }
 }

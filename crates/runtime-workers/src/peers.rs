@@ -9,7 +9,7 @@ use runtime_core::{
     Classified, EventDraft, EventKind, ExecutionScope, InstanceId, ProcessId, ScopeId, WorkerId,
 };
 use runtime_effects::{Beat, Lease, LeaseKeeper};
-use runtime_store::{Commit, Epoch, Page, Position, Row, RowChange};
+use runtime_store::{Commit, Epoch, Page, Position, ReadError, Row, RowChange};
 
 use crate::entity::not_closed;
 use crate::instance::Instance;
@@ -164,11 +164,19 @@ impl Instance {
     async fn hear_after(self: &Arc<Self>, mut after: Position) -> Result<Position, RuntimeError> {
         loop {
             let limit = self.store.capabilities().limits.page_entries_max;
-            let page = self.store.events(None, Page::after(after, limit)).await?;
-            if page.pruned > after {
+            let page = self.store.events(None, Page::after(after, limit)).await;
+            let is_damaged = matches!(page, Err(ReadError::CorruptEvents { .. }));
+            if is_damaged || page.as_ref().is_ok_and(|page| page.pruned > after) {
                 // Nobody can say any more what was in them: look at everything that is open.
                 self.look_at_open_turns().await?;
             }
+            let page = match page {
+                Err(ReadError::CorruptEvents { to, .. }) => {
+                    after = to;
+                    continue;
+                }
+                page => page?,
+            };
             for event in &page.events {
                 self.heard(&event.decode()?.draft).await?;
             }

@@ -14,7 +14,7 @@ use runtime_effects::{Functions, Processes, WorkflowRun};
 use runtime_events::{
     Cursor, EventHub, EventRead, EventStream, HubParts, Retained, RetentionPolicy, StreamItem,
 };
-use runtime_store::{Position, Store, SystemClock, SystemRandom};
+use runtime_store::{Position, ReadError, Store, SystemClock, SystemRandom};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -490,6 +490,11 @@ impl Runtime {
                     said.take(&event.draft)
                 }
                 StreamItem::Gap { .. } => self.said_before(worker, turn, &mut said).await?,
+                // What was said is not known whole.
+                StreamItem::Corrupt { from, to } => {
+                    let place = None;
+                    return Err(ReadError::CorruptEvents { from, to, place }.into());
+                }
                 _ => None,
             };
             match ended {

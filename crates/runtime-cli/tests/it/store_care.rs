@@ -105,6 +105,7 @@ fn s7_a_damaged_store_is_repaired() {
     let home = Home::new();
     home.run(&["demo", "--yes"]).expect(0);
     home.run(&["repair"]).expect(0);
+    let whole = home.run(&["tail", "--json"]).expect(0).json();
     let segment = home.path().join("store/segments/0000000001.log");
     let mut bytes = fs::read(&segment).expect("a segment");
     let at = bytes
@@ -114,6 +115,22 @@ fn s7_a_damaged_store_is_repaired() {
     bytes[at] ^= 1;
     fs::write(&segment, &bytes).expect("a segment");
     home.run(&["verify"]).expect(1);
+    // Whoever reads is told where, and given the rest (V4).
+    let told = home.run(&["tail", "--json"]).expect(0).json();
+    let lost: Vec<&Value> = told.iter().filter_map(|line| line.get("corrupt")).collect();
+    let [lost] = lost[..] else {
+        panic!("{told:?}");
+    };
+    let lost =
+        lost["from"].as_u64().expect("a position")..=lost["to"].as_u64().expect("a position");
+    let positions = |lines: &[Value]| -> Vec<u64> {
+        let positions = lines.iter().filter_map(|line| line["position"].as_u64());
+        positions
+            .filter(|position| !lost.contains(position))
+            .collect()
+    };
+    assert_eq!(positions(&told), positions(&whole));
+    assert!(positions(&whole).len() < whole.len());
     // It cannot be exported whole, and nothing is left that could be taken for an export.
     let export = home.path().join("export.jsonl");
     home.run(&["export", export.to_str().expect("a path of text")])

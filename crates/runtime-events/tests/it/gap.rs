@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use runtime_core::{Classified, Clock as _, CommitId, EventKind, Random as _, Topic};
 use runtime_events::{Authorizer, HubParts, StreamItem, SubscribeError, Subscription};
-use runtime_store::{Commit, EventPage, MemoryStore, Position, ReadError, Removal};
+use runtime_store::{Commit, EventPage, MemoryStore, NewEvent, Position, ReadError, Removal};
 use runtime_testkit::ProcessStore;
 
 use crate::bench::{Bench, SECOND, assert_idle, draft, event, positions, settle, turn};
@@ -16,8 +16,13 @@ use crate::bench::{Bench, SECOND, assert_idle, draft, event, positions, settle, 
 #[derive(Debug, Default)]
 struct Weather {
     damaged: AtomicU64,
+    /// Up to here, from position 4 on, the store has lost what it had.
+    lost_to: AtomicU64,
     away: AtomicBool,
 }
+
+/// The first position of what a store has lost.
+const LOST_FROM: Position = Position(4);
 
 impl Weather {
     fn distort(&self, mut page: EventPage) -> Result<EventPage, ReadError> {
@@ -32,6 +37,20 @@ impl Weather {
             if event.position == damaged {
                 event.body = Arc::from(&b"{"[..]);
             }
+        }
+        let to = Position(self.lost_to.load(Ordering::SeqCst));
+        let is_lost = |position: Position| LOST_FROM <= position && position <= to;
+        let mut events = page.events.iter();
+        if let Some(whole) = events.position(|event| is_lost(event.position)) {
+            // As the store of files does: what is whole before it, then the error.
+            if whole == 0 {
+                let from = page.events[0].position;
+                let place = None;
+                return Err(ReadError::CorruptEvents { from, to, place });
+            }
+            page.events.truncate(whole);
+            page.next = page.events[whole - 1].position;
+            page.has_more = true;
         }
         Ok(page)
     }
@@ -110,6 +129,72 @@ async fn v4_a_damaged_event_is_told_and_what_follows_is_whole() {
     let item = stream.next().await.expect("an item").expect("no error");
     assert_eq!(item, StreamItem::Corrupt { from, to });
     assert_eq!(event(stream.next().await).position, 3);
+}
+
+/// V4, S4: events that the store has lost are told by their positions, to whoever watches and to
+/// whoever polls, and what follows them is given.
+#[tokio::test]
+async fn v4_events_that_a_store_has_lost_are_told_and_what_follows_is_given() {
+    let (store, bench) = filled(8).await;
+    store.lost_to.store(6, Ordering::SeqCst);
+    let lost = StreamItem::Corrupt {
+        from: LOST_FROM,
+        to: Position(6),
+    };
+    for topic in [Topic::Runtime, turn("desk", "1")] {
+        let start = bench.hub.cursor_from_start();
+        let mut stream = bench.hub.subscribe(topic.clone(), start);
+        assert_eq!(positions(&mut stream, 3).await, [1, 2, 3], "{topic:?}");
+        let item = stream.next().await.expect("an item").expect("no error");
+        assert_eq!(item, lost, "{topic:?}");
+        assert_eq!(stream.cursor().position(), Position(6));
+        assert_eq!(positions(&mut stream, 2).await, [7, 8], "{topic:?}");
+        assert_idle(&mut stream).await;
+
+        // In the middle of it: only what is behind the cursor.
+        let within = bench.hub.cursor_after(Position(5));
+        let mut stream = bench.hub.subscribe(topic.clone(), within);
+        let item = stream.next().await.expect("an item").expect("no error");
+        let (from, to) = (Position(6), Position(6));
+        assert_eq!(item, StreamItem::Corrupt { from, to }, "{topic:?}");
+
+        let read = bench.hub.read(topic.clone(), start, 9).await;
+        let read = read.expect("what is whole before it");
+        assert_eq!((read.events.len(), read.has_more), (3, true));
+        let told = bench.hub.read(topic.clone(), read.next, 9).await;
+        let told = told.expect_err("a hole").details().expect("details");
+        assert_eq!(told, serde_json::json!({ "from": 4, "to": 6 }));
+        let on = bench.hub.cursor_after(Position(6));
+        let read = bench.hub.read(topic, on, 9).await.expect("a page");
+        assert_eq!(read.events.len(), 2);
+    }
+}
+
+/// V4: a follower goes on behind what a store has lost, so readers hear what comes after it.
+#[tokio::test]
+async fn v4_a_hub_follows_on_behind_what_a_store_has_lost() {
+    let (store, bench) = filled(3).await;
+    let mut stream = bench
+        .hub
+        .subscribe(Topic::Runtime, bench.hub.cursor_from_start());
+    assert_eq!(positions(&mut stream, 3).await, [1, 2, 3]);
+    // Another process wrote four events, of which one can be read.
+    store.lost_to.store(6, Ordering::SeqCst);
+    for _ in 0..4 {
+        let event = draft(EventKind::MessageCommitted, "desk", "1");
+        let id = CommitId::generate(bench.clock.now(), bench.random.ten());
+        let commit = Commit::new(id, bench.clock.now());
+        let event = NewEvent::from_draft(bench.event_id(), &event);
+        let committed = bench.store.commit(commit.event(event)).await;
+        committed.expect("the store writes");
+    }
+    settle().await;
+    bench.clock.advance(SECOND);
+    let item = stream.next().await.expect("an item").expect("no error");
+    let (from, to) = (LOST_FROM, Position(6));
+    assert_eq!(item, StreamItem::Corrupt { from, to });
+    assert_eq!(positions(&mut stream, 1).await, [7]);
+    assert_eq!(bench.hub.counts().follow_failures, 0);
 }
 
 #[tokio::test]

@@ -254,15 +254,10 @@ impl FsStore {
             _ => above,
         };
         let read = self.segments().read_page(&list.events);
-        let mut events = read.map_err(|error| match (error, list.events.first()) {
-            // It would have told of events of the stream that are lost before it.
-            (ReadError::Corrupt { what }, Some((first, _)))
-                if stream.is_some() && *first > after + 1 =>
-            {
-                let what = format!("events at positions {} to {first}: {what}", after + 1);
-                ReadError::Corrupt { what }
-            }
-            (error, _) => error,
+        let mut events = read.map_err(|error| match error {
+            // Events of the stream may be lost before it, too.
+            ReadError::CorruptEvents { to, place, .. } => corrupt_events(after, to, place),
+            error => error,
         })?;
         if events.len() < list.events.len() {
             list.events.truncate(events.len());
@@ -275,13 +270,7 @@ impl FsStore {
             list.damaged = Some(lost);
         }
         if let (true, Some(damaged)) = (events.is_empty(), &list.damaged) {
-            return Err(ReadError::Corrupt {
-                what: format!(
-                    "events at positions {} to {}",
-                    damaged.start,
-                    damaged.end - 1
-                ),
-            });
+            return Err(corrupt_events(after, Position(damaged.end - 1), None));
         }
         let next = history::next(&list, after, head);
         let events = events.into_iter();
@@ -333,6 +322,15 @@ impl FsStore {
 /// What a checkpoint or a sidecar does not tell.
 pub(super) fn unreadable(error: io::Error) -> ReadError {
     unavailable("read a checkpoint", error)
+}
+
+/// Events after `reached`, up to `to`, are damaged.
+const fn corrupt_events(reached: u64, to: Position, place: Option<String>) -> ReadError {
+    ReadError::CorruptEvents {
+        from: Position(reached + 1),
+        to,
+        place,
+    }
 }
 
 /// Finds the first event of a stream before which events of it are lost, and where they were:

@@ -203,7 +203,7 @@ async fn s4_a_damaged_payload_is_isolated() {
     );
     let damaged = store.events(None, Page::after(Position(3), 100)).await;
     assert!(
-        matches!(damaged, Err(ReadError::Corrupt { .. })),
+        matches!(damaged, Err(ReadError::CorruptEvents { .. })),
         "{damaged:?}"
     );
     let rest = store
@@ -222,7 +222,7 @@ async fn s4_a_damaged_payload_is_isolated() {
         .events(Some(&session), Page::after(Position(3), 100))
         .await;
     assert!(
-        matches!(damaged, Err(ReadError::Corrupt { .. })),
+        matches!(damaged, Err(ReadError::CorruptEvents { .. })),
         "{damaged:?}"
     );
     let rest = store
@@ -298,7 +298,10 @@ async fn s4_damage_under_an_open_store_is_not_served() {
     assert_eq!(all_events(&store).await.len(), 1);
     flip_first(&options, &crate::support::body(3));
     let read = store.events(None, Page::after(Position(0), 1)).await;
-    assert!(matches!(read, Err(ReadError::Corrupt { .. })), "{read:?}");
+    assert!(
+        matches!(read, Err(ReadError::CorruptEvents { .. })),
+        "{read:?}"
+    );
 }
 
 /// S4, V6: the cut tail is kept aside, and the lineage is a new one if readers may have seen it.

@@ -273,10 +273,11 @@ async fn s4_damage_in_a_stream_is_told_by_its_positions() {
         let key = of.map(stream);
         let page = Page::after(Position(after), 10);
         let read = store.events(key.as_ref(), page).await;
-        let Err(ReadError::Corrupt { what }) = read else {
+        let Err(error @ ReadError::CorruptEvents { .. }) = read else {
             panic!("{of:?} after {after}: {read:?}");
         };
-        assert_eq!(what, expected, "{of:?} after {after}");
+        let told = format!("damaged: {expected}");
+        assert_eq!(error.to_string(), told, "{of:?} after {after}");
         // Whoever is behind the last event that is lost has missed none.
         for after in 5..9 {
             let page = Page::after(Position(after), 10);
@@ -317,17 +318,13 @@ async fn s4_damage_since_opening_is_told_by_its_file() {
     store.commit(commit).await.unwrap();
     flip(&options, &body(2));
     flip(&options, b"a row's body");
-    let corrupt = |error| match error {
-        ReadError::Corrupt { what } => what,
-        other => panic!("{other}"),
-    };
     let page = Page::after(Position(1), 10);
-    let what = corrupt(store.events(None, page).await.unwrap_err());
-    let event = "event at position 2 (0000000001.log byte ";
-    assert!(what.starts_with(event), "{what}");
+    let told = store.events(None, page).await.unwrap_err().to_string();
+    let event = "damaged: events at positions 2 to 2 (0000000001.log byte ";
+    assert!(told.starts_with(event), "{told}");
     let key = RowKey::new("state", scope("turn/a/1"), "row");
-    let what = corrupt(store.row(&key).await.unwrap_err());
-    let row = "row state turn/a/1 row (0000000001.log byte ";
+    let what = store.row(&key).await.unwrap_err().to_string();
+    let row = "damaged: row state turn/a/1 row (0000000001.log byte ";
     assert!(what.starts_with(row), "{what}");
 }
 
@@ -355,7 +352,7 @@ async fn s4_damage_since_opening_hides_nothing_that_is_whole() {
             };
             assert_eq!(read(0).await.unwrap(), (vec![1, 2], true, 2), "{of:?}");
             let told = read(2).await.unwrap_err().to_string();
-            let event = "damaged: event at position 3 (0000000001.log byte ";
+            let event = "damaged: events at positions 3 to 3 (0000000001.log byte ";
             assert!(told.starts_with(event), "{told}");
             let rest = (vec![4, 5, 6], false, 6);
             assert_eq!(read(3).await.unwrap(), rest, "{of:?}");
