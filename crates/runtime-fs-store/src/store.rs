@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -174,6 +174,11 @@ impl FsStore {
             rotation_failed: Mutex::default(),
             view,
         }
+    }
+
+    fn lock_rotation(&self) -> MutexGuard<'_, bool> {
+        let lock = self.rotation_failed.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what opening found: a cut tail, damage, foreign files.
@@ -385,6 +390,8 @@ impl Store for FsStore {
             return Ok(());
         };
         self.closed.store(true, Ordering::Release);
+        // One that is under way ends first: the keys are the next holder's then.
+        drop(self.lock_rotation());
         writer
             .close()
             .await
@@ -462,16 +469,13 @@ impl KeyRingStore for FsStore {
     }
 
     async fn rotate_key_ring(&self) -> Result<KeyRing, ReadError> {
+        let mut failed = self.lock_rotation();
         if let Some(reason) = self.refuses_writes() {
             return Err(ReadError::Unavailable {
                 reason: reason.to_owned(),
                 source: None,
             });
         }
-        let mut failed = self
-            .rotation_failed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
         if *failed {
             return Err(ReadError::Unavailable {
                 reason: "an earlier rotation failed; reopen the store".to_owned(),

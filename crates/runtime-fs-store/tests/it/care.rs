@@ -32,6 +32,21 @@ pub(crate) async fn fill(store: &FsStore, numbers: std::ops::Range<u64>) {
     }
 }
 
+/// Makes a store, or goes on with it, and closes it.
+pub(crate) async fn write(options: &FsStoreOptions, numbers: std::ops::Range<u64>) {
+    let store = FsStore::open(options).unwrap();
+    fill(&store, numbers).await;
+    store.close().await.unwrap();
+}
+
+/// The same, with a checkpoint of all of it.
+pub(crate) async fn write_with_checkpoint(options: &FsStoreOptions, numbers: std::ops::Range<u64>) {
+    let store = FsStore::open(options).unwrap();
+    fill(&store, numbers).await;
+    store.checkpoint().await.unwrap();
+    store.close().await.unwrap();
+}
+
 pub(crate) fn removal(number: u64, removal: Removal) -> Commit {
     let time = runtime_core::Timestamp::from_millis(number);
     Commit::new(commit_id(number), time).remove(removal)

@@ -8,7 +8,7 @@ use runtime_core::Timestamp;
 use runtime_fs_store::{FsStore, FsStoreOptions, verify};
 use runtime_store::{AttachmentStore, Commit, Position, Removal, RowChange, RowKey, Seq, Store};
 
-use crate::care::{clean, fill, removal, rows, segment_bytes};
+use crate::care::{clean, fill, removal, rows, segment_bytes, write};
 use crate::support::{all_events, commit, commit_id, in_memory, options, scope, segment, stream};
 
 const EVERYTHING: Removal = Removal::Through(Position(u64::MAX));
@@ -176,10 +176,7 @@ async fn s4_a_cleaning_leaves_a_damaged_file_where_it_is() {
 async fn s6_the_room_of_a_cut_tail_is_freed_and_counted() {
     let parent = in_memory();
     let options = options(parent.path(), 113);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..5).await;
-    store.close().await.unwrap();
-    drop(store);
+    write(&options, 0..5).await;
     let mut torn = fs::read(segment(&options, 1)).unwrap();
     torn.extend([7; 1_000]);
     fs::write(segment(&options, 1), torn).unwrap();

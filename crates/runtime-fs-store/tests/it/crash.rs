@@ -6,6 +6,7 @@ use std::path::Path;
 use runtime_fs_store::{Damage, FsStore, FsStoreOptions, OpenError, verify};
 use runtime_store::{CommitError, Page, Position, ReadError, RowQuery, Store};
 
+use crate::care::write;
 use crate::support::{
     all_events, commit, in_memory, numbers, on_all_cores, options, print_row, run, scope, segment,
     stream,
@@ -23,14 +24,6 @@ fn step(quick: usize) -> usize {
 }
 
 /// Writes commits one by one, so each has a sync and a mark of its own, and closes.
-async fn write(options: &FsStoreOptions, numbers: std::ops::Range<u64>) {
-    let store = FsStore::open(options).unwrap();
-    for number in numbers {
-        store.commit(commit(number)).await.unwrap();
-    }
-    store.close().await.unwrap();
-}
-
 /// Copies a store file by file.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

@@ -7,7 +7,7 @@ use runtime_core::{Classified, ErrorClass, Tier};
 use runtime_fs_store::{FsStore, FsStoreOptions, export, repair};
 use runtime_store::{Page, Position, Removal, Store};
 
-use crate::care::{clean, fill, removal, small, told};
+use crate::care::{clean, fill, removal, small, told, write};
 use crate::repairs::flip;
 use crate::support::{all_events, body, commit, in_memory, numbers, options, run, segment};
 
@@ -150,10 +150,7 @@ fn s7_an_export_tells_of_one_moment() {
 async fn v6_a_reader_from_before_a_repair_is_told_of_the_new_lineage() {
     let parent = in_memory();
     let options = options(parent.path(), 91);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..8).await;
-    store.close().await.unwrap();
-    drop(store);
+    write(&options, 0..8).await;
     let beside = FsStore::open_read_only(&options).unwrap();
     assert_eq!(all_events(&beside).await.len(), 8);
     flip(&options, &body(7));

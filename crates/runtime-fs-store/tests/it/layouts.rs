@@ -7,7 +7,7 @@ use runtime_core::{Classified, Tier};
 use runtime_fs_store::{FsLimits, FsStore, FsStoreOptions, export, holder, import, verify};
 use runtime_store::{Commit, KeyRingStore, Position, Removal, RowChange, RowKey, Seq, Store};
 
-use crate::care::{CANARY, clean, fill, holds_canary, removal, small, told};
+use crate::care::{CANARY, clean, fill, holds_canary, removal, small, told, write};
 use crate::support::{commit, in_memory, numbers, options, scope, segment, stream};
 
 const SEGMENT_HEADER_BYTES: u64 = 64;
@@ -47,10 +47,7 @@ fn with_limits(options: FsStoreOptions, fs_limits: FsLimits) -> FsStoreOptions {
 async fn s1_files_that_only_look_like_the_log_are_foreign() {
     let parent = in_memory();
     let options = small(parent.path(), 111);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..60).await;
-    store.close().await.unwrap();
-    drop(store);
+    write(&options, 0..60).await;
     let foreign = [
         "0000000000.base",
         "0000000000.log",

@@ -8,7 +8,7 @@ use runtime_fs_store::{FsStore, FsStoreOptions, backup, repair};
 use runtime_store::{EventPage, Page, Position, ReadError, Store};
 use runtime_testkit::SeededRandom;
 
-use crate::care::{fill, told};
+use crate::care::{fill, told, write, write_with_checkpoint};
 use crate::checkpoints::copy_all;
 use crate::repairs::{flip, flip_in, frames};
 use crate::support::{body, in_memory, options, segment, stream};
@@ -83,10 +83,7 @@ async fn s4_what_is_lost_is_told_exactly() {
     ] {
         let parent = in_memory();
         let options = options(parent.path(), 1);
-        let store = FsStore::open(&options).unwrap();
-        fill(&store, 0..8).await;
-        store.close().await.unwrap();
-        drop(store);
+        write(&options, 0..8).await;
         for position in &lost {
             flip(&options, &body(position - 1));
         }
@@ -153,11 +150,7 @@ async fn s4_what_is_lost_right_after_a_checkpoint_is_told() {
 async fn s4_a_sidecar_made_anew_tells_of_damage() {
     let parent = in_memory();
     let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..8).await;
-    store.checkpoint().await.unwrap();
-    store.close().await.unwrap();
-    drop(store);
+    write_with_checkpoint(&options, 0..8).await;
     fs::remove_file(sidecar(&options)).unwrap();
     for number in [6, 7] {
         flip(&options, &body(number));
@@ -236,10 +229,7 @@ async fn s7_a_symlink_in_place_of_a_sidecar_is_left_alone() {
 async fn s6_a_checkpoint_without_new_commits_is_of_its_log() {
     let parent = in_memory();
     let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..4).await;
-    store.close().await.unwrap();
-    drop(store);
+    write(&options, 0..4).await;
     let other = FsStoreOptions {
         directory: parent.path().join("other"),
         ..options.clone()
@@ -272,10 +262,7 @@ async fn s6_a_checkpoint_without_new_commits_is_of_its_log() {
 async fn s4_a_lost_end_of_a_stream_is_told() {
     let parent = in_memory();
     let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..8).await;
-    store.close().await.unwrap();
-    drop(store);
+    write(&options, 0..8).await;
     flip(&options, &body(7));
     let store = FsStore::open(&options).unwrap();
     for name in ["session/all", "worker/3"] {
@@ -320,10 +307,7 @@ async fn s4_a_sidecar_made_anew_tells_of_a_lost_end_of_a_stream() {
 async fn s4_damage_since_opening_hides_no_loss_before_it() {
     let parent = in_memory();
     let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..16).await;
-    store.close().await.unwrap();
-    drop(store);
+    write(&options, 0..16).await;
     flip(&options, &body(7));
     repair(&options, true).unwrap();
     let store = FsStore::open(&options).unwrap();

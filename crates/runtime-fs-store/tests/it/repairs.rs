@@ -12,7 +12,7 @@ use runtime_fs_store::{
 use runtime_store::{AttachmentStore, Page, Position, ReadError, Removal, RowKey, Store};
 use runtime_testkit::SeededRandom;
 
-use crate::care::{clean, fill, removal, rows, small};
+use crate::care::{clean, fill, removal, rows, small, write, write_with_checkpoint};
 use crate::support::{
     body, commit, commit_id, in_memory, numbers, options, scope, segment, stream,
 };
@@ -35,10 +35,7 @@ async fn s7_a_repair_gives_up_what_is_damaged_and_nothing_else() {
     for whole_header in [true, false] {
         let parent = in_memory();
         let options = options(parent.path(), 76);
-        let store = FsStore::open(&options).unwrap();
-        fill(&store, 0..8).await;
-        store.close().await.unwrap();
-        drop(store);
+        write(&options, 0..8).await;
         match whole_header {
             true => flip(&options, &body(3)),
             false => flip(&options, b"worker/3"),
@@ -93,10 +90,7 @@ async fn s7_every_damage_to_a_log_can_be_repaired() {
     let started = std::time::Instant::now();
     let parent = in_memory();
     let options = small(parent.path(), 77);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..24).await;
-    store.close().await.unwrap();
-    drop(store);
+    write(&options, 0..24).await;
     let path = segment(&options, 1);
     let whole = fs::read(&path).unwrap();
     let step = if std::env::var_os("FS_STORE_EVERY_CASE").is_some() {
@@ -273,10 +267,7 @@ async fn s4_what_fills_a_sealed_segment_is_a_lost_write() {
     drop(store);
     let path = segment(&options, 1);
     let filled = fs::read(&path).unwrap();
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 1..60).await;
-    store.close().await.unwrap();
-    drop(store);
+    write(&options, 1..60).await;
     assert!(segment(&options, 3).exists());
     let mut bytes = fs::read(&path).unwrap();
     let last = frames(&bytes).pop().unwrap();
@@ -326,11 +317,7 @@ async fn s4_what_fills_a_sealed_segment_is_a_lost_write() {
 async fn s7_a_repair_leaves_foreign_files_alone() {
     let parent = in_memory();
     let options = small(parent.path(), 79);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..100).await;
-    store.checkpoint().await.unwrap();
-    store.close().await.unwrap();
-    drop(store);
+    write_with_checkpoint(&options, 0..100).await;
     let caches = options.directory.join("checkpoints");
     let own = fs::read_dir(&caches).unwrap().count();
     assert!(own > 1);
@@ -376,11 +363,7 @@ async fn s7_a_repair_leaves_foreign_files_alone() {
 async fn s7_a_checkpoint_after_a_repair_tells_of_the_gap() {
     let parent = in_memory();
     let options = options(parent.path(), 82);
-    let store = FsStore::open(&options).unwrap();
-    fill(&store, 0..8).await;
-    store.checkpoint().await.unwrap();
-    store.close().await.unwrap();
-    drop(store);
+    write_with_checkpoint(&options, 0..8).await;
     flip(&options, &body(3));
     repair(&options, true).unwrap();
     let caches = fs::read_dir(options.directory.join("checkpoints")).unwrap();
