@@ -169,11 +169,28 @@ pub(crate) fn damaged(layout: &Layout) -> io::Result<Vec<String>> {
             continue;
         };
         if !is_whole(&directory.join(&name), digest)? {
-            let digits = &name[..2];
-            damaged.push(format!("{ATTACHMENTS}/{digits}/{name}"));
+            damaged.push(file_of(&digest));
         }
     }
     Ok(damaged)
+}
+
+/// The file of an attachment, inside the store.
+fn file_of(digest: &Digest) -> String {
+    let name = digest.to_string();
+    format!("{ATTACHMENTS}/{}/{name}", &name[..2])
+}
+
+/// Returns the files of those that are not there.
+pub(crate) fn missing(layout: &Layout, named: &HashSet<Digest>) -> io::Result<Vec<String>> {
+    let names = files(&layout.path(ATTACHMENTS))?;
+    let there: HashSet<Digest> = names
+        .iter()
+        .filter_map(|(_, name)| name.parse().ok())
+        .collect();
+    let mut missing: Vec<String> = named.difference(&there).map(file_of).collect();
+    missing.sort_unstable();
+    Ok(missing)
 }
 
 fn is_whole(path: &Path, digest: Digest) -> io::Result<bool> {

@@ -116,6 +116,7 @@ impl Fold {
             Damage::Payload { .. }
             | Damage::LostTail { .. }
             | Damage::Attachment { .. }
+            | Damage::MissingAttachment { .. }
             | Damage::Command { .. }
             | Damage::Cache { .. } => None,
         })
@@ -283,9 +284,10 @@ fn place_of(damage: &Damage) -> String {
         Damage::LostTail {
             segment, offset, ..
         } => format!("{} after byte {offset}", segment_file(*segment)),
-        Damage::Attachment { file } | Damage::Command { file } | Damage::Cache { file } => {
-            file.clone()
-        }
+        Damage::Attachment { file }
+        | Damage::MissingAttachment { file }
+        | Damage::Command { file }
+        | Damage::Cache { file } => file.clone(),
     }
 }
 

@@ -164,6 +164,7 @@ impl Repair<'_> {
                 }
                 Damage::LostTail { .. }
                 | Damage::Attachment { .. }
+                | Damage::MissingAttachment { .. }
                 | Damage::Command { .. }
                 | Damage::Cache { .. } => {}
             }

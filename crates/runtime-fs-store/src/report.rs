@@ -86,6 +86,12 @@ pub enum Damage {
         /// The file, inside the store.
         file: String,
     },
+    /// An attachment that is named by what is alive is not there, as after a repair that put a
+    /// damaged one aside. Put the file back from a copy, or put the same bytes anew.
+    MissingAttachment {
+        /// The file, inside the store.
+        file: String,
+    },
 }
 
 /// What opening a store found.

@@ -49,7 +49,9 @@ pub fn verify_with_progress(
     let hint = hint::read(&layout);
     let remembered_max = Limits::default().remembered_commits;
     let how = (Start::Beginning, Reader::Owner);
-    let replay = replay_with_progress(&layout, tag, remembered_max, how, hint, progress)?;
+    let mut read_log =
+        |hint| replay_with_progress(&layout, tag, remembered_max, how, hint, progress);
+    let replay = read_log(hint)?;
     let mut report = report_of(&layout, &replay, hint)?;
     report.cut = torn_tail(&replay);
     let damaged = attachments::damaged(&layout);
@@ -57,11 +59,29 @@ pub fn verify_with_progress(
     report
         .damage
         .extend(damaged.into_iter().map(|file| Damage::Attachment { file }));
+    let mut missing = missing_attachments(&layout, &replay)?;
+    if !missing.is_empty() {
+        // A writer may have let them go since, and swept them.
+        let again = read_log(hint::read(&layout))?;
+        let still = missing_attachments(&layout, &again)?;
+        missing.retain(|file| still.contains(file));
+    }
+    let missing = missing.into_iter();
+    report
+        .damage
+        .extend(missing.map(|file| Damage::MissingAttachment { file }));
     let caches = damaged_caches(&layout, tag, &replay);
     report
         .damage
         .extend(caches.into_iter().map(|file| Damage::Cache { file }));
     Ok(report)
+}
+
+/// Returns the files of attachments that are named by what is alive, and are not there.
+fn missing_attachments(layout: &Layout, replay: &Replay) -> Result<Vec<String>, OpenError> {
+    let named = replay.fold.index.snapshot().named_attachments();
+    let missing = named.and_then(|named| attachments::missing(layout, &named));
+    missing.map_err(|e| OpenError::io("read", &layout.path(ATTACHMENTS), e))
 }
 
 /// Reads all checkpoints and sidecars; returns those that are not whole. A sidecar of the last

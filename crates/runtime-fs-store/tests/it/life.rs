@@ -12,8 +12,8 @@ use runtime_fs_store::{
     repair, submit_command, verify,
 };
 use runtime_store::{
-    AttachmentStore, Commit, CommitError, KeyRingStore, Page, Position, RowChange, RowKey, Store,
-    SystemRandom,
+    AttachmentStore, Commit, CommitError, KeyRingStore, Page, Payload, Position, Removal,
+    RowChange, RowKey, Store, SystemRandom,
 };
 use runtime_testkit::SimulatedClock;
 
@@ -119,6 +119,55 @@ async fn e18_verify_names_a_damaged_attachment() {
     fs::write(options.directory.join(&file), b"other").unwrap();
     let found = verify(&options.directory).unwrap().damage;
     assert_eq!(found, [Damage::Attachment { file }]);
+}
+
+/// S4, E18: verifying names an attachment that is not there, as long as something alive names it,
+/// also when a repair has put it aside; put anew it is there again.
+#[tokio::test]
+async fn s4_verify_names_an_attachment_that_is_missing() {
+    let parent = tempfile::tempdir().unwrap();
+    let options = options(parent.path(), 1);
+    let store = FsStore::open(&options).unwrap();
+    let bytes = || Payload::from(b"bytes".as_slice());
+    let digest = store.put_attachment(bytes()).await.unwrap();
+    let mut names_it = commit(1);
+    names_it.attachments.push(digest);
+    store.commit(names_it).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let name = digest.to_string();
+    let file = format!("attachments/{}/{name}", &name[..2]);
+    let path = options.directory.join(&file);
+    let missing = [Damage::MissingAttachment { file: file.clone() }];
+
+    fs::write(&path, b"other").unwrap();
+    assert_eq!(
+        verify(&options.directory).unwrap().damage,
+        [Damage::Attachment { file }]
+    );
+    assert!(repair(&options, true).unwrap().applied);
+    assert_eq!(verify(&options.directory).unwrap().damage, missing);
+    assert!(
+        !repair(&options, true).unwrap().applied,
+        "nothing can be done"
+    );
+
+    let store = FsStore::open(&options).unwrap();
+    assert!(store.report().damage.is_empty());
+    store.put_attachment(bytes()).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, missing);
+
+    // Nothing names it any more.
+    let store = FsStore::open(&options).unwrap();
+    let retired = Commit::new(commit_id(2), Timestamp::from_millis(2))
+        .remove(Removal::Through(Position(1)))
+        .row(RowChange::Retire(scope("worker/1")));
+    store.commit(retired).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(verify(&options.directory).unwrap().damage, []);
 }
 
 /// S1: one directory, one runtime.
