@@ -164,19 +164,19 @@ impl Instance {
     async fn hear_after(self: &Arc<Self>, mut after: Position) -> Result<Position, RuntimeError> {
         loop {
             let limit = self.store.capabilities().limits.page_entries_max;
-            let page = self.store.events(None, Page::after(after, limit)).await;
-            let is_damaged = matches!(page, Err(ReadError::CorruptEvents { .. }));
-            if is_damaged || page.as_ref().is_ok_and(|page| page.pruned > after) {
-                // Nobody can say any more what was in them: look at everything that is open.
-                self.look_at_open_turns().await?;
-            }
-            let page = match page {
+            let page = match self.store.events(None, Page::after(after, limit)).await {
+                // As after retention, nobody can say what was in them.
                 Err(ReadError::CorruptEvents { to, .. }) => {
+                    self.look_at_open_turns().await?;
                     after = to;
                     continue;
                 }
                 page => page?,
             };
+            if page.pruned > after {
+                // Nobody can say any more what was in them: look at everything that is open.
+                self.look_at_open_turns().await?;
+            }
             for event in &page.events {
                 self.heard(&event.decode()?.draft).await?;
             }

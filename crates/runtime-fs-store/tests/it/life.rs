@@ -1,4 +1,4 @@
-//! Opening, locking, reading beside the writer, the inbox, permissions (S1, S7, S8, R8).
+//! Opening, locking, reading beside the writer, permissions (S1, S7, S8, R8).
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -8,18 +8,16 @@ use std::time::Duration;
 
 use runtime_core::{Classified, CommitId, RuntimeId, Tier, Timestamp};
 use runtime_fs_store::{
-    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, backup, export, holder,
-    repair, submit_command, verify,
+    Damage, FsLimits, FsStore, FsStoreOptions, OpenError, OpenReport, backup, holder, repair,
+    submit_command, verify,
 };
 use runtime_store::{
-    AttachmentStore, Commit, CommitError, KeyRingStore, Page, Payload, Position, Removal,
-    RowChange, RowKey, Store, SystemRandom,
+    AttachmentStore, Commit, CommitError, KeyRingStore, Page, Position, RowChange, RowKey, Store,
+    SystemRandom,
 };
 use runtime_testkit::SimulatedClock;
 
-use crate::support::{
-    all_events, commit, commit_id, in_memory, numbers, options, print_row, scope, segment,
-};
+use crate::support::{all_events, commit, commit_id, numbers, options, print_row, scope, segment};
 
 const SEGMENT_HEADER_BYTES: u64 = 64;
 
@@ -100,74 +98,6 @@ async fn s4_a_log_that_ends_before_what_was_published_is_told() {
     let store = FsStore::open(&options).unwrap();
     assert!(told(store.report()) && store.report().lineage_renewed);
     assert_eq!(numbers(&store).await, [1]);
-}
-
-/// E18: verifying reads the attachments too, and names a damaged one.
-#[tokio::test]
-async fn e18_verify_names_a_damaged_attachment() {
-    let parent = tempfile::tempdir().unwrap();
-    let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    let digest = store
-        .put_attachment(b"bytes".as_slice().into())
-        .await
-        .unwrap();
-    store.close().await.unwrap();
-    assert_eq!(verify(&options.directory).unwrap().damage, []);
-    let name = digest.to_string();
-    let file = format!("attachments/{}/{name}", &name[..2]);
-    fs::write(options.directory.join(&file), b"other").unwrap();
-    let found = verify(&options.directory).unwrap().damage;
-    assert_eq!(found, [Damage::Attachment { file }]);
-}
-
-/// S4, E18: verifying names an attachment that is not there, as long as something alive names it,
-/// also when a repair has put it aside; put anew it is there again.
-#[tokio::test]
-async fn s4_verify_names_an_attachment_that_is_missing() {
-    let parent = tempfile::tempdir().unwrap();
-    let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    let bytes = || Payload::from(b"bytes".as_slice());
-    let digest = store.put_attachment(bytes()).await.unwrap();
-    let mut names_it = commit(1);
-    names_it.attachments.push(digest);
-    store.commit(names_it).await.unwrap();
-    store.close().await.unwrap();
-    drop(store);
-    let name = digest.to_string();
-    let file = format!("attachments/{}/{name}", &name[..2]);
-    let path = options.directory.join(&file);
-    let missing = [Damage::MissingAttachment { file: file.clone() }];
-
-    fs::write(&path, b"other").unwrap();
-    assert_eq!(
-        verify(&options.directory).unwrap().damage,
-        [Damage::Attachment { file }]
-    );
-    assert!(repair(&options, true).unwrap().applied);
-    assert_eq!(verify(&options.directory).unwrap().damage, missing);
-    assert!(
-        !repair(&options, true).unwrap().applied,
-        "nothing can be done"
-    );
-
-    let store = FsStore::open(&options).unwrap();
-    assert!(store.report().damage.is_empty());
-    store.put_attachment(bytes()).await.unwrap();
-    store.close().await.unwrap();
-    assert_eq!(verify(&options.directory).unwrap().damage, []);
-    fs::remove_file(&path).unwrap();
-    assert_eq!(verify(&options.directory).unwrap().damage, missing);
-
-    // Nothing names it any more.
-    let store = FsStore::open(&options).unwrap();
-    let retired = Commit::new(commit_id(2), Timestamp::from_millis(2))
-        .remove(Removal::Through(Position(1)))
-        .row(RowChange::Retire(scope("worker/1")));
-    store.commit(retired).await.unwrap();
-    store.close().await.unwrap();
-    assert_eq!(verify(&options.directory).unwrap().damage, []);
 }
 
 /// S1: one directory, one runtime.
@@ -520,120 +450,6 @@ async fn v1_a_clock_that_stands_still_makes_no_commit_too_old() {
     }
 }
 
-/// S8: commands wait in order, once each, for whoever opens the store.
-#[tokio::test]
-async fn s8_commands_wait_for_the_holder() {
-    let parent = tempfile::tempdir().unwrap();
-    let options = options(parent.path(), 1);
-    let missing = submit_command(&options.directory, commit_id(1), b"x").unwrap_err();
-    assert_eq!(missing.code(), "inbox_store_not_found");
-    let store = FsStore::open(&options).unwrap();
-    for number in [3, 1, 2, 1] {
-        submit_command(&options.directory, commit_id(number), &[7]).unwrap();
-    }
-    fs::write(options.directory.join("inbox/garbage"), b"?").unwrap();
-    let torn = commit_id(9).to_string();
-    fs::write(options.directory.join("inbox").join(&torn), b"ARCm????").unwrap();
-    let inbox = store.inbox().unwrap();
-    let waiting: Vec<CommitId> = inbox
-        .commands()
-        .await
-        .unwrap()
-        .iter()
-        .map(|c| c.id)
-        .collect();
-    assert_eq!(waiting, [1, 2, 3].map(commit_id));
-    let mut foreign = store.foreign_in_inbox().unwrap();
-    foreign.sort();
-    assert_eq!(foreign, [torn, "garbage".to_owned()]);
-    inbox.forget(&commit_id(1)).await.unwrap();
-    inbox.forget(&commit_id(1)).await.unwrap();
-    assert_eq!(inbox.commands().await.unwrap().len(), 2);
-}
-
-/// S8: one look takes so many bytes, in the order made; whoever forgets what it took gets the
-/// rest by looking again, also behind damaged commands.
-#[tokio::test]
-async fn s8_a_look_into_the_inbox_is_bounded_and_nothing_starves() {
-    const COUNT: u64 = 12;
-    let parent = in_memory();
-    let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    let body = vec![7; runtime_fs_store::INBOX_COMMAND_BYTES_MAX];
-    for number in (0..COUNT).rev() {
-        submit_command(&options.directory, commit_id(number), &body).unwrap();
-    }
-    for number in [0, 5] {
-        let path = options.directory.join("inbox");
-        fs::write(path.join(commit_id(number).to_string()), b"ARCm????").unwrap();
-    }
-    let inbox = store.inbox().unwrap();
-    let mut taken = Vec::new();
-    loop {
-        let page = inbox.commands().await.unwrap();
-        if page.is_empty() {
-            break;
-        }
-        let bytes: usize = page.iter().map(|command| command.body.len()).sum();
-        assert!(bytes <= 8 * 1024 * 1024, "{bytes} bytes at once");
-        for command in page {
-            inbox.forget(&command.id).await.unwrap();
-            taken.push(command.id);
-        }
-    }
-    let whole = (0..COUNT).filter(|number| ![0, 5].contains(number));
-    assert_eq!(taken, whole.map(commit_id).collect::<Vec<_>>());
-}
-
-/// S8: a command that was acknowledged and is damaged now is named by verifying and by opening.
-#[tokio::test]
-async fn s8_a_damaged_command_is_reported() {
-    let parent = in_memory();
-    let options = options(parent.path(), 1);
-    drop(FsStore::open(&options).unwrap());
-    for number in [1, 2] {
-        submit_command(&options.directory, commit_id(number), b"approve").unwrap();
-    }
-    let inbox = options.directory.join("inbox");
-    fs::write(inbox.join("note.txt"), b"?").unwrap();
-    assert_eq!(verify(&options.directory).unwrap().damage, []);
-    let path = inbox.join(commit_id(2).to_string());
-    let mut bytes = fs::read(&path).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    fs::write(path, bytes).unwrap();
-    let damage = Damage::Command {
-        file: format!("inbox/{}", commit_id(2)),
-    };
-    let verified = verify(&options.directory).unwrap();
-    let beside = FsStore::open_read_only(&options).unwrap();
-    let store = FsStore::open(&options).unwrap();
-    for report in [&verified, beside.report(), store.report()] {
-        assert_eq!(report.damage, std::slice::from_ref(&damage));
-        assert_eq!(report.foreign, ["inbox/note.txt"]);
-    }
-    // Nothing of the log is damaged.
-    store.commit(commit(1)).await.unwrap();
-}
-
-/// S8: the inbox is bounded.
-#[test]
-fn s8_the_inbox_is_bounded() {
-    let parent = tempfile::tempdir().unwrap();
-    let options = options(parent.path(), 1);
-    drop(FsStore::open(&options).unwrap());
-    for number in 0..runtime_fs_store::INBOX_COMMANDS_MAX as u64 {
-        fs::write(
-            options
-                .directory
-                .join(format!("inbox/{}", commit_id(number))),
-            b"",
-        )
-        .unwrap();
-    }
-    let full = submit_command(&options.directory, commit_id(5_000), b"x").unwrap_err();
-    assert_eq!(full.code(), "inbox_full");
-}
-
 /// S7: directories 0700, files 0600.
 #[tokio::test]
 async fn s7_nobody_else_can_read_it() {
@@ -708,9 +524,9 @@ fn s7_symlinks_are_refused() {
 }
 
 /// What makes something else than a file.
-const MAKERS: [fn(&Path); 3] = [make_pipe, make_socket, make_directory];
+pub(crate) const MAKERS: [fn(&Path); 3] = [make_pipe, make_socket, make_directory];
 
-fn make_pipe(path: &Path) {
+pub(crate) fn make_pipe(path: &Path) {
     let made = std::process::Command::new("mkfifo").arg(path).status();
     assert!(made.unwrap().success());
 }
@@ -752,75 +568,6 @@ fn s4_what_is_no_file_is_told_and_not_waited_for() {
         let kinds = ["misplaced", "it is not a regular file", "directory"];
         assert!(kinds.iter().any(|kind| told.contains(kind)), "{told}");
     }
-}
-
-/// S8: a pipe, a socket or a directory with the name of a command is told as damaged, and keeps
-/// no command from being taken.
-#[tokio::test]
-async fn s8_what_is_no_file_keeps_no_command_from_being_taken() {
-    let parent = tempfile::tempdir().unwrap();
-    let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    for (number, make) in (1..).zip(MAKERS) {
-        make(
-            &options
-                .directory
-                .join(format!("inbox/{}", commit_id(number))),
-        );
-    }
-    submit_command(&options.directory, commit_id(9), b"x").unwrap();
-    let taken = store.inbox().unwrap().commands().await.unwrap();
-    let taken: Vec<CommitId> = taken.iter().map(|command| command.id).collect();
-    assert_eq!(taken, [commit_id(9)]);
-    assert_eq!(verify(&options.directory).unwrap().damage.len(), 3);
-}
-
-/// S4, S7: an attachment that cannot be read is told by its name, beside all others; a repair puts
-/// it aside, whatever it is.
-#[tokio::test]
-async fn s4_an_attachment_that_is_no_file_is_named_and_put_aside() {
-    for make in MAKERS {
-        let parent = tempfile::tempdir().unwrap();
-        let options = options(parent.path(), 1);
-        let store = FsStore::open(&options).unwrap();
-        let lost = store.put_attachment((*b"lost").into()).await.unwrap();
-        let kept = store.put_attachment((*b"kept").into()).await.unwrap();
-        store.close().await.unwrap();
-        let digits = lost.to_string();
-        let file = format!("attachments/{}/{digits}", &digits[..2]);
-        fs::remove_file(options.directory.join(&file)).unwrap();
-        make(&options.directory.join(&file));
-        let found = verify(&options.directory).unwrap().damage;
-        assert_eq!(found, [Damage::Attachment { file }]);
-        assert!(repair(&options, true).unwrap().applied);
-        assert_eq!(verify(&options.directory).unwrap().damage, []);
-        let store = FsStore::open(&options).unwrap();
-        assert_eq!(&*store.attachment(&kept).await.unwrap(), b"kept");
-        assert_eq!(store.put_attachment((*b"lost").into()).await.unwrap(), lost);
-    }
-}
-
-/// S7: an export that cannot read an attachment now says so; the store is not damaged by that.
-#[tokio::test]
-async fn s7_an_export_tells_an_attachment_that_cannot_be_read_from_a_damaged_one() {
-    let parent = tempfile::tempdir().unwrap();
-    let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    let digest = store.put_attachment((*b"lost").into()).await.unwrap();
-    store.close().await.unwrap();
-    let digits = digest.to_string();
-    let path = options
-        .directory
-        .join(format!("attachments/{}/{digits}", &digits[..2]));
-    let code = || {
-        let exported = export(&options.directory, &mut Vec::new(), &mut |_| ());
-        exported.unwrap_err().code()
-    };
-    fs::write(&path, b"other").unwrap();
-    assert_eq!(code(), "store_corrupt");
-    fs::remove_file(&path).unwrap();
-    make_pipe(&path);
-    assert_eq!(code(), "store_read_unavailable");
 }
 
 /// S4: a missing file of the store is named, nothing is created in its place.
@@ -998,42 +745,6 @@ fn s1_the_holder_of_a_store_is_told() {
     fs::write(&lock, signed).unwrap();
     drop(store);
     assert_eq!(holder(&options.directory).unwrap(), None, "it is closed");
-}
-
-/// S8: a command of the longest body is taken whole; a longer one is refused, and is foreign if it
-/// is there all the same.
-#[tokio::test]
-async fn s8_a_command_of_the_longest_body_is_taken() {
-    const LONGEST: usize = 2_097_152;
-    let parent = tempfile::tempdir().unwrap();
-    let options = options(parent.path(), 1);
-    let store = FsStore::open(&options).unwrap();
-    let inbox = store.inbox().unwrap();
-    let body = vec![7; LONGEST + 1];
-    submit_command(&options.directory, commit_id(1), &body[1..]).unwrap();
-    let refused = submit_command(&options.directory, commit_id(2), &body).unwrap_err();
-    assert_eq!(refused.code(), "inbox_command_too_large");
-    // Sealed as a sender without that bound would seal it.
-    let id = commit_id(3);
-    let sum = crc32c::crc32c_append(crc32c::crc32c(id.as_uuid().as_bytes()), &body);
-    let sealed = [&b"ARCm"[..], &sum.to_le_bytes(), &body].concat();
-    fs::write(options.directory.join("inbox").join(id.to_string()), sealed).unwrap();
-    let waiting = inbox.commands().await.unwrap();
-    assert_eq!(waiting.len(), 1);
-    assert_eq!(waiting[0].body.len(), LONGEST);
-    assert_eq!(store.foreign_in_inbox().unwrap(), [id.to_string()]);
-    // What is no file cannot be forgotten, and that is told.
-    fs::create_dir(
-        options
-            .directory
-            .join("inbox")
-            .join(commit_id(4).to_string()),
-    )
-    .unwrap();
-    assert!(inbox.forget(&commit_id(4)).await.is_err());
-    fs::remove_file(options.directory.join("format")).unwrap();
-    let refused = submit_command(&options.directory, commit_id(5), b"x").unwrap_err();
-    assert_eq!(refused.code(), "inbox_store_not_found");
 }
 
 /// S4: many small rows take more room in a frame than their bytes; what fits no frame is refused.

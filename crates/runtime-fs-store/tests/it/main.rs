@@ -43,6 +43,8 @@ mod golden;
 #[cfg(not(feature = "simulation"))]
 mod imports;
 #[cfg(not(feature = "simulation"))]
+mod inbox;
+#[cfg(not(feature = "simulation"))]
 mod kills;
 #[cfg(not(feature = "simulation"))]
 mod laws;
