@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use runtime_agent_cache::{AgentCacheConfig, Invalidations};
 use runtime_core::{CommitId, EventKind, Random as _, RuntimeEvent};
-use runtime_store::{Commit, MemoryStore, Page, Position, Removal, Store};
-use runtime_testkit::{FaultStore, SeededRandom};
+use runtime_store::{Commit, MemoryStore, Page, Position, ReadError, Removal, Store};
+use runtime_testkit::{FaultStore, ProcessStore, SeededRandom};
 
 use crate::world::{Play, World, key, settle};
 
@@ -180,6 +180,34 @@ async fn g2_announcements_that_retention_removed_unread_retire_everything() {
     assert_eq!(other.cache.counters().invalidations_missed, 1);
     held.use_it();
     drop(held);
+    assert!(other.cache.close().await.is_complete());
+    other.assert_all_disposed_once();
+}
+
+/// Of what is damaged nobody can say which agents it named.
+#[tokio::test]
+async fn g2_announcements_that_are_damaged_retire_everything() {
+    let mut shared = Shared::new();
+    let (_world, _, announcing) = shared.process(AgentCacheConfig::default());
+    let (other, _, _) = shared.process(AgentCacheConfig::default());
+    let damaged = ProcessStore::distorting(Arc::new(shared.memory.reopen()), |page| {
+        match (page.events.first(), page.events.last()) {
+            (Some(first), Some(last)) => Err(ReadError::CorruptEvents {
+                from: first.position,
+                to: last.position,
+                place: None,
+            }),
+            _ => Ok(page),
+        }
+    });
+    let random = Arc::new(SeededRandom::new(7));
+    let hearing = Invalidations::new(damaged, Arc::clone(&other.clock) as _, random);
+    build(&other, "a", 1).await;
+    announcing.announce(&key("b"), 2).await.unwrap();
+    other.cache.follow(hearing, Position(0));
+    settle().await;
+    assert_eq!(other.cache.len(), 0);
+    assert_eq!(other.cache.counters().invalidations_missed, 1);
     assert!(other.cache.close().await.is_complete());
     other.assert_all_disposed_once();
 }
